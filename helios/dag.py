@@ -1,0 +1,219 @@
+"""The DAG as the services see it: checked, complete and in one form. No I/O happens here.
+
+`parse_dag` reads what users write (helios/dag_format.py) and either gives a `Dag` or names every problem.
+"""
+
+from typing import Literal
+
+from msgspec import Struct, field
+
+from helios.dag_format import DagSpec, EnvSpec, InputSpec, SecretRef, TaskSpec, plain_text
+from helios.dag_graph import Graph
+from helios.dag_problem import LIMITS, DagInvalid, DagLimits, Findings, Problem
+from helios.dag_rules import RESERVED_ENV, check_rules, find_warnings
+from helios.dag_shape import to_spec
+from helios.dag_text import read_document
+
+Mode = Literal["link", "copy"]
+"""`link`: a read-only link into the cache; `copy`: a private writable copy."""
+Verify = Literal["size", "always"]
+"""What a cache hit checks: the size and the time of change, or the digest of every byte."""
+
+
+class TaskInput(
+    Struct, frozen=True, forbid_unknown_fields=True, rename="camel", tag_field="kind", tag="task", gc=False
+):
+    """An output of an earlier task, placed at `/artifacts/<as_>`."""
+
+    from_task: str
+    name: str
+    as_: str = field(name="as")
+    mode: Mode = "link"
+    verify: Verify = "size"
+
+
+class ExternalInput(
+    Struct, frozen=True, forbid_unknown_fields=True, rename="camel", tag_field="kind", tag="external", gc=False
+):
+    """An object that no task of the DAG makes, placed at `/artifacts/<as_>`."""
+
+    uri: str
+    """`s3://bucket/key`, the key as the store has it, without percent-encoding."""
+    as_: str = field(name="as")
+    mode: Mode = "link"
+    verify: Verify = "size"
+
+    @property
+    def bucket(self) -> str:
+        return self.uri.removeprefix("s3://").partition("/")[0]
+
+    @property
+    def key(self) -> str:
+        return self.uri.removeprefix("s3://").partition("/")[2]
+
+
+Input = TaskInput | ExternalInput
+
+
+class EnvValue(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="value", gc=False):
+    """An environment variable whose value is written in the DAG."""
+
+    name: str
+    value: str
+
+
+class EnvSecret(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="secret", gc=False):
+    """An environment variable whose value is the entry `key` of the secret `secret`."""
+
+    name: str
+    secret: str
+    key: str
+
+
+EnvVar = EnvValue | EnvSecret
+
+
+class Toleration(
+    Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True, kw_only=True, gc=False
+):
+    """A Kubernetes toleration, passed through."""
+
+    key: str | None = None
+    operator: Literal["Exists", "Equal"] = "Equal"
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    toleration_seconds: int | None = None
+
+
+class Task(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True, kw_only=True):
+    """One container to run. Encodes to JSON of its own, which is stored for each task."""
+
+    name: str
+    image: str
+    command: tuple[str, ...]
+    """Never empty: the program and its first arguments."""
+    args: tuple[str, ...] = ()
+    depends_on: tuple[str, ...] = field(default=(), name="depends_on")
+    """As written; `parents` adds what the inputs imply."""
+    inputs: tuple[Input, ...] = ()
+    outputs: tuple[str, ...] = ()
+    """Paths under `/artifacts`."""
+    retries: int = 0
+    """Attempts after the first, when the task itself fails."""
+    env: tuple[EnvVar, ...] = ()
+    requests: dict[str, str] = {}
+    """Kubernetes quantities by resource name: `{"cpu": "500m"}`."""
+    limits: dict[str, str] = {}
+    timeout_seconds: int | None = None
+    """None: no limit."""
+    node_selector: dict[str, str] = {}
+    tolerations: tuple[Toleration, ...] = ()
+    service_account_name: str | None = None
+    """The task's own or else the DAG's; Kubernetes only."""
+
+
+class Dag(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
+    """A checked DAG: names are unique, every parent and every input exists, there is no cycle."""
+
+    dag_name: str
+    use_cache: bool = True
+    tasks: tuple[Task, ...]
+    """At least one, in the order in which they are written."""
+
+    def graph(self) -> Graph:
+        """The order of the tasks. Cost: linear in tasks and edges; keep it rather than ask again."""
+        return Graph({task.name: parents(task) for task in self.tasks})
+
+
+class ParsedDag(Struct, frozen=True):
+    """A valid DAG and what in its text has no effect or a better form."""
+
+    dag: Dag
+    warnings: list[Problem] = []
+
+
+def parents(task: Task) -> tuple[str, ...]:
+    """The tasks that must succeed first: `depends_on`, then those the inputs come from; each once."""
+    if not task.inputs:
+        return tuple(dict.fromkeys(task.depends_on))
+    return tuple(
+        dict.fromkeys(
+            (*task.depends_on, *(source.from_task for source in task.inputs if isinstance(source, TaskInput)))
+        )
+    )
+
+
+def parse_dag(text: bytes, limits: DagLimits = LIMITS) -> ParsedDag:
+    """Read and check a DAG in YAML or JSON (UTF-8). Raises DagInvalid with every problem found."""
+    findings = Findings(limits)
+    document = read_document(text, limits, findings)
+    spec = to_spec(document, limits, findings)
+    if spec is not None:
+        findings.begin_stage()
+        check_rules(spec, limits, findings)
+    if findings or spec is None:
+        raise DagInvalid(findings.problems(document.lines_of))
+    warnings = Findings(limits)
+    find_warnings(spec, warnings)
+    return ParsedDag(_normalised(spec), warnings.problems(document.lines_of))
+
+
+def _normalised(spec: DagSpec) -> Dag:
+    return Dag(
+        dag_name=spec.dag_name,
+        use_cache=spec.use_cache,
+        tasks=tuple(_task(task, spec.service_account_name) for task in spec.tasks),
+    )
+
+
+def _task(spec: TaskSpec, account: str | None) -> Task:
+    resources = spec.resources
+    return Task(
+        name=spec.name,
+        image=spec.image,
+        command=tuple(spec.command),
+        args=tuple(spec.args or ()),
+        depends_on=tuple(dict.fromkeys(spec.depends_on or ())),
+        inputs=tuple([_input(source) for source in spec.inputs]) if spec.inputs else (),
+        outputs=tuple(spec.outputs or ()),
+        retries=spec.retries.count if spec.retries else 0,
+        env=_env(spec.env) if spec.env else (),
+        requests=_quantities(resources.requests) if resources else {},
+        limits=_quantities(resources.limits) if resources else {},
+        timeout_seconds=spec.timeout_seconds,
+        node_selector=spec.node_selector or {},
+        tolerations=tuple(
+            Toleration(
+                key=each.key,
+                operator=each.operator,
+                value=each.value,
+                effect=each.effect,
+                toleration_seconds=each.toleration_seconds,
+            )
+            for each in spec.tolerations or ()
+        ),
+        service_account_name=spec.service_account_name or account,
+    )
+
+
+def _input(spec: InputSpec) -> Input:
+    if spec.uri is not None:
+        return ExternalInput(spec.uri, spec.path(), spec.mode, spec.verify)
+    assert spec.from_task is not None and spec.name is not None
+    return TaskInput(spec.from_task, spec.name, spec.path(), spec.mode, spec.verify)
+
+
+def _env(spec: EnvSpec) -> tuple[EnvVar, ...]:
+    variables: list[EnvVar] = []
+    for name, value in spec.items() if isinstance(spec, dict) else ((item.name, item.source()) for item in spec):
+        if name in RESERVED_ENV:
+            continue
+        if isinstance(value, SecretRef):
+            variables.append(EnvSecret(name, value.secret, value.key))
+        else:
+            variables.append(EnvValue(name, plain_text(value)))
+    return tuple(variables)
+
+
+def _quantities(spec: dict[str, str | int | float] | None) -> dict[str, str]:
+    return {name: plain_text(quantity) for name, quantity in (spec or {}).items()}

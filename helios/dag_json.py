@@ -1,0 +1,121 @@
+"""JSON text of a DAG to plain data, with every key and number that needs a second look named. No I/O happens here."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import cast
+
+from helios.dag_lines import Node
+from helios.dag_problem import DagLimits, Findings, Path, quoted
+from helios.dag_scalar import Container, Places, Unusable, Written, fraction, integer
+
+
+class _Repeating(dict[str, object]):
+    """An object of the text that has some keys twice."""
+
+    repeated: tuple[str, ...] = ()
+
+
+class _JsonHooks:
+    """What `json` calls for values that need a second look; `seen` says whether there were any."""
+
+    def __init__(self, limits: DagLimits) -> None:
+        self.seen = False
+        self._limits = limits
+
+    def pairs(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
+        members = dict(pairs)
+        if len(members) == len(pairs):
+            return members
+        self.seen = True
+        counted: dict[str, int] = {}
+        for key, _ in pairs:
+            counted[key] = counted.get(key, 0) + 1
+        repeating = _Repeating(members)
+        repeating.repeated = tuple(key for key, times in counted.items() if times > 1)
+        return repeating
+
+    def integer(self, text: str) -> object:
+        if len(text) > self._limits.max_integer_digits:
+            return self._second_look(integer(text, text, 10, self._limits))
+        return int(text)
+
+    def fraction(self, text: str) -> object:
+        value = fraction(text)
+        return value if isinstance(value, float) else self._second_look(value)
+
+    def constant(self, text: str) -> object:
+        return self._second_look(Unusable(f"{text} is not a number in JSON"))
+
+    def _second_look(self, value: object) -> object:
+        self.seen = self.seen or isinstance(value, Unusable | Written)
+        return value
+
+
+def read_json(text: str, limits: DagLimits, findings: Findings) -> tuple[object, Places]:
+    """The data, and where in it a `Written` is. Raises json.JSONDecodeError, RecursionError, DagInvalid."""
+    if text.count("{") + text.count("[") > limits.max_collections:
+        findings.refuse(f"more than {limits.max_collections:,} lists and mappings")
+    hooks = _JsonHooks(limits)
+    data: object = json.loads(
+        text,
+        object_pairs_hook=hooks.pairs,
+        parse_int=hooks.integer,
+        parse_float=hooks.fraction,
+        parse_constant=hooks.constant,
+    )
+    written: Places = []
+    if isinstance(data, dict) and (hooks.seen or re.search(r"\\u[dD][89a-fA-F]", text)):
+        written = _look_again(cast("dict[str, object]", data), findings)
+    return cast("object", data), written
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def _look_again(data: dict[str, object], findings: Findings) -> Places:
+    """Name the places of what the hooks could not place, and of half characters, which no text may hold."""
+    written: Places = []
+    to_visit: list[tuple[Container, Path]] = [(data, ())]
+    while to_visit:
+        container, path = to_visit.pop()
+        if isinstance(container, _Repeating):
+            for key in container.repeated:
+                findings.add((*path, key), f"the key {quoted(key)} is there more than once")
+        entries = container.items() if isinstance(container, dict) else enumerate(container)
+        for key, value in list(entries):
+            slots = cast("dict[str | int, object]", container)
+            here = (*path, key)
+            if isinstance(key, str) and _SURROGATE.search(key):
+                findings.add(here, "the key holds half a character (a lone surrogate)")
+                del slots[key]
+            elif isinstance(value, str) and _SURROGATE.search(value):
+                findings.add(here, "the text holds half a character (a lone surrogate)")
+                slots[key] = Unusable("half a character")
+            elif isinstance(value, Unusable):
+                findings.add(here, value.reason)
+            elif isinstance(value, Written):
+                written.append((container, key))
+            elif isinstance(value, dict | list):
+                to_visit.append((cast("Container", value), here))
+    return written
+
+
+_JSON_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]|[^\s{}\[\],:"]+')
+
+
+def json_nodes(text: str) -> Iterator[Node]:
+    """The nodes of a text that is known to be JSON."""
+    line, counted_to = 1, 0
+    for token in _JSON_TOKEN.finditer(text):
+        line += text.count("\n", counted_to, token.start())
+        counted_to = token.start()
+        word = token.group()
+        if word in "{[":
+            yield word, "", line
+        elif word in "}]":
+            yield "]", "", line
+        elif "\\" in word:
+            yield ".", cast("str", json.loads(word)), line
+        else:
+            yield ".", word.strip('"'), line

@@ -1,0 +1,364 @@
+"""What must hold in a DAG beyond its shape: names, paths, references, order, limits. No I/O happens here.
+
+Every rule reports to `Findings` with the path of the value, as it is in the user's text.
+"""
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+
+from helios.dag_format import DagSpec, InputSpec, ResourcesSpec, SecretRef, TaskSpec, TolerationSpec, plain_text
+from helios.dag_graph import Graph, cycles
+from helios.dag_names import (
+    argument_fault,
+    env_name_fault,
+    image_fault,
+    label_key_fault,
+    label_value_fault,
+    name_fault,
+    object_name_fault,
+    path_fault,
+    quantity,
+    resource_is_known,
+    resource_names,
+    secret_key_fault,
+    uri_fault,
+)
+from helios.dag_problem import DagLimits, Findings, Path, quoted
+
+RESERVED_ENV = frozenset({"HELIOS_CACHE_ENABLED", "HELIOS_RUN_ID", "HELIOS_TASK_NAME", "HELIOS_ATTEMPT"})
+"""Variables that Helios sets itself."""
+
+_CYCLE_NAMES = 100
+"""A longer cycle is shown with its middle left out."""
+
+
+def check_rules(spec: DagSpec, limits: DagLimits, findings: Findings) -> None:
+    """Report everything that is wrong with a DAG of the right shape."""
+    _report(findings, ("dagName",), name_fault(spec.dag_name, limits.max_dag_name_chars))
+    if spec.service_account_name is not None:
+        _report(findings, ("serviceAccountName",), object_name_fault(spec.service_account_name))
+    if not spec.tasks:
+        findings.add(("tasks",), "is empty; a DAG needs at least one task")
+    positions = _positions(spec, limits, findings)
+    for at, task in enumerate(spec.tasks):
+        _check_task(task, ("tasks", at), limits, findings)
+    edges = sum(len(task.depends_on or ()) + len(task.inputs or ()) for task in spec.tasks)
+    if edges > limits.max_edges:
+        findings.add(
+            ("tasks",), f"depends_on and inputs have {edges:,} entries in all; the limit is {limits.max_edges:,}"
+        )
+        return
+    _check_order(_References(spec, positions, findings).parents(), positions, limits, findings)
+
+
+def find_warnings(spec: DagSpec, findings: Findings) -> None:
+    """Report what a valid DAG holds without effect, or in an older form."""
+    local = "is used on Kubernetes only: local mode has no service accounts"
+    if spec.artifact_repository is not None:
+        findings.add(("artifactRepository",), "has no effect: Helios keeps artifacts in the store it is set up with")
+    if spec.service_account_name is not None:
+        findings.add(("serviceAccountName",), local)
+    for at, task in enumerate(spec.tasks):
+        if task.service_account_name is not None:
+            findings.add(("tasks", at, "serviceAccountName"), local)
+        if not task.env:
+            continue
+        if isinstance(task.env, list):
+            findings.add(("tasks", at, "env"), "is a list, the older form; better a mapping: env: {NAME: value}")
+        for name, path, _ in _variables(task, ("tasks", at)):
+            if name in RESERVED_ENV:
+                findings.add(path, f"has no effect: Helios sets {name} itself")
+
+
+def _report(findings: Findings, path: Path, fault: str | None) -> None:
+    if fault is not None:
+        findings.add(path, fault)
+
+
+def _positions(spec: DagSpec, limits: DagLimits, findings: Findings) -> dict[str, int]:
+    """Where each task is, by name."""
+    positions: dict[str, int] = {}
+    for at, task in enumerate(spec.tasks):
+        fault = name_fault(task.name, limits.max_task_name_chars)
+        if fault is not None:
+            findings.add(("tasks", at, "name"), fault)
+        elif task.name in positions:
+            findings.add(("tasks", at, "name"), f"{quoted(task.name)} is the name of tasks[{positions[task.name]}] too")
+        positions.setdefault(task.name, at)
+    return positions
+
+
+def _check_task(task: TaskSpec, path: Path, limits: DagLimits, findings: Findings) -> None:
+    _report(findings, (*path, "image"), image_fault(task.image, limits))
+    _check_texts(task, path, limits, findings)
+    if task.inputs or task.outputs:
+        _check_files(task, path, limits, findings)
+    if task.retries is not None and not 0 <= task.retries.count <= limits.max_retries:
+        findings.add((*path, "retries", "count"), f"{task.retries.count} is not within 0 to {limits.max_retries}")
+    if task.timeout_seconds is not None and not 1 <= task.timeout_seconds <= limits.max_timeout_seconds:
+        findings.add(
+            (*path, "timeoutSeconds"), f"{task.timeout_seconds} is not within 1 to {limits.max_timeout_seconds:,}"
+        )
+    if task.service_account_name is not None:
+        _report(findings, (*path, "serviceAccountName"), object_name_fault(task.service_account_name))
+    if task.resources is not None:
+        _check_resources(task.resources, (*path, "resources"), findings)
+    for key, value in (task.node_selector or {}).items():
+        here = (*path, "nodeSelector", key)
+        _report(findings, here, label_key_fault(key) or label_value_fault(value))
+    for at, toleration in enumerate(task.tolerations or ()):
+        _check_toleration(toleration, (*path, "tolerations", at), findings)
+
+
+def _check_texts(task: TaskSpec, path: Path, limits: DagLimits, findings: Findings) -> None:
+    """What the process is started with: command, args and env."""
+    if not task.command:
+        findings.add((*path, "command"), "is empty; Helios starts the command itself, so it needs one")
+    elif not task.command[0]:
+        findings.add((*path, "command", 0), "is empty; it is the program to start")
+    chars = 0
+    for field, texts in (("command", task.command), ("args", task.args or ())):
+        for at, text in enumerate(texts):
+            chars += len(text)
+            fault = argument_fault(text, limits)
+            if fault is not None:
+                findings.add((*path, field, at), fault)
+    if task.env:
+        chars += _check_env(task, path, limits, findings)
+    if chars > limits.max_task_text_bytes:
+        findings.add(
+            path, f"command, args and env have {chars:,} characters; the limit is {limits.max_task_text_bytes:,}"
+        )
+
+
+def _variables(task: TaskSpec, path: Path) -> Iterator[tuple[str, Path, str | int | float | bool | SecretRef]]:
+    """Each variable's name, where it is, and what it is set to."""
+    if isinstance(task.env, list):
+        for at, item in enumerate(task.env):
+            yield item.name, (*path, "env", at), item.source()
+    else:
+        for name, source in (task.env or {}).items():
+            yield name, (*path, "env", name), source
+
+
+def _check_env(task: TaskSpec, path: Path, limits: DagLimits, findings: Findings) -> int:
+    """The characters of all variables."""
+    chars = 0
+    seen: set[str] = set()
+    for name, here, source in _variables(task, path):
+        _report(findings, here, env_name_fault(name))
+        if name in seen:
+            findings.add(here, f"{quoted(name)} is set more than once")
+        seen.add(name)
+        if isinstance(source, SecretRef):
+            fault = object_name_fault(source.secret) or secret_key_fault(source.key)
+        else:
+            text = f"{name}={plain_text(source)}"
+            chars += len(text)
+            fault = argument_fault(text, limits)
+        _report(findings, here, fault)
+    for at, item in enumerate(task.env if isinstance(task.env, list) else ()):
+        if item.value is not None and item.value_from is not None:
+            findings.add((*path, "env", at), "has both value and valueFrom; one of them must go")
+    return chars
+
+
+def _check_files(task: TaskSpec, path: Path, limits: DagLimits, findings: Findings) -> None:
+    """Where inputs and outputs are placed: each path usable, and no two in each other's way."""
+    inputs, outputs = task.inputs or (), task.outputs or ()
+    for field, entries, limit in (
+        ("inputs", inputs, limits.max_inputs_per_task),
+        ("outputs", outputs, limits.max_outputs_per_task),
+    ):
+        if len(entries) > limit:
+            findings.add((*path, field), f"{len(entries):,} {field}; the limit for one task is {limit:,}")
+    places: dict[str, int] = {}
+    for at, source in enumerate(inputs):
+        place = _check_input(source, (*path, "inputs", at), limits, findings)
+        if place is None:
+            continue
+        if place in places:
+            findings.add(
+                (*path, "inputs", at), f"is placed at {quoted(place)}, as inputs[{places[place]}] is; use 'as'"
+            )
+        places.setdefault(place, at)
+    folders: dict[str, int] = {}
+    for place, at in places.items():
+        for folder in _folders(place):
+            folders.setdefault(folder, at)
+    for place, at in places.items():
+        if place in folders:
+            other = folders[place]
+            findings.add(
+                (*path, "inputs", at),
+                f"is placed at {quoted(place)}, which inputs[{other}] needs as a folder; use 'as'",
+            )
+    _check_outputs(outputs, places, folders, path, limits, findings)
+
+
+def _check_outputs(
+    outputs: "list[str] | tuple[()]",
+    places: Mapping[str, int],
+    folders: Mapping[str, int],
+    path: Path,
+    limits: DagLimits,
+    findings: Findings,
+) -> None:
+    seen: set[str] = set()
+    for at, output in enumerate(outputs):
+        here = (*path, "outputs", at)
+        fault = path_fault(output, limits)
+        if fault is None and output in seen:
+            fault = f"{quoted(output)} is listed more than once"
+        elif fault is None and output in places:
+            fault = f"{quoted(output)} is where inputs[{places[output]}] is placed; inputs cannot be written to"
+        elif fault is None and output in folders:
+            fault = f"{quoted(output)} is the folder in which inputs[{folders[output]}] is placed"
+        elif fault is None and places and (folder := next((each for each in _folders(output) if each in places), None)):
+            fault = f"{quoted(output)} lies in {quoted(folder)}, where inputs[{places[folder]}] is placed"
+        seen.add(output)
+        _report(findings, here, fault)
+
+
+def _folders(place: str) -> Iterator[str]:
+    """`a/b/c` -> `a`, `a/b`."""
+    at = place.find("/")
+    while at != -1:
+        yield place[:at]
+        at = place.find("/", at + 1)
+
+
+def _check_input(source: InputSpec, path: Path, limits: DagLimits, findings: Findings) -> str | None:
+    """Where the input is placed; None when it cannot be said."""
+    if source.uri is not None and (source.from_task is not None or source.name is not None):
+        findings.add(path, "has uri and fromTask or name; an input is one or the other")
+        return None
+    if source.uri is None and source.from_task is None:
+        findings.add(path, "needs fromTask and name, or uri")
+        return None
+    if source.uri is None and source.name is None:
+        findings.add((*path, "name"), f"is required: which output of {quoted(source.from_task or '')} is it")
+        return None
+    fault = uri_fault(source.uri, limits) if source.uri is not None else None
+    if fault is not None:
+        findings.add((*path, "uri"), fault)
+        if source.as_ is None:
+            return None
+    place = source.path()
+    fault = path_fault(place, limits)
+    if fault is None:
+        return place
+    if source.as_ is not None:
+        findings.add((*path, "as"), fault)
+    elif source.uri is not None:
+        findings.add((*path, "uri"), f"{fault}; give it another path with 'as'")
+    else:
+        findings.add((*path, "name"), fault)
+    return None
+
+
+def _check_resources(resources: ResourcesSpec, path: Path, findings: Findings) -> None:
+    requests = resources.requests or {}
+    for field, quantities in (("requests", requests), ("limits", resources.limits or {})):
+        for name, written in quantities.items():
+            here = (*path, field, name)
+            amount = quantity(plain_text(written))
+            if not resource_is_known(name):
+                near = findings.suggestion(name, resource_names())
+                findings.add(here, f"unknown resource {quoted(name)}{near or '; extended resources are domain/name'}")
+            elif amount is None:
+                findings.add(here, f"{quoted(plain_text(written))} is not a quantity such as 500m, 2 or 4Gi")
+            elif field == "limits" and name in requests:
+                requested = quantity(plain_text(requests[name]))
+                if requested is not None and requested > amount:
+                    findings.add(here, f"{plain_text(written)} is below the request of {plain_text(requests[name])}")
+
+
+def _check_toleration(toleration: TolerationSpec, path: Path, findings: Findings) -> None:
+    if toleration.key:
+        _report(findings, (*path, "key"), label_key_fault(toleration.key))
+    elif toleration.operator != "Exists":
+        findings.add(path, "has no key, which only operator: Exists can do without")
+    if toleration.value:
+        _report(findings, (*path, "value"), label_value_fault(toleration.value))
+        if toleration.operator == "Exists":
+            findings.add((*path, "value"), "has no meaning with operator: Exists")
+    if toleration.toleration_seconds is not None and toleration.effect != "NoExecute":
+        findings.add((*path, "tolerationSeconds"), "has a meaning only with effect: NoExecute")
+
+
+class _References:
+    """Follows depends_on and fromTask to the tasks they name."""
+
+    def __init__(self, spec: DagSpec, positions: Mapping[str, int], findings: Findings) -> None:
+        self._spec = spec
+        self._positions = positions
+        self._findings = findings
+        self._outputs = {task.name: frozenset(task.outputs or ()) for task in reversed(spec.tasks)}
+        # A task whose name could not be read may be the one that is looked for.
+        self._all_named = not any(
+            findings.wrong_under("tasks", at, "name") or findings.wrong_exactly("tasks", at)
+            for at, task in enumerate(spec.tasks)
+            if not task.name
+        )
+
+    def parents(self) -> dict[str, list[str]]:
+        """Every task's known parents, itself left out."""
+        parents: dict[str, list[str]] = {name: [] for name in self._positions}
+        for at, task in enumerate(self._spec.tasks):
+            known: list[str] = []
+            for position, name in enumerate(task.depends_on or ()):
+                if self._is_parent(name, task.name, ("tasks", at, "depends_on", position)):
+                    known.append(name)
+            for position, source in enumerate(task.inputs or ()):
+                if source.from_task is None:
+                    continue
+                path = ("tasks", at, "inputs", position)
+                if self._is_parent(source.from_task, task.name, (*path, "fromTask")):
+                    known.append(source.from_task)
+                    self._check_output(source, path)
+            if self._positions[task.name] == at:
+                parents[task.name] = known
+        return parents
+
+    def _is_parent(self, name: str, task: str, path: Path) -> bool:
+        if name == task:
+            self._findings.add(path, f"the task {quoted(name)} waits for itself")
+            return False
+        if name in self._positions:
+            return True
+        if self._all_named:
+            near = self._findings.suggestion(name, self._positions)
+            self._findings.add(path, f"no task is named {quoted(name)}{near}")
+        return False
+
+    def _check_output(self, source: InputSpec, path: Path) -> None:
+        assert source.from_task is not None
+        outputs = self._outputs[source.from_task]
+        if source.name is None or source.name in outputs:
+            return
+        if self._findings.wrong_under("tasks", self._positions[source.from_task], "outputs"):
+            return  # the one that is looked for may be the one that could not be read
+        near = self._findings.suggestion(source.name, outputs)
+        if not outputs:
+            near = "; it declares none"
+        self._findings.add(
+            (*path, "name"), f"the task {quoted(source.from_task)} has no output {quoted(source.name)}{near}"
+        )
+
+
+def _check_order(
+    parents: Mapping[str, list[str]], positions: Mapping[str, int], limits: DagLimits, findings: Findings
+) -> None:
+    found = False
+    for cycle in islice(cycles(parents), limits.max_problems + 1):
+        found = True
+        names = [*cycle, cycle[0]]
+        if len(names) > _CYCLE_NAMES:
+            half = _CYCLE_NAMES // 2
+            names = [*names[:half], f"… {len(names) - 2 * half:,} more …", *names[-half:]]
+        findings.add(("tasks", positions[cycle[0]]), f"cycle: {' -> '.join(names)}")
+    if not found:
+        depth = Graph(parents).depth
+        if depth > limits.max_chain_tasks:
+            findings.add(("tasks",), f"the longest chain has {depth:,} tasks; the limit is {limits.max_chain_tasks:,}")

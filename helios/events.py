@@ -1,0 +1,106 @@
+"""The events feed: what happened, for whoever watches. Each is written inside the script that made it true.
+
+One stream for each partition; an entry has one field, `event`, holding the JSON of one of these structs. The entry's
+id carries the time, in milliseconds of the Redis server's clock.
+"""
+
+import msgspec
+
+EVENTS_KEPT = 100_000
+"""The feed is capped at about this many entries; who was away longer takes a snapshot."""
+
+
+class Event(msgspec.Struct, frozen=True, tag_field="type"):
+    run: str
+
+
+class RunAccepted(Event, tag=True):
+    """The run is open and its root tasks are queued."""
+
+    dag: str
+    tasks: int
+    cacheEnabled: bool
+
+
+class RunRejected(Event, tag=True):
+    dag: str
+    problems: int
+
+
+class TasksQueued(Event, tag=True):
+    attempt: int
+    tasks: list[str]
+
+
+class TaskLaunched(Event, tag=True):
+    task: str
+    attempt: int
+    job: str
+
+
+class TaskPhase(Event, tag=True):
+    """The pod moved on: Fetching, Running or Publishing."""
+
+    task: str
+    attempt: int
+    phase: str
+    node: str
+
+
+class TaskEnded(Event, tag=True):
+    """An attempt ended. A failed one may be followed by TasksQueued with the next attempt."""
+
+    task: str
+    attempt: int
+    status: str
+    cache: str
+    cacheHitBytes: int
+    cacheMissBytes: int
+    node: str
+    reason: str | None = None
+
+
+class TaskFailed(Event, tag=True):
+    """The task failed for good: no attempt follows."""
+
+    task: str
+    attempt: int
+
+
+class TasksUpstreamFailed(Event, tag=True):
+    tasks: list[str]
+    cause: str
+
+
+class TasksCancelled(Event, tag=True):
+    tasks: list[str]
+
+
+class RunEnded(Event, tag=True):
+    status: str
+
+
+AnyEvent = (
+    RunAccepted
+    | RunRejected
+    | TasksQueued
+    | TaskLaunched
+    | TaskPhase
+    | TaskEnded
+    | TaskFailed
+    | TasksUpstreamFailed
+    | TasksCancelled
+    | RunEnded
+)
+
+_decoder: "msgspec.json.Decoder[AnyEvent]" = msgspec.json.Decoder(AnyEvent)
+_encoder = msgspec.json.Encoder()
+
+
+def encode_event(event: Event) -> bytes:
+    return _encoder.encode(event)
+
+
+def decode_event(text: str | bytes) -> AnyEvent:
+    """Raises msgspec.DecodeError for anything else than one of the events above."""
+    return _decoder.decode(text)

@@ -1,0 +1,99 @@
+"""Every key and stream name. Nothing else in the project spells one out.
+
+All keys of one partition share the hash tag `{pN}`, so a script never crosses a Redis Cluster slot. Only the ingress
+streams, `submissions` and `controls`, and the services' heartbeats stand outside, and no script touches those together
+with a partition.
+"""
+
+from zlib import crc32
+
+SUBMISSIONS = "helios:submissions"
+CONTROLS = "helios:controls"
+SERVICES_PREFIX = "helios:service:"
+
+SUBMITTER_GROUP = "submitter"
+JOBRUNNER_GROUP = "jobrunner"
+COLLECTOR_GROUP = "collector"
+
+
+def partition_of(name: str, partitions: int) -> int:
+    """The partition that owns a run id or a request id: stable over processes and Python versions."""
+    return crc32(name.encode()) % partitions
+
+
+def heartbeat(service: str, replica: str) -> str:
+    return f"{SERVICES_PREFIX}{service}:{replica}"
+
+
+class Keys:
+    """The keys of one partition."""
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        self.prefix = f"helios:{{p{partition}}}:"
+        self.ready = f"{self.prefix}tasks:ready"
+        self.launched = f"{self.prefix}jobs:launched"
+        self.cancelled = f"{self.prefix}jobs:cancelled"
+        self.finished = f"{self.prefix}tasks:finished"
+        self.settled = f"{self.prefix}runs:settled"
+        self.dead = f"{self.prefix}dead"
+        self.events = f"{self.prefix}events"
+        self.runs = f"{self.prefix}runs"
+        """Sorted set of all stored runs, scored by their start."""
+        self.active = f"{self.prefix}runs:active"
+        """Sorted set of the runs that have not ended."""
+
+    def run(self, run: str) -> str:
+        return f"{self.prefix}run:{run}"
+
+    def dag(self, run: str) -> str:
+        """The normalised DAG, as JSON."""
+        return f"{self.prefix}run:{run}:dag"
+
+    def task_names(self, run: str) -> str:
+        """List of the run's task names, in the order of the DAG."""
+        return f"{self.prefix}run:{run}:tasks"
+
+    def settled_count(self, run: str) -> str:
+        """How many of the run's tasks are settled."""
+        return f"{self.prefix}run:{run}:settled"
+
+    def task_prefix(self, run: str) -> str:
+        """What a task's key starts with; the rest is the task's name."""
+        return f"{self.prefix}task:{run}:"
+
+    def task(self, run: str, task: str) -> str:
+        return f"{self.prefix}task:{run}:{task}"
+
+    def log_prefix(self, run: str) -> str:
+        return f"{self.prefix}log:{run}:"
+
+    def log(self, run: str, task: str, attempt: int, step: str) -> str:
+        """Stream of one step's lines."""
+        return f"{self.prefix}log:{run}:{task}:{attempt}:{step}"
+
+    def watched(self, run: str) -> str:
+        """Exists while somebody follows the run's logs."""
+        return f"{self.prefix}run:{run}:watched"
+
+    def dag_runs(self, dag_name: str) -> str:
+        """Sorted set of one DAG name's stored runs, scored by their start."""
+        return f"{self.prefix}dag:{dag_name}:runs"
+
+    def request(self, request_id: str) -> str:
+        """Which run a request id stands for."""
+        return f"{self.prefix}request:{request_id}"
+
+
+def all_partitions(partitions: int) -> list[Keys]:
+    return [Keys(number) for number in range(partitions)]
+
+
+def keys_of_run(run: str, partitions: int) -> Keys:
+    return Keys(partition_of(run, partitions))
+
+
+def run_score(run: str) -> float:
+    """Orders runs by their id, `<milliseconds>-<sequence>`."""
+    milliseconds, _, sequence = run.partition("-")
+    return int(milliseconds) + min(int(sequence or 0), 999) / 1000

@@ -1,0 +1,72 @@
+"""What travels on the work streams: one struct for each stream, decoded once, where the entry is read.
+
+Messages evolve by adding fields with defaults only.
+"""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import msgspec
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry of `submissions`; its id is the run's id."""
+
+    dag: str
+    useCache: str | None = None
+    requestId: str | None = None
+
+
+class Control(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry of `controls`: `action` is `cancel`."""
+
+    run: str
+    action: str
+
+
+class Ready(msgspec.Struct, frozen=True):
+    """An entry of `tasks:ready`: this attempt wants a Job."""
+
+    run: str
+    task: str
+    attempt: int
+
+
+class Launched(msgspec.Struct, frozen=True):
+    """An entry of `jobs:launched`: this attempt's Job exists; pending until its pod has been wrapped up."""
+
+    run: str
+    task: str
+    attempt: int
+    job: str
+
+
+class Cancelled(msgspec.Struct, frozen=True):
+    """An entry of `jobs:cancelled`: this attempt's Job must go."""
+
+    run: str
+    task: str
+    attempt: int
+    job: str
+
+
+class Finished(msgspec.Struct, frozen=True):
+    """An entry of `tasks:finished`: this attempt ended, and the submitter has yet to settle the task."""
+
+    run: str
+    task: str
+    attempt: int
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """An entry of `runs:settled`: no task of the run is left; its metrics can be finalised."""
+
+    run: str
+
+
+Message = TypeVar("Message", Submission, Control, Ready, Launched, Cancelled, Finished, Settled)
+
+
+def decode(fields: Mapping[str, str], kind: type[Message]) -> Message:
+    """An entry's fields as a message; raises msgspec.ValidationError, naming the field at fault."""
+    return msgspec.convert(fields, kind, strict=False)

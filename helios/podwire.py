@@ -1,0 +1,132 @@
+"""What a pod and the collector's endpoint say to each other, and the termination messages its steps leave.
+
+The agent has no part in this module, because it runs without our libraries; docs/design.md holds the same schemas, and
+a test sends the agent's own messages through these structs. Sizes are in bytes, times in epoch milliseconds.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+
+class PlanInput(msgspec.Struct, frozen=True, kw_only=True):
+    """One input to bring. Another task's output comes with its digest; an external object with a signed HEAD instead."""
+
+    name: str
+    mode: str
+    verify: str
+    url: str
+    headUrl: str | None
+    source: str
+    sha256: str | None
+    bytes: int | None
+    archive: bool
+
+
+class PlanOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """One output to store, by a signed PUT."""
+
+    name: str
+    key: str
+    url: str
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to `GET /v1/plan`."""
+
+    run: str
+    task: str
+    attempt: int
+    cacheEnabled: bool
+    inputs: Sequence[PlanInput]
+    outputs: Sequence[PlanOutput]
+    singlePutLimit: int
+
+
+class MultipartWanted(msgspec.Struct, frozen=True):
+    """The body of `POST /v1/multipart`: an output too large for one PUT."""
+
+    name: str
+    bytes: int
+
+
+class Multipart(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer: one signed PUT for each part, then a signed POST that completes the object."""
+
+    partBytes: int
+    urls: Sequence[str]
+    completeUrl: str
+
+
+class FetchedInput(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    bytes: int
+    hit: bool
+    cause: str
+    sha256: str | None = None
+
+
+class FetchManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What fetch did. As a termination message it lacks `inputs` when they would not fit into a kilobyte."""
+
+    v: int = 1
+    step: str = "fetch"
+    ok: bool
+    cacheEnabled: bool = True
+    hits: int
+    misses: int
+    hitBytes: int
+    missBytes: int
+    causes: dict[str, int] = {}
+    inputs: Sequence[FetchedInput] | None = None
+    error: str | None = None
+    elapsedMs: int = 0
+    manifestSha256: str | None = None
+
+
+class StoredOutput(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    key: str
+    bytes: int
+    sha256: str
+    archive: bool = False
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `POST /v1/result`. `reason` says why the attempt fails although its command may have exited 0."""
+
+    v: int = 1
+    run: str
+    task: str
+    attempt: int
+    podUid: str
+    node: str = ""
+    exitCode: int | None = None
+    signal: str | None = None
+    timedOut: bool = False
+    cpuMs: int | None = None
+    peakMemoryBytes: int | None = None
+    fetch: FetchManifest | None = None
+    outputs: Sequence[StoredOutput] = ()
+    reason: str | None = None
+    startedAt: int | None = None
+    endedAt: int | None = None
+    publishedAt: int | None = None
+
+
+class PublishMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """The termination message of publish: what serves when its report is lost."""
+
+    v: int = 1
+    step: str = "publish"
+    ok: bool
+    exitCode: int | None = None
+    outputs: int = 0
+    outputBytes: int = 0
+    reason: str | None = None
+
+
+class ResultAnswer(msgspec.Struct, frozen=True):
+    """`committed`, `recorded` (a failure waits for its pod's status) or `stale` (the attempt is over)."""
+
+    status: str

@@ -1,0 +1,182 @@
+"""What Redis keeps of a task and a run, decoded once here for everyone who reads it.
+
+A task's record is a hash; what its attempt reported is one JSON field of it, `record`. The run hash holds strings only.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import redis
+from redis.exceptions import ResponseError
+
+from helios.keys import Keys
+
+ENDED = ("SUCCEEDED", "FAILED", "CANCELLED", "REJECTED")
+"""The states in which a run stays."""
+
+RUN_NUMBERS = (
+    "startTime",
+    "endTime",
+    "durationMs",
+    "taskCount",
+    "taskSucceeded",
+    "taskFailed",
+    "taskUpstreamFailed",
+    "taskCancelled",
+    "cacheHitTasks",
+    "cachePartialTasks",
+    "cacheMissTasks",
+    "cacheHitBytes",
+    "cacheMissBytes",
+)
+"""Fields of the run hash that hold numbers; times in epoch milliseconds of the Redis server's clock."""
+
+TASK_FIELDS = (
+    "status",
+    "attempt",
+    "settled",
+    "queuedAt",
+    "launchedAt",
+    "endedAt",
+    "node",
+    "cause",
+    "record",
+)
+
+
+class InputRecord(msgspec.Struct, frozen=True):
+    """One input of an attempt: hit when its cause is cached, coalesced or warm."""
+
+    name: str
+    bytes: int
+    cause: str
+
+
+class OutputRecord(msgspec.Struct, frozen=True):
+    """One stored output. `key` is its place in the artifact bucket; `archive`: a folder, stored as a tar."""
+
+    name: str
+    bytes: int
+    sha256: str
+    key: str = ""
+    archive: bool = False
+
+
+class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is known of an attempt that ended. Times are epoch milliseconds on the node's clock."""
+
+    exitCode: int | None = None
+    reason: str | None = None
+    node: str = ""
+    cache: str = "N/A"
+    cacheHitBytes: int = 0
+    cacheMissBytes: int = 0
+    inputs: Sequence[InputRecord] = ()
+    outputs: Sequence[OutputRecord] = ()
+    cpuMs: int | None = None
+    peakMemoryBytes: int | None = None
+    fetchedAt: int | None = None
+    startedAt: int | None = None
+    finishedAt: int | None = None
+
+
+class TaskView(msgspec.Struct, kw_only=True):
+    """A task as readers see it; what is not known yet is None."""
+
+    name: str
+    status: str
+    attempt: int = 0
+    node: str = ""
+    cache: str = "N/A"
+    cacheHitBytes: int = 0
+    cacheMissBytes: int = 0
+    inputs: Sequence[InputRecord] = ()
+    queuedTime: int | None = None
+    startTime: int | None = None
+    endTime: int | None = None
+    exitCode: int | None = None
+    reason: str | None = None
+    outputs: Sequence[OutputRecord] = ()
+    cpuMs: int | None = None
+    peakMemoryBytes: int | None = None
+
+
+_attempt_decoder = msgspec.json.Decoder(AttemptRecord)
+
+
+def decode_attempt(text: str | bytes) -> AttemptRecord:
+    """Raises msgspec.DecodeError."""
+    return _attempt_decoder.decode(text)
+
+
+def task_view(name: str, values: Sequence[str | None]) -> TaskView:
+    """A task from the values of TASK_FIELDS. A record that cannot be read leaves the task Unknown, never raises."""
+    status, attempt, _, queued, launched, ended, node, cause, record = values
+    view = TaskView(
+        name=name,
+        status=status or "UNKNOWN",
+        attempt=int(attempt or 0),
+        node=node or "",
+        queuedTime=_number(queued),
+        startTime=_number(launched),
+        endTime=_number(ended),
+    )
+    if view.status in ("WAITING", "QUEUED", "RUNNING"):
+        view.endTime = None
+        if view.status != "RUNNING":
+            view.startTime = None
+        return view
+    if status == "UPSTREAM_FAILED":
+        view.reason = f"upstream task {cause!r} failed"
+    if record is None:
+        return view
+    try:
+        known = decode_attempt(record)
+    except msgspec.DecodeError:
+        view.cache = "Unknown"
+        view.reason = "the record of its last attempt is unreadable"
+        return view
+    for field in ("cache", "cacheHitBytes", "cacheMissBytes", "inputs", "outputs", "exitCode", "reason"):
+        setattr(view, field, getattr(known, field))
+    view.cpuMs, view.peakMemoryBytes = known.cpuMs, known.peakMemoryBytes
+    view.node = known.node or view.node
+    return view
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text else None
+
+
+def read_tasks(client: redis.Redis, keys: Keys, run: str, names: Iterable[str]) -> list[TaskView]:
+    """The named tasks of a run. One whose key has the wrong type comes back with status UNKNOWN."""
+    wanted = list(names)
+    views: list[TaskView] = []
+    for start in range(0, len(wanted), 1000):
+        chunk = wanted[start : start + 1000]
+        pipeline = client.pipeline(transaction=False)
+        for name in chunk:
+            pipeline.hmget(keys.task(run, name), TASK_FIELDS)
+        results: list[Any] = pipeline.execute(raise_on_error=False)
+        for name, values in zip(chunk, results, strict=True):
+            if isinstance(values, ResponseError):
+                views.append(TaskView(name=name, status="UNKNOWN", cache="Unknown", reason=str(values)))
+            elif isinstance(values, Exception):
+                raise values
+            else:
+                views.append(task_view(name, values))
+    return views
+
+
+def run_numbers(fields: Mapping[str, str]) -> dict[str, Any]:
+    """The run hash with its numbers as numbers and `cacheEnabled` as a boolean; other names unchanged."""
+    shown: dict[str, Any] = dict(fields)
+    for name in RUN_NUMBERS:
+        if name in shown:
+            shown[name] = int(shown[name])
+    if "cacheEnabled" in shown:
+        shown["cacheEnabled"] = shown["cacheEnabled"] == "true"
+    for name in ("problems", "warnings"):
+        if name in shown:
+            shown[name] = str(shown[name]).splitlines()
+    return shown

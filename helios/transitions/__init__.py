@@ -1,0 +1,315 @@
+"""One Lua script for each transition of a run, a task or an attempt, and one typed function for each script.
+
+The rule every script keeps: check the fence and the types of what it will write, emit to the streams, then flip the
+state, then acknowledge. Scripts do not roll back, so an emit that comes first can at worst be repeated, and a repeated
+message meets a fence. A stale or repeated delivery acknowledges and changes nothing.
+
+A function here builds a Call; `commit` sends many in one round trip.
+"""
+
+from collections.abc import Sequence
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import redis
+from redis.exceptions import NoScriptError, ResponseError
+
+from helios.events import EVENTS_KEPT, Event, encode_event
+from helios.keys import COLLECTOR_GROUP, JOBRUNNER_GROUP, SUBMITTER_GROUP, Keys
+
+DISRUPTIONS_ALLOWED = 5
+"""So many times an attempt that was lost to its node is repeated without using up the user's retries."""
+
+REQUEST_KEPT_SECONDS = 7 * 86_400
+
+NAMES_IN_A_CALL = 1_000
+"""Scripts that touch many tasks take them in chunks of this size, so that none holds the server up for long."""
+
+
+class Script:
+    """The source of one script and the digest that EVALSHA knows it by."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.source = files("helios.transitions").joinpath(f"{name}.lua").read_text(encoding="utf-8")
+        self.sha = sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+
+class Call(NamedTuple):
+    """One script with its keys and arguments, ready to be sent."""
+
+    script: Script
+    keys: tuple[str, ...]
+    args: tuple[Any, ...]
+
+
+OPEN_TASKS = Script("open_tasks")
+OPEN_RUN = Script("open_run")
+REJECT_RUN = Script("reject_run")
+CLAIM_REQUEST = Script("claim_request")
+LAUNCH = Script("launch")
+END_ATTEMPT = Script("end_attempt")
+KEEP_REPORT = Script("keep_report")
+NOTE_PHASE = Script("note_phase")
+SETTLE = Script("settle")
+FAIL_TASK = Script("fail_task")
+CANCEL_RUN = Script("cancel_run")
+FINALISE = Script("finalise")
+DEAD_LETTER = Script("dead_letter")
+RENEW = Script("renew")
+
+
+def commit(client: redis.Redis, calls: Sequence[Call]) -> list[Any]:
+    """Send the calls in one pipeline; one result for each, in order. A script's error is returned, not raised.
+
+    Raises redis.ConnectionError or redis.TimeoutError when the outcome of some calls is unknown; repeating them all is
+    safe, because of their fences.
+    """
+    if not calls:
+        return []
+    pipeline = client.pipeline(transaction=False)
+    for call in calls:
+        pipeline.execute_command("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args)
+    results = pipeline.execute(raise_on_error=False)
+    missing = {call.script for call, result in zip(calls, results, strict=True) if isinstance(result, NoScriptError)}
+    if not missing:
+        return results
+    for script in missing:
+        client.script_load(script.source)
+    again = [index for index, result in enumerate(results) if isinstance(result, NoScriptError)]
+    for index, result in zip(again, commit(client, [calls[index] for index in again]), strict=True):
+        results[index] = result
+    return results
+
+
+def commit_one(client: redis.Redis, call: Call) -> Any:
+    """Send one call; raises redis.ResponseError when the script fails."""
+    result = commit(client, [call])[0]
+    if isinstance(result, ResponseError):
+        raise result
+    return result
+
+
+class NewTask(NamedTuple):
+    """A task's record before its run is open. `children` are the tasks that wait for it, `waiting` how many it waits for."""
+
+    name: str
+    waiting: int
+    retries: int
+    children: Sequence[str]
+    spec: bytes
+
+
+def open_tasks(keys: Keys, *, run: str, tasks: Sequence[NewTask]) -> Call:
+    """Returns 0 when the run is open already."""
+    args: list[Any] = [keys.task_prefix(run), 5]
+    for task in tasks:
+        args += (task.name, task.waiting, task.retries, "\n".join(task.children), task.spec)
+    return Call(OPEN_TASKS, (keys.run(run), keys.task_names(run)), tuple(args))
+
+
+def open_run(
+    keys: Keys,
+    *,
+    run: str,
+    score: float,
+    dag_name: str,
+    dag: bytes,
+    fields: dict[str, str],
+    roots: Sequence[str],
+    event: Event,
+) -> Call:
+    """Returns 0 when the run is open already."""
+    flat = [text for pair in fields.items() for text in pair]
+    return Call(
+        OPEN_RUN,
+        (
+            keys.run(run),
+            keys.ready,
+            keys.events,
+            keys.runs,
+            keys.active,
+            keys.dag_runs(dag_name),
+            keys.dag(run),
+        ),
+        (run, score, keys.task_prefix(run), encode_event(event), EVENTS_KEPT, dag, len(fields), *flat, *roots),
+    )
+
+
+def reject_run(keys: Keys, *, run: str, score: float, dag_name: str, fields: dict[str, str], event: Event) -> Call:
+    """Returns 0 when a record of that run exists already."""
+    flat = [text for pair in fields.items() for text in pair]
+    return Call(
+        REJECT_RUN,
+        (keys.run(run), keys.events, keys.runs, keys.dag_runs(dag_name)),
+        (run, score, encode_event(event), EVENTS_KEPT, *flat),
+    )
+
+
+def claim_request(keys: Keys, *, request_id: str, run: str, digest: str) -> Call:
+    """Returns [run, digest] of the submission that the request id stands for: this one's, if it is the first."""
+    return Call(CLAIM_REQUEST, (keys.request(request_id),), (run, digest, REQUEST_KEPT_SECONDS))
+
+
+def launch(keys: Keys, *, entry: str, run: str, task: str, attempt: int, job: str, event: Event) -> Call:
+    """Returns [status, attempt] as found: the launch counts only if that is QUEUED and this attempt."""
+    return Call(
+        LAUNCH,
+        (keys.task(run, task), keys.ready, keys.launched, keys.events),
+        (JOBRUNNER_GROUP, entry, run, task, attempt, job, encode_event(event), EVENTS_KEPT),
+    )
+
+
+def end_attempt(
+    keys: Keys,
+    *,
+    entry: str,
+    run: str,
+    task: str,
+    attempt: int,
+    status: str,
+    record: bytes,
+    cache: str,
+    hit_bytes: int,
+    miss_bytes: int,
+    node: str,
+    disrupted: bool,
+    event: Event,
+) -> Call:
+    """Returns 1 if this call ended the attempt, 0 if it had ended before. An empty entry leaves the entry pending."""
+    return Call(
+        END_ATTEMPT,
+        (keys.task(run, task), keys.run(run), keys.launched, keys.finished, keys.events),
+        (
+            COLLECTOR_GROUP,
+            entry,
+            run,
+            task,
+            attempt,
+            status,
+            record,
+            cache,
+            hit_bytes,
+            miss_bytes,
+            node,
+            int(disrupted),
+            encode_event(event),
+            EVENTS_KEPT,
+        ),
+    )
+
+
+def keep_report(keys: Keys, *, run: str, task: str, attempt: int, report: bytes) -> Call:
+    """Returns 0 when the attempt is over."""
+    return Call(KEEP_REPORT, (keys.task(run, task),), (attempt, report))
+
+
+def note_phase(keys: Keys, *, run: str, task: str, attempt: int, phase: str, node: str, event: Event) -> Call:
+    """Returns 1 when the phase is news for the current attempt."""
+    return Call(
+        NOTE_PHASE, (keys.task(run, task), keys.events), (attempt, phase, node, encode_event(event), EVENTS_KEPT)
+    )
+
+
+def settle(keys: Keys, *, entry: str, run: str, task: str, attempt: int) -> Call:
+    """Returns 'settled', 'retried', 'stale', or 'failed': then nothing was written and fail_task must follow."""
+    return Call(
+        SETTLE,
+        (
+            keys.task(run, task),
+            keys.run(run),
+            keys.finished,
+            keys.ready,
+            keys.settled,
+            keys.settled_count(run),
+            keys.events,
+        ),
+        (SUBMITTER_GROUP, entry, run, task, attempt, keys.task_prefix(run), EVENTS_KEPT, DISRUPTIONS_ALLOWED),
+    )
+
+
+def fail_task(keys: Keys, *, entry: str, run: str, task: str, attempt: int, dependents: Sequence[str]) -> list[Call]:
+    """The calls that settle a failed task and everything below it; each returns 0 when it was settled before."""
+    chunks = [dependents[i : i + NAMES_IN_A_CALL] for i in range(0, len(dependents), NAMES_IN_A_CALL)] or [()]
+    return [
+        Call(
+            FAIL_TASK,
+            (
+                keys.task(run, task),
+                keys.run(run),
+                keys.finished,
+                keys.settled,
+                keys.settled_count(run),
+                keys.events,
+            ),
+            (
+                SUBMITTER_GROUP,
+                entry,
+                run,
+                task,
+                attempt,
+                keys.task_prefix(run),
+                EVENTS_KEPT,
+                int(number == len(chunks) - 1),
+                *chunk,
+            ),
+        )
+        for number, chunk in enumerate(chunks)
+    ]
+
+
+def cancel_run(keys: Keys, *, run: str, tasks: Sequence[str], reason: str = "") -> list[Call]:
+    """The calls that cancel a run, or fail it with the reason; each returns 0 when the run is not RUNNING."""
+    chunks = [tasks[i : i + NAMES_IN_A_CALL] for i in range(0, len(tasks), NAMES_IN_A_CALL)] or [()]
+    return [
+        Call(
+            CANCEL_RUN,
+            (keys.run(run), keys.cancelled, keys.settled, keys.settled_count(run), keys.events),
+            (run, keys.task_prefix(run), EVENTS_KEPT, reason, int(number == len(chunks) - 1), *chunk),
+        )
+        for number, chunk in enumerate(chunks)
+    ]
+
+
+def finalise(
+    keys: Keys,
+    *,
+    entry: str,
+    run: str,
+    dag_name: str,
+    fields: dict[str, str],
+    runs_kept_per_dag: int,
+    runs_kept_in_all: int,
+    event: Event,
+) -> Call:
+    """Returns 1 if this call ended the run."""
+    flat = [text for pair in fields.items() for text in pair]
+    return Call(
+        FINALISE,
+        (keys.run(run), keys.settled, keys.events, keys.runs, keys.active, keys.dag_runs(dag_name)),
+        (
+            COLLECTOR_GROUP,
+            entry,
+            run,
+            keys.prefix,
+            runs_kept_per_dag,
+            runs_kept_in_all,
+            encode_event(event),
+            EVENTS_KEPT,
+            *flat,
+        ),
+    )
+
+
+def dead_letter(
+    dead: str, stream: str, *, group: str, entry: str, reason: str, deliveries: int, fields: dict[str, str]
+) -> Call:
+    """Moves one entry aside; `dead` must be in the entry's partition."""
+    flat = [text for pair in fields.items() for text in pair]
+    return Call(DEAD_LETTER, (dead, stream), (group, entry, reason, deliveries, *flat))
+
+
+def renew(stream: str, *, group: str, consumer: str, entries: Sequence[str]) -> Call:
+    """Returns the entries that this consumer still owns, their idle time set back to zero."""
+    return Call(RENEW, (stream,), (group, consumer, *entries))

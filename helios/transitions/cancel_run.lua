@@ -1,0 +1,55 @@
+-- Cancels a run, a chunk of its tasks at a time: fences what waits, is queued or runs, and asks for live Jobs' removal.
+-- With a reason the run fails instead, and a task whose record is unreadable is passed over.
+-- KEYS: run, jobs cancelled, runs settled, settled count, events
+-- ARGV: run, task prefix, events kept, reason or '', last chunk (0 or 1), tasks …
+local run, jobs_cancelled, runs_settled, settled_count, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local id, prefix, events_kept, reason, last = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
+local run_state = redis.call('HMGET', run, 'status', 'taskCount', 'cancelledAt', 'reason')
+if run_state[1] ~= 'RUNNING' then
+  return 0
+end
+redis.call('XLEN', jobs_cancelled)
+redis.call('XLEN', runs_settled)
+redis.call('XLEN', events)
+local count = tonumber(redis.call('GET', settled_count) or '0')
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local fenced = {}
+local names = {}
+for i = 6, #ARGV do
+  local key = prefix .. ARGV[i]
+  if redis.call('TYPE', key).ok == 'hash' then
+    local state = redis.call('HMGET', key, 'status', 'attempt', 'job')
+    if state[1] == 'WAITING' or state[1] == 'QUEUED' or state[1] == 'RUNNING' then
+      fenced[#fenced + 1] = {ARGV[i], state}
+      names[#names + 1] = ARGV[i]
+    end
+  end
+end
+for _, found in ipairs(fenced) do
+  local state = found[2]
+  if state[1] == 'RUNNING' then
+    redis.call('XADD', jobs_cancelled, '*', 'run', id, 'task', found[1], 'attempt', state[2], 'job', state[3] or '')
+  end
+end
+if #names > 0 then
+  redis.call('XADD', events, 'MAXLEN', '~', events_kept, '*', 'event',
+    '{"type":"TasksCancelled","run":"' .. id .. '","tasks":["' .. table.concat(names, '","') .. '"]}')
+end
+if last and (reason ~= '' or (#names > 0 and count + #names == tonumber(run_state[2]))) then
+  redis.call('XADD', runs_settled, '*', 'run', id)
+end
+for _, found in ipairs(fenced) do
+  redis.call('HSET', prefix .. found[1], 'status', 'CANCELLED', 'settled', '1', 'endedAt', now)
+end
+if #names > 0 then
+  redis.call('HINCRBY', run, 'taskCancelled', #names)
+  redis.call('INCRBY', settled_count, #names)
+end
+if not run_state[3] then
+  redis.call('HSET', run, 'cancelledAt', now)
+end
+if reason ~= '' and not run_state[4] then
+  redis.call('HSET', run, 'reason', reason)
+end
+return 1

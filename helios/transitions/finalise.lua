@@ -1,0 +1,61 @@
+-- Ends a settled run: writes the metrics folded from its tasks, and deletes the runs that fall out of the window.
+-- KEYS: run, runs settled, events, runs, active, dag runs
+-- ARGV: group, entry, run, key prefix, runs kept per dag, runs kept in all, event, events kept, fields and values …
+local run, runs_settled, events, runs, active, dag_runs = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local group, entry, id, prefix = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local state = redis.call('HMGET', run, 'status', 'startTime')
+local applied = 0
+
+local function forget(old)
+  local tasks = redis.call('LRANGE', prefix .. 'run:' .. old .. ':tasks', 0, -1)
+  for _, name in ipairs(tasks) do
+    local key = prefix .. 'task:' .. old .. ':' .. name
+    local attempts = tonumber(redis.call('HGET', key, 'attempt') or '0')
+    for attempt = 1, attempts do
+      local log = prefix .. 'log:' .. old .. ':' .. name .. ':' .. attempt .. ':'
+      redis.call('UNLINK', log .. 'fetch', log .. 'task', log .. 'publish')
+    end
+    redis.call('UNLINK', key)
+  end
+  local base = prefix .. 'run:' .. old
+  local dag_name = redis.call('HGET', base, 'dagName')
+  if dag_name then
+    redis.call('ZREM', prefix .. 'dag:' .. dag_name .. ':runs', old)
+  end
+  redis.call('ZREM', runs, old)
+  redis.call('UNLINK', base, base .. ':dag', base .. ':tasks', base .. ':settled', base .. ':watched')
+end
+
+local function trim(index, kept)
+  local excess = redis.call('ZCARD', index) - kept
+  if excess > 0 then
+    for _, old in ipairs(redis.call('ZRANGE', index, 0, excess - 1)) do
+      if not redis.call('ZSCORE', active, old) then
+        forget(old)
+      end
+    end
+  end
+end
+
+if state[1] == 'RUNNING' then
+  redis.call('XLEN', events)
+  redis.call('ZCARD', runs)
+  redis.call('ZCARD', active)
+  redis.call('ZCARD', dag_runs)
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  redis.call('XADD', events, 'MAXLEN', '~', ARGV[8], '*', 'event', ARGV[7])
+  for i = 9, #ARGV, 2 do
+    redis.call('HSET', run, ARGV[i], ARGV[i + 1])
+  end
+  redis.call('HSET', run, 'endTime', now, 'durationMs', now - tonumber(state[2]))
+  redis.call('ZREM', active, id)
+  trim(dag_runs, tonumber(ARGV[5]))
+  trim(runs, tonumber(ARGV[6]))
+  applied = 1
+end
+if entry ~= '' then
+  redis.call('XACK', runs_settled, group, entry)
+  redis.call('XDEL', runs_settled, entry)
+end
+return applied

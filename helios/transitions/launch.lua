@@ -1,0 +1,18 @@
+-- An attempt's Job exists: QUEUED becomes RUNNING and the collector is told. Returns the state found.
+-- KEYS: task, ready, launched, events
+-- ARGV: group, entry, run, task, attempt, job, event, events kept
+local task, ready, launched, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local group, entry, attempt = ARGV[1], ARGV[2], ARGV[5]
+local state = redis.call('HMGET', task, 'status', 'attempt')
+if state[1] == 'QUEUED' and state[2] == attempt then
+  redis.call('XLEN', launched)
+  redis.call('XLEN', events)
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  redis.call('XADD', launched, '*', 'run', ARGV[3], 'task', ARGV[4], 'attempt', attempt, 'job', ARGV[6])
+  redis.call('XADD', events, 'MAXLEN', '~', ARGV[8], '*', 'event', ARGV[7])
+  redis.call('HSET', task, 'status', 'RUNNING', 'job', ARGV[6], 'launchedAt', now, 'phase', '')
+end
+redis.call('XACK', ready, group, entry)
+redis.call('XDEL', ready, entry)
+return state

@@ -1,0 +1,291 @@
+"""The loop of every service: read a batch, handle it, decide about what failed. And what surrounds the loop.
+
+Rule: an entry ends in exactly one of three ways: acknowledged by the script that applied it, moved to the dead letters
+with its reason (and its run failed with that reason), or left pending for a later delivery.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+
+import msgspec
+import redis
+import structlog
+from redis.exceptions import ResponseError
+
+from helios.keys import SERVICES_PREFIX, Keys, heartbeat, partition_of
+from helios.settings import Settings
+from helios.streams import BACKOFF_SECONDS, CLIENT_OPTIONS, Entry, Inbox
+from helios.transitions import cancel_run, commit, commit_one, dead_letter
+
+log = structlog.get_logger()
+
+HEARTBEAT_SECONDS = 5
+HEARTBEAT_KEPT_SECONDS = 20
+
+TRANSIENT = ("OOM", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "BUSY ")
+"""Error codes by which Redis says «not now»: the entry is kept and tried again without counting against it."""
+
+PERMANENT = ("WRONGTYPE",)
+"""Error codes that no repetition cures."""
+
+
+class Later(Exception):
+    """What the entry needs is not there yet; it is tried again without counting against it."""
+
+
+class Refused(Exception):
+    """The entry can never be handled; it goes to the dead letters with these words."""
+
+
+class Failure(msgspec.Struct):
+    """An entry whose handling failed, and why."""
+
+    entry: Entry
+    error: Exception
+
+
+Handler = Callable[[list[Entry]], Sequence[Failure]]
+"""Handles entries, commits their effects and returns those that failed. May raise when it cannot tell which did."""
+
+
+class Stop:
+    """Set by SIGTERM or SIGINT; loops end after the batch in hand."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def listen(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.event.set())
+
+    @property
+    def wanted(self) -> bool:
+        return self.event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        return self.event.wait(seconds)
+
+
+class Heartbeat:
+    """Tells the others that this replica lives, and which version it runs."""
+
+    def __init__(self, client: redis.Redis, service: str, replica: str) -> None:
+        self.client = client
+        self.key = heartbeat(service, replica)
+        self.fields = {
+            "service": service,
+            "replica": replica,
+            "version": version("helios"),
+            "pid": str(os.getpid()),
+            "since": str(int(time.time() * 1000)),
+        }
+        self.due = 0.0
+
+    def beat(self) -> None:
+        if time.monotonic() < self.due:
+            return
+        pipeline = self.client.pipeline(transaction=False)
+        pipeline.hset(self.key, mapping=self.fields)
+        pipeline.expire(self.key, HEARTBEAT_KEPT_SECONDS)
+        pipeline.execute()
+        self.due = time.monotonic() + HEARTBEAT_SECONDS
+
+    def end(self) -> None:
+        self.client.delete(self.key)
+
+
+def live_services(client: redis.Redis) -> list[dict[str, str]]:
+    """The heartbeats of all replicas alive, as service, replica, version, pid and since (epoch ms)."""
+    found = (client.hgetall(key) for key in client.scan_iter(match=f"{SERVICES_PREFIX}*", count=1000))
+    return sorted((beat for beat in found if beat), key=lambda beat: (beat["service"], beat["replica"]))
+
+
+def configure_logging(service: str, level: str) -> None:
+    """One JSON object a line on stderr."""
+    levels = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(levels.get(level.lower(), 20)),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(service=service)
+
+
+def run_loops(stop: Stop, first: Callable[[], None], *others: Callable[[], None]) -> None:
+    """Run the loops side by side until stopped. One that dies ends them all: half a service must not look alive."""
+    crashed: list[BaseException] = []
+
+    def guarded(loop: Callable[[], None]) -> None:
+        try:
+            loop()
+        except BaseException as error:  # noqa: BLE001 -- it is raised again below
+            crashed.append(error)
+        finally:
+            stop.event.set()
+
+    threads = [threading.Thread(target=guarded, args=(loop,)) for loop in others]
+    for thread in threads:
+        thread.start()
+    guarded(first)
+    for thread in threads:
+        thread.join()
+    if crashed:
+        raise crashed[0]
+
+
+def connect(settings: Settings) -> redis.Redis:
+    return redis.Redis.from_url(settings.redis_url, **CLIENT_OPTIONS)
+
+
+def work(
+    inbox: Inbox,
+    handle: Handler,
+    *,
+    settings: Settings,
+    stop: Stop,
+    heartbeat: Heartbeat | None = None,
+    on_turn: Callable[[], int | None] | None = None,
+    on_bury: Callable[[Entry, str], None] | None = None,
+) -> None:
+    """Run until stopped.
+
+    `on_turn` is called before each read and may shorten its wait by returning milliseconds. `on_bury` is told of an entry
+    and the reason before it goes to the dead letters.
+    """
+    trouble = 0
+    while not stop.wanted:
+        try:
+            if heartbeat:
+                heartbeat.beat()
+            block_ms = on_turn() if on_turn else None
+            entries = inbox.read() if block_ms is None else inbox.read(block_ms)
+            if entries:
+                _handle(inbox, handle, entries, settings, on_bury)
+            trouble = 0
+        except redis.RedisError as error:
+            log.warning("redis is not usable", error=str(error), retry_in_seconds=_backoff(trouble))
+            inbox.history_unread = True
+            stop.wait(_backoff(trouble))
+            trouble += 1
+
+
+def _backoff(trouble: int) -> float:
+    return BACKOFF_SECONDS[min(trouble, len(BACKOFF_SECONDS) - 1)]
+
+
+def _handle(
+    inbox: Inbox,
+    handle: Handler,
+    entries: list[Entry],
+    settings: Settings,
+    on_bury: Callable[[Entry, str], None] | None,
+) -> None:
+    """Handle a batch and decide about what failed. Raises redis.RedisError when Redis is out of reach."""
+
+    def give_up(entry: Entry, reason: str) -> None:
+        if on_bury:
+            on_bury(entry, reason)
+        bury(inbox, entry, reason, settings)
+
+    sound: list[Entry] = []
+    for entry in entries:
+        if entry.deliveries > settings.deliveries_before_dead_letter:
+            reason = f"it was delivered {entry.deliveries - 1} times and never finished"
+            give_up(entry, reason)
+        else:
+            sound.append(entry)
+    try:
+        failures = handle(sound) if sound else ()
+    except redis.ResponseError as error:
+        failures = _one_by_one(handle, sound, error)
+    except redis.RedisError:
+        raise
+    except Exception as error:
+        log.exception("a batch failed")
+        failures = _one_by_one(handle, sound, error)
+    for failure in failures:
+        entry, error, text = failure.entry, failure.error, str(failure.error)
+        if isinstance(error, Later) or text.startswith(TRANSIENT):
+            log.warning("an entry is put off", reason=text, stream=entry.stream, entry=entry.id)
+            inbox.put_off(entry)
+        elif isinstance(error, msgspec.ValidationError | Refused) or text.startswith(PERMANENT):
+            give_up(entry, text)
+        elif entry.deliveries >= settings.deliveries_before_dead_letter:
+            give_up(entry, f"it failed {entry.deliveries} times: {text}")
+        else:
+            log.error("an entry failed and will be delivered again", error=text, stream=entry.stream, entry=entry.id)
+
+
+def _one_by_one(handle: Handler, entries: list[Entry], error: Exception) -> list[Failure]:
+    if len(entries) == 1:
+        return [Failure(entries[0], error)]
+    failures: list[Failure] = []
+    for entry in entries:
+        try:
+            failures += handle([entry])
+        except redis.ResponseError as own:
+            failures.append(Failure(entry, own))
+        except redis.RedisError:
+            raise
+        except Exception as own:  # noqa: BLE001 -- as above
+            failures.append(Failure(entry, own))
+    return failures
+
+
+def bury(inbox: Inbox, entry: Entry, reason: str, settings: Settings) -> None:
+    """Fail the entry's run with the reason, then move the entry to the dead letters."""
+    log.error("dead letter", stream=entry.stream, entry=entry.id, reason=reason)
+    run = entry.fields.get("run", "")
+    keys = Keys(partition_of(run, settings.partitions))
+    if entry.stream.startswith(keys.prefix):
+        subject = f"task {entry.fields['task']!r}: " if "task" in entry.fields else ""
+        try:
+            fail_run(inbox.client, keys, run, f"{subject}an entry of {entry.stream} was dead-lettered: {reason}")
+        except ResponseError as error:
+            log.error("the run of a dead letter cannot be failed", run=run, error=str(error))
+        commit_one(
+            inbox.client,
+            dead_letter(
+                keys.dead,
+                entry.stream,
+                group=inbox.group,
+                entry=entry.id,
+                reason=reason,
+                deliveries=entry.deliveries,
+                fields=entry.fields,
+            ),
+        )
+        return
+    # An ingress stream shares no partition with the dead letters, so this takes two steps; at worst the letter is doubled.
+    letter = {"stream": entry.stream, "entry": entry.id, "reason": reason, "deliveries": str(entry.deliveries)}
+    small = {name: text[:4096] for name, text in list(entry.fields.items())[:16]}
+    inbox.client.xadd(keys.dead, {**small, **letter})
+    acknowledge(inbox, entry)
+
+
+def acknowledge(inbox: Inbox, entry: Entry) -> None:
+    """For ingress entries only: their effect is keyed by their id and lies in another slot."""
+    pipeline = inbox.client.pipeline(transaction=False)
+    pipeline.xack(entry.stream, inbox.group, entry.id)
+    pipeline.xdel(entry.stream, entry.id)
+    pipeline.execute()
+
+
+def fail_run(client: redis.Redis, keys: Keys, run: str, reason: str) -> None:
+    """Fail a run as a whole: its tasks are cancelled and it ends FAILED with the reason. A run that ended is left alone."""
+    tasks: list[str] = client.lrange(keys.task_names(run), 0, -1)  # pyright: ignore[reportAssignmentType] -- the stubs mix in async
+    for result in commit(client, cancel_run(keys, run=run, tasks=tasks, reason=reason)):
+        if isinstance(result, ResponseError):
+            raise result

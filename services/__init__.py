@@ -1,0 +1,1 @@
+"""The three services. They speak only over Redis Streams, and none imports another."""

@@ -1,0 +1,113 @@
+"""Hit, Partial, Miss, N/A or Unknown: what an attempt's inputs cost, from the best account of it. Pure functions.
+
+The fetch manifest in the report comes first, then fetch's termination message, then its own log lines; when all are
+gone the outcome is Unknown, never Miss. The task's own log is never looked at, so nothing in it can be taken for an
+account.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from helios.podwire import FetchedInput, FetchManifest
+from helios.records import InputRecord
+
+HIT_CAUSES = ("cached", "coalesced", "warm")
+MISS_CAUSES = ("never-here", "evicted", "changed", "corrupt", "disabled", "cache-fault")
+
+_INPUT_LINE = re.compile(r"^\[HELIOS\] Input '((?:[^'\\]|\\.)*)': (hit|miss) ([a-z-]+), (\d+) bytes$")
+_PLAN_LINE = re.compile(r"^\[HELIOS\] Plan: (\d+) inputs, cache (on|off)$")
+_STARTING = "[HELIOS] Init container starting for task '"
+_COMPLETED = "[HELIOS] Init container completed."
+
+
+class Classification(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt's outcome. `inputs` may be empty although bytes were counted: only a short message was left."""
+
+    cache: str
+    hit_bytes: int = 0
+    miss_bytes: int = 0
+    inputs: Sequence[InputRecord] = ()
+
+
+UNKNOWN = Classification(cache="Unknown")
+NOT_APPLICABLE = Classification(cache="N/A")
+
+
+def classify(
+    *,
+    inputs_declared: int,
+    cache_enabled: bool,
+    manifest: FetchManifest | None,
+    message: str | None,
+    log: Iterable[str] | None,
+) -> Classification:
+    """The outcome of one attempt. `message` is fetch's termination message, `log` the lines of its log."""
+    if inputs_declared == 0:
+        return NOT_APPLICABLE
+    account = manifest or _from_message(message) or _from_log(log)
+    if account is None:
+        return UNKNOWN
+    inputs = tuple(InputRecord(each.name, each.bytes, each.cause) for each in account.inputs or ())
+    return Classification(
+        cache=_outcome(cache_enabled and account.cacheEnabled, account.hits, account.misses),
+        hit_bytes=account.hitBytes,
+        miss_bytes=account.missBytes,
+        inputs=inputs,
+    )
+
+
+def _outcome(cache_enabled: bool, hits: int, misses: int) -> str:
+    if not cache_enabled or hits + misses == 0:
+        return "N/A"
+    if misses == 0:
+        return "Hit"
+    return "Partial" if hits else "Miss"
+
+
+def _from_message(message: str | None) -> FetchManifest | None:
+    if not message:
+        return None
+    try:
+        found = msgspec.json.decode(message, type=FetchManifest)
+    except (msgspec.DecodeError, UnicodeError):
+        return None
+    return found if found.step == "fetch" else None
+
+
+def _from_log(lines: Iterable[str] | None) -> FetchManifest | None:
+    """What fetch printed, if it printed all of it; agent/logs.py states the grammar of these lines."""
+    planned: int | None = None
+    cache_enabled = True
+    completed = False
+    found: dict[str, tuple[bool, str, int]] = {}
+    for line in lines or ():
+        if line.startswith(_STARTING):
+            planned, completed, found = None, False, {}
+        elif match := _PLAN_LINE.match(line):
+            planned, cache_enabled = int(match[1]), match[2] == "on"
+        elif match := _INPUT_LINE.match(line):
+            found[match[1]] = (match[2] == "hit", match[3], int(match[4]))
+        elif line == _COMPLETED:
+            completed = True
+    if not completed or planned != len(found):
+        return None
+    return account_of(found, cache_enabled)
+
+
+def account_of(found: dict[str, tuple[bool, str, int]], cache_enabled: bool) -> FetchManifest:
+    """A manifest from single inputs: (hit, cause, bytes) by name."""
+    hits = [size for hit, _, size in found.values() if hit]
+    misses = [size for hit, _, size in found.values() if not hit]
+    return FetchManifest(
+        ok=True,
+        cacheEnabled=cache_enabled,
+        hits=len(hits),
+        misses=len(misses),
+        hitBytes=sum(hits),
+        missBytes=sum(misses),
+        inputs=[
+            FetchedInput(name=name, bytes=size, hit=hit, cause=cause) for name, (hit, cause, size) in found.items()
+        ],
+    )

@@ -1,0 +1,280 @@
+"""The collector's loop: take Jobs in hand, watch their pods, wrap up those that ended, finalise settled runs."""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import redis
+import structlog
+from redis.exceptions import ResponseError
+
+from helios.dag import Task
+from helios.events import RunEnded, TaskEnded, TaskPhase
+from helios.keys import COLLECTOR_GROUP, Keys, keys_of_run
+from helios.localjobs import PodStatus
+from helios.messages import Launched, Settled, decode
+from helios.podwire import Report
+from helios.records import read_tasks
+from helios.settings import Settings
+from helios.streams import Entry, Inbox
+from helios.transitions import Call, commit, commit_one, end_attempt, finalise, note_phase
+from helios.worker import Failure
+from services.collector.classify import Classification, classify
+from services.collector.metrics import disagreements, fold
+from services.collector.outcome import Ended, from_pod, vanished
+from services.collector.pods import Pods
+from services.collector.tail import LogTail
+
+log = structlog.get_logger()
+
+WATCH_MS = 50
+"""Pods in hand are looked at this often; a pod's own report does not wait for that."""
+TAIL_SECONDS = 0.2
+
+TASK_VALUES = ("status", "attempt", "spec", "report", "reportAttempt")
+
+_task_decoder = msgspec.json.Decoder(Task)
+_report_decoder = msgspec.json.Decoder(Report)
+
+
+class Held(msgspec.Struct):
+    """A Job in this replica's hands: its entry stays pending, so that another takes over if this one dies."""
+
+    entry: Entry
+    launched: Launched
+    keys: Keys
+    tail: LogTail
+    phase: str = ""
+
+
+class Collector:
+    """Handles launched Jobs and settled runs."""
+
+    def __init__(self, client: redis.Redis, inbox: Inbox, pods: Pods, settings: Settings) -> None:
+        self.client = client
+        self.inbox = inbox
+        self.pods = pods
+        self.settings = settings
+        self.held: dict[str, Held] = {}
+        self.next_renewal = 0.0
+        self.next_tail = 0.0
+
+    def handle(self, entries: list[Entry]) -> Sequence[Failure]:
+        failures: list[Failure] = []
+        for entry in entries:
+            try:
+                if entry.stream.endswith("runs:settled"):
+                    self._finalise(entry, decode(entry.fields, Settled).run)
+                    continue
+                launched = decode(entry.fields, Launched)
+            except (msgspec.ValidationError, ResponseError) as error:
+                failures.append(Failure(entry, error))
+                continue
+            if entry.id not in self.held:
+                keys = keys_of_run(launched.run, self.settings.partitions)
+                self.held[entry.id] = Held(entry, launched, keys, LogTail(keys, launched))
+        failures += self.watch()
+        return failures
+
+    def turn(self) -> int | None:
+        """Between reads: renew what is in hand and look at its pods. Returns how long the next read may wait."""
+        now = time.monotonic()
+        if self.held and now >= self.next_renewal:
+            self._renew()
+            self.next_renewal = now + self.settings.lease_seconds / 3
+        for failure in self.watch():
+            log.error("a Job cannot be wrapped up yet", job=failure.entry.fields.get("job"), error=str(failure.error))
+        return WATCH_MS if self.held else None
+
+    def watch(self) -> list[Failure]:
+        """Look at every pod in hand once; wrap up those that are over."""
+        if not self.held:
+            return []
+        statuses = self.pods.statuses(held.launched.job for held in self.held.values())
+        over: list[tuple[Held, PodStatus | None]] = []
+        phases: list[Call] = []
+        for held in self.held.values():
+            job = held.launched.job
+            if job not in statuses:
+                over.append((held, None))
+                continue
+            status = statuses[job]
+            if status is None:
+                continue
+            if status.final:
+                over.append((held, status))
+            elif status.phase != held.phase:
+                held.phase = status.phase
+                phases.append(_phase_call(held, status))
+        self._raise_first(commit(self.client, phases))
+        self._tail(over)
+        return self._wrap_up(over) if over else []
+
+    def _renew(self) -> None:
+        for stream in {held.entry.stream for held in self.held.values()}:
+            mine = [entry for entry, held in self.held.items() if held.entry.stream == stream]
+            kept = self.inbox.renew(stream, mine)
+            for entry in mine:
+                if entry not in kept:
+                    # Acknowledged by an earlier commit whose reply was lost, or taken over while this process was paused.
+                    del self.held[entry]
+
+    def _tail(self, over: list[tuple[Held, PodStatus | None]]) -> None:
+        for held, status in over:
+            if status is not None:
+                held.tail.copy(self.client, self.pods, watched=True, final=True)
+        now = time.monotonic()
+        if now < self.next_tail:
+            return
+        self.next_tail = now + TAIL_SECONDS
+        watched = self._watched({(held.keys.partition, held.launched.run) for held in self.held.values()})
+        for held in self.held.values():
+            held.tail.copy(self.client, self.pods, watched=held.launched.run in watched, final=False)
+
+    def _watched(self, runs: Iterable[tuple[int, str]]) -> set[str]:
+        wanted = list(runs)
+        pipeline = self.client.pipeline(transaction=False)
+        for partition, run in wanted:
+            pipeline.exists(Keys(partition).watched(run))
+        return {run for (_, run), found in zip(wanted, pipeline.execute(), strict=True) if found}
+
+    def _wrap_up(self, over: list[tuple[Held, PodStatus | None]]) -> list[Failure]:
+        """Commit the ends of attempts and acknowledge their entries; then the pods may go."""
+        failures: list[Failure] = []
+        pipeline = self.client.pipeline(transaction=False)
+        for held, _ in over:
+            pipeline.hmget(held.keys.task(held.launched.run, held.launched.task), TASK_VALUES)
+            pipeline.hget(held.keys.run(held.launched.run), "cacheEnabled")
+        found: list[Any] = pipeline.execute(raise_on_error=False)
+        calls: list[Call] = []
+        committing: list[Held] = []
+        for (held, pod), values, enabled in zip(over, found[::2], found[1::2], strict=True):
+            broken = next((each for each in (values, enabled) if isinstance(each, ResponseError)), None)
+            if broken is not None:
+                failures.append(Failure(held.entry, broken))
+                continue
+            calls.append(self._end_call(held, self._ended(held, pod, values, enabled == "true")))
+            committing.append(held)
+        for held, result in zip(committing, commit(self.client, calls), strict=True):
+            if isinstance(result, ResponseError):
+                failures.append(Failure(held.entry, result))
+                continue
+            self.pods.release(held.launched.job)
+            del self.held[held.entry.id]
+        for failure in failures:
+            self.held.pop(failure.entry.id, None)
+        return failures
+
+    def _ended(self, held: Held, pod: PodStatus | None, values: list[str | None], cache_enabled: bool) -> Ended:
+        _, _, spec, kept, kept_attempt = values
+        if spec is None:
+            # The run was deleted meanwhile; the fence will refuse whatever is committed.
+            return vanished(Classification(cache="Unknown"))
+        task = _task_decoder.decode(spec)
+        launched = held.launched
+        report = _report_decoder.decode(kept) if kept and kept_attempt == str(launched.attempt) else None
+        messages = {step: self.pods.message(launched.job, step) for step in ("fetch", "publish")} if pod else {}
+        classification = classify(
+            inputs_declared=len(task.inputs),
+            cache_enabled=cache_enabled,
+            manifest=report.fetch if report else None,
+            message=messages.get("fetch"),
+            log=self._fetch_log(launched.job) if pod and task.inputs else None,
+        )
+        if pod is None:
+            return vanished(classification)
+        return from_pod(
+            pod,
+            report=report,
+            messages=messages,
+            classification=classification,
+            declared_outputs=task.outputs,
+            prefix=output_prefix(launched.run, launched.task, launched.attempt),
+        )
+
+    def _fetch_log(self, job: str) -> list[str]:
+        return self.pods.log(job, "fetch", 0, 16 * 1024 * 1024).decode("utf-8", "replace").splitlines()
+
+    def _end_call(self, held: Held, ended: Ended) -> Call:
+        return end_call(held.keys, held.entry.id, held.launched.run, held.launched.task, held.launched.attempt, ended)
+
+    def _finalise(self, entry: Entry, run: str) -> None:
+        keys = keys_of_run(run, self.settings.partitions)
+        fields: dict[str, str] = self.client.hgetall(keys.run(run))  # pyright: ignore[reportAssignmentType] -- stubs
+        names: list[str] = self.client.lrange(keys.task_names(run), 0, -1)  # pyright: ignore[reportAssignmentType]
+        final = fold(read_tasks(self.client, keys, run, names), fields)
+        result = commit_one(
+            self.client,
+            finalise(
+                keys,
+                entry=entry.id,
+                run=run,
+                dag_name=fields.get("dagName", ""),
+                fields=final,
+                runs_kept_per_dag=self.settings.runs_kept_per_dag,
+                runs_kept_in_all=self.settings.runs_kept_in_all,
+                event=RunEnded(run, final["status"]),
+            ),
+        )
+        if result == 1:
+            log.info("run ended", run=run, status=final["status"], cache=final["cacheHit"])
+            if wrong := disagreements(fields, final):
+                log.error("live counters differ from the tasks' records", run=run, counters=wrong)
+
+    @staticmethod
+    def _raise_first(results: list[Any]) -> None:
+        for result in results:
+            if isinstance(result, ResponseError):
+                raise result
+
+
+def output_prefix(run: str, task: str, attempt: int) -> str:
+    """Where in the artifact bucket an attempt may store its outputs."""
+    return f"runs/{run}/{task}/{attempt}/"
+
+
+def end_call(keys: Keys, entry: str, run: str, task: str, attempt: int, ended: Ended) -> Call:
+    """The transition that ends an attempt; an empty entry leaves its Job to be wrapped up."""
+    record = ended.record
+    return end_attempt(
+        keys,
+        entry=entry,
+        run=run,
+        task=task,
+        attempt=attempt,
+        status=ended.status,
+        record=msgspec.json.encode(record),
+        cache=record.cache,
+        hit_bytes=record.cacheHitBytes,
+        miss_bytes=record.cacheMissBytes,
+        node=record.node,
+        disrupted=ended.disrupted,
+        event=TaskEnded(
+            run,
+            task,
+            attempt,
+            ended.status,
+            record.cache,
+            record.cacheHitBytes,
+            record.cacheMissBytes,
+            record.node,
+            record.reason,
+        ),
+    )
+
+
+def _phase_call(held: Held, status: PodStatus) -> Call:
+    launched = held.launched
+    return note_phase(
+        held.keys,
+        run=launched.run,
+        task=launched.task,
+        attempt=launched.attempt,
+        phase=status.phase,
+        node=status.node,
+        event=TaskPhase(launched.run, launched.task, launched.attempt, status.phase, status.node),
+    )
+
+
+GROUP = COLLECTOR_GROUP

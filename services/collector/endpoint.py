@@ -1,0 +1,227 @@
+"""The pod endpoint: an attempt's plan with fresh URLs, and its result before anyone else knows it.
+
+Rule: a caller gets and changes only what its token names, and only while that attempt is current. Every call may be
+lost, late or repeated.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+import redis
+import structlog
+
+from helios.dag import ExternalInput, Input, Task
+from helios.keys import Keys, keys_of_run
+from helios.podwire import Multipart, MultipartWanted, Plan, PlanInput, PlanOutput, Report, ResultAnswer
+from helios.records import OutputRecord, decode_attempt
+from helios.settings import Settings
+from helios.tokens import Attempt, TokenInvalid, check
+from helios.transitions import commit_one, keep_report
+from services.collector.classify import classify
+from services.collector.collect import end_call, output_prefix
+from services.collector.outcome import ended_well, from_report
+from services.collector.store import Store, StoreRefused
+
+log = structlog.get_logger()
+
+BODY_BYTES = 16 * 1024**2
+
+_task_decoder = msgspec.json.Decoder(Task)
+_POD = re.compile(r"[A-Za-z0-9-]{1,64}")
+
+StartResponse = Callable[[str, list[tuple[str, str]]], Any]
+
+
+class Answer(Exception):
+    """An HTTP answer other than success."""
+
+    def __init__(self, status: str, error: str) -> None:
+        super().__init__(error)
+        self.status = status
+        self.error = error
+
+
+class PodEndpoint:
+    """A WSGI application."""
+
+    def __init__(self, client: redis.Redis, store: Store, settings: Settings) -> None:
+        self.client = client
+        self.store = store
+        self.settings = settings
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        status = "200 OK"
+        try:
+            body = msgspec.json.encode(self._answer(environ))
+        except Answer as answer:
+            status, body = answer.status, msgspec.json.encode({"error": answer.error})
+        except (redis.RedisError, StoreRefused) as error:
+            log.warning("the pod endpoint cannot serve just now", error=str(error))
+            status, body = "503 Service Unavailable", msgspec.json.encode({"error": str(error)})
+        start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+        return [body]
+
+    def _answer(self, environ: dict[str, Any]) -> Any:
+        method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
+        if (method, path) == ("GET", "/healthz"):
+            return {"ok": True}
+        attempt = self._attempt(environ.get("HTTP_AUTHORIZATION", ""))
+        pod = environ.get("HTTP_HELIOS_POD", "")
+        if not _POD.fullmatch(pod):
+            raise Answer("400 Bad Request", "the header Helios-Pod must hold the pod's uid")
+        match method, path:
+            case "GET", "/v1/plan":
+                return self.plan(attempt, pod)
+            case "POST", "/v1/multipart":
+                return self.multipart(attempt, pod, _body(environ, MultipartWanted))
+            case "POST", "/v1/result":
+                return self.result(attempt, _body(environ, Report))
+            case _:
+                raise Answer("404 Not Found", f"there is no {method} {path[:80]}")
+
+    def _attempt(self, authorization: str) -> Attempt:
+        kind, _, token = authorization.partition(" ")
+        try:
+            if kind != "Bearer":
+                raise TokenInvalid("there is no bearer token")
+            return check(self.settings.token_key, token, time.time())
+        except (TokenInvalid, msgspec.DecodeError, ValueError) as error:
+            raise Answer("401 Unauthorized", str(error)) from None
+
+    def _current(self, attempt: Attempt, keys: Keys) -> tuple[str, Task]:
+        """The attempt's state and task; raises 410 when the attempt is over."""
+        found: Any = self.client.hmget(keys.task(attempt.run, attempt.task), "status", "attempt", "spec")
+        status, current, spec = found
+        if status not in ("QUEUED", "RUNNING") or current != str(attempt.attempt):
+            raise Answer("410 Gone", f"attempt {attempt.attempt} of task {attempt.task!r} is over")
+        return status, _task_decoder.decode(spec)
+
+    def plan(self, attempt: Attempt, pod: str) -> Plan:
+        keys = keys_of_run(attempt.run, self.settings.partitions)
+        _, task = self._current(attempt, keys)
+        prefix = output_prefix(attempt.run, attempt.task, attempt.attempt)
+        return Plan(
+            run=attempt.run,
+            task=attempt.task,
+            attempt=attempt.attempt,
+            cacheEnabled=self.client.hget(keys.run(attempt.run), "cacheEnabled") == "true",
+            inputs=self._inputs(keys, attempt.run, task.inputs),
+            outputs=[
+                PlanOutput(name=name, key=f"{prefix}{pod}/{name}", url=self.store.put_url(f"{prefix}{pod}/{name}"))
+                for name in task.outputs
+            ],
+            singlePutLimit=self.settings.single_put_limit_bytes,
+        )
+
+    def _inputs(self, keys: Keys, run: str, inputs: Sequence[Input]) -> list[PlanInput]:
+        made = self._outputs_of(keys, run, {each.from_task for each in inputs if not isinstance(each, ExternalInput)})
+        planned: list[PlanInput] = []
+        for each in inputs:
+            if isinstance(each, ExternalInput):
+                planned.append(
+                    PlanInput(
+                        name=each.as_,
+                        mode=each.mode,
+                        verify=each.verify,
+                        url=self.store.get_url(each.bucket, each.key),
+                        headUrl=self.store.head_url(each.bucket, each.key),
+                        source=self.store.source(each.bucket, each.key),
+                        sha256=None,
+                        bytes=None,
+                        archive=False,
+                    )
+                )
+                continue
+            output = made.get((each.from_task, each.name))
+            if output is None:
+                raise Answer("409 Conflict", f"task {each.from_task!r} has no stored output {each.name!r}")
+            planned.append(
+                PlanInput(
+                    name=each.as_,
+                    mode=each.mode,
+                    verify=each.verify,
+                    url=self.store.get_url(self.store.bucket, output.key),
+                    headUrl=None,
+                    source=self.store.source(self.store.bucket, output.key),
+                    sha256=output.sha256,
+                    bytes=output.bytes,
+                    archive=output.archive,
+                )
+            )
+        return planned
+
+    def _outputs_of(self, keys: Keys, run: str, tasks: set[str]) -> dict[tuple[str, str], OutputRecord]:
+        names = sorted(tasks)
+        pipeline = self.client.pipeline(transaction=False)
+        for name in names:
+            pipeline.hget(keys.task(run, name), "record")
+        found: list[str | None] = pipeline.execute() if names else []
+        return {
+            (name, output.name): output
+            for name, record in zip(names, found, strict=True)
+            if record is not None
+            for output in decode_attempt(record).outputs
+        }
+
+    def multipart(self, attempt: Attempt, pod: str, wanted: MultipartWanted) -> Multipart:
+        keys = keys_of_run(attempt.run, self.settings.partitions)
+        _, task = self._current(attempt, keys)
+        if wanted.name not in task.outputs:
+            raise Answer("400 Bad Request", f"task {attempt.task!r} declares no output {wanted.name[:80]!r}")
+        if wanted.bytes < 1:
+            raise Answer("400 Bad Request", "an upload in parts needs at least one byte")
+        key = f"{output_prefix(attempt.run, attempt.task, attempt.attempt)}{pod}/{wanted.name}"
+        part_bytes, urls, complete = self.store.multipart(key, wanted.bytes)
+        return Multipart(partBytes=part_bytes, urls=urls, completeUrl=complete)
+
+    def result(self, attempt: Attempt, report: Report) -> ResultAnswer:
+        """Commit a success at once; keep a failure until the pod's status says more."""
+        if (report.run, report.task, report.attempt) != (attempt.run, attempt.task, attempt.attempt):
+            raise Answer("403 Forbidden", "the report is not on the attempt that the token names")
+        keys = keys_of_run(attempt.run, self.settings.partitions)
+        try:
+            status, task = self._current(attempt, keys)
+        except Answer:
+            return ResultAnswer("stale")
+        if status == "QUEUED":
+            raise Answer("425 Too Early", "the attempt's launch is not recorded yet")
+        accounted = report.fetch is not None or not task.inputs
+        prefix = output_prefix(attempt.run, attempt.task, attempt.attempt)
+        if not accounted or not ended_well(report, task.outputs, prefix):
+            kept = commit_one(
+                self.client,
+                keep_report(
+                    keys,
+                    run=attempt.run,
+                    task=attempt.task,
+                    attempt=attempt.attempt,
+                    report=msgspec.json.encode(report),
+                ),
+            )
+            return ResultAnswer("recorded" if kept else "stale")
+        classification = classify(
+            inputs_declared=len(task.inputs),
+            cache_enabled=self.client.hget(keys.run(attempt.run), "cacheEnabled") == "true",
+            manifest=report.fetch,
+            message=None,
+            log=None,
+        )
+        ended = from_report(report, classification)
+        applied = commit_one(self.client, end_call(keys, "", attempt.run, attempt.task, attempt.attempt, ended))
+        return ResultAnswer("committed" if applied else "stale")
+
+
+def _body(environ: dict[str, Any], kind: Any) -> Any:
+    try:
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+    except ValueError:
+        length = 0
+    if not 0 < length <= BODY_BYTES:
+        raise Answer("413 Content Too Large", f"a body takes 1 to {BODY_BYTES} bytes")
+    try:
+        return msgspec.json.decode(environ["wsgi.input"].read(length), type=kind)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise Answer("400 Bad Request", f"the body is not understood: {error}") from None

@@ -1,0 +1,134 @@
+"""How an attempt ended, from its pod's status and its report. Pure functions.
+
+A report alone can end an attempt well: the outputs are stored and the command exited 0. A failure waits for the pod's
+status, because only that knows what the pod itself cannot.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from helios.localjobs import PodStatus
+from helios.podwire import FetchManifest, PublishMessage, Report
+from helios.records import AttemptRecord, OutputRecord
+from services.collector.classify import Classification
+
+REASON_CHARACTERS = 1_000
+
+
+class Ended(NamedTuple):
+    """`status` is SUCCEEDED or FAILED; a disrupted attempt does not use up the user's retries."""
+
+    status: str
+    record: AttemptRecord
+    disrupted: bool
+
+
+def ended_well(report: Report, declared_outputs: Sequence[str], prefix: str) -> bool:
+    """Whether the report alone shows that the attempt succeeded: every declared output stored, below `prefix`."""
+    return (
+        report.exitCode == 0
+        and report.reason is None
+        and {output.name for output in report.outputs} == set(declared_outputs)
+        and all(output.key.startswith(prefix) for output in report.outputs)
+    )
+
+
+def from_report(report: Report, classification: Classification) -> Ended:
+    """The end of an attempt whose report shows success."""
+    return Ended("SUCCEEDED", _record(report, None, classification, None), disrupted=False)
+
+
+def from_pod(
+    pod: PodStatus,
+    *,
+    report: Report | None,
+    messages: dict[str, str | None],
+    classification: Classification,
+    declared_outputs: Sequence[str],
+    prefix: str,
+) -> Ended:
+    """The end of an attempt whose pod is over. `messages` are the steps' termination messages."""
+    if report is not None and ended_well(report, declared_outputs, prefix) and not pod.disrupted:
+        return Ended("SUCCEEDED", _record(report, pod, classification, None), disrupted=False)
+    if pod.phase == "Succeeded" and report is None and not declared_outputs:
+        return Ended("SUCCEEDED", _record(None, pod, classification, None), disrupted=False)
+    if pod.phase == "Succeeded" and report is None:
+        # The outputs are stored, but where and with which digests only the lost report knew.
+        reason = "the report on its stored outputs was lost"
+        return Ended("FAILED", _record(None, pod, classification, reason), disrupted=True)
+    return Ended("FAILED", _record(report, pod, classification, _reason(pod, report, messages)), pod.disrupted)
+
+
+def vanished(classification: Classification) -> Ended:
+    """The end of an attempt whose pod is gone without a trace."""
+    return Ended("FAILED", AttemptRecord(reason="its pod vanished", cache=classification.cache), disrupted=True)
+
+
+def _reason(pod: PodStatus, report: Report | None, messages: dict[str, str | None]) -> str:
+    """The most telling account of a failure, for a person."""
+    if pod.disrupted:
+        return _short(pod.reason or "the node was lost")
+    if report is not None:
+        if report.reason:
+            return _short(report.reason)
+        if report.timedOut:
+            return "it ran longer than its timeoutSeconds"
+        if report.signal:
+            return f"it was ended by {report.signal}"
+        if report.exitCode:
+            return f"it exited with code {report.exitCode}"
+    fetch, publish = pod.steps.get("fetch"), pod.steps.get("publish")
+    if fetch is not None and fetch.exitCode:
+        return _short(_fetch_error(messages.get("fetch")) or pod.reason or f"fetch exited with code {fetch.exitCode}")
+    task = pod.steps.get("task")
+    if task is not None and task.exitCode:
+        return _short(pod.reason or f"it exited with code {task.exitCode}")
+    if publish is not None and publish.exitCode:
+        return _short(_publish_reason(messages.get("publish")) or pod.reason or "its outputs could not be stored")
+    return _short(pod.reason or "it failed, and nothing that is left says why")
+
+
+def _fetch_error(message: str | None) -> str | None:
+    try:
+        return msgspec.json.decode(message or "", type=FetchManifest).error
+    except msgspec.DecodeError:
+        return None
+
+
+def _publish_reason(message: str | None) -> str | None:
+    try:
+        return msgspec.json.decode(message or "", type=PublishMessage).reason
+    except msgspec.DecodeError:
+        return None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= REASON_CHARACTERS else text[: REASON_CHARACTERS - 1] + "…"
+
+
+def _record(
+    report: Report | None, pod: PodStatus | None, classification: Classification, reason: str | None
+) -> AttemptRecord:
+    task = pod.steps.get("task") if pod else None
+    fetch = pod.steps.get("fetch") if pod else None
+    exit_code = report.exitCode if report else None
+    return AttemptRecord(
+        exitCode=exit_code if exit_code is not None else (task.exitCode if task else None),
+        reason=reason,
+        node=(pod.node if pod else "") or (report.node if report else ""),
+        cache=classification.cache,
+        cacheHitBytes=classification.hit_bytes,
+        cacheMissBytes=classification.miss_bytes,
+        inputs=classification.inputs,
+        outputs=[
+            OutputRecord(output.name, output.bytes, output.sha256, output.key, output.archive)
+            for output in (report.outputs if report and reason is None else ())
+        ],
+        cpuMs=report.cpuMs if report else None,
+        peakMemoryBytes=report.peakMemoryBytes if report else None,
+        fetchedAt=fetch.endedAt if fetch else None,
+        startedAt=(report.startedAt if report else None) or (task.startedAt if task else None),
+        finishedAt=(report.endedAt if report else None) or (task.endedAt if task else None),
+    )

@@ -1,0 +1,78 @@
+"""Signed URLs for single objects: what a plan may hand to a pod instead of a credential."""
+
+from datetime import timedelta
+from urllib.parse import urlsplit
+from xml.etree import ElementTree
+
+import urllib3
+from minio import Minio
+
+from helios.settings import Settings
+
+PART_BYTES = 64 * 1024**2
+PARTS_AT_MOST = 9_000
+
+
+class StoreRefused(Exception):
+    """The object store answered an error; the message holds its words."""
+
+
+class Store:
+    """Signs for one object store. Signing itself asks nobody."""
+
+    def __init__(self, settings: Settings) -> None:
+        place = urlsplit(settings.s3_endpoint)
+        self.endpoint = place.netloc
+        self.bucket = settings.s3_bucket
+        self.expiry = timedelta(seconds=settings.presigned_url_seconds)
+        self.http = urllib3.PoolManager(timeout=10, retries=2)
+        # A region of its own keeps the client from asking the store for the bucket's.
+        self.client = Minio(
+            place.netloc,
+            access_key=settings.s3_access_key,
+            secret_key=settings.s3_secret_key,
+            secure=place.scheme == "https",
+            region=settings.s3_region,
+        )
+
+    def get_url(self, bucket: str, key: str) -> str:
+        return self.client.get_presigned_url("GET", bucket, key, expires=self.expiry)
+
+    def head_url(self, bucket: str, key: str) -> str:
+        return self.client.get_presigned_url("HEAD", bucket, key, expires=self.expiry)
+
+    def put_url(self, key: str) -> str:
+        return self.client.get_presigned_url("PUT", self.bucket, key, expires=self.expiry)
+
+    def source(self, bucket: str, key: str) -> str:
+        """Names an object, its version aside."""
+        return f"{self.endpoint}/{bucket}/{key}"
+
+    def multipart(self, key: str, size: int) -> tuple[int, list[str], str]:
+        """Open an upload of `size` bytes in parts: (bytes of a part, a PUT for each, a POST that completes it)."""
+        answer = self.http.request(
+            "POST",
+            self.client.get_presigned_url("POST", self.bucket, key, self.expiry, extra_query_params={"uploads": ""}),
+        )
+        if answer.status != 200:
+            raise StoreRefused(f"the object store refused an upload in parts: HTTP {answer.status}")
+        upload = next(
+            (node.text for node in ElementTree.fromstring(answer.data).iter() if node.tag.endswith("UploadId")), None
+        )
+        if not upload:
+            raise StoreRefused("the object store opened an upload in parts without an id")
+        part_bytes = max(PART_BYTES, -(-size // PARTS_AT_MOST))
+        parts = [
+            self.client.get_presigned_url(
+                "PUT",
+                self.bucket,
+                key,
+                self.expiry,
+                extra_query_params={"partNumber": str(number), "uploadId": upload},
+            )
+            for number in range(1, -(-size // part_bytes) + 1)
+        ]
+        complete = self.client.get_presigned_url(
+            "POST", self.bucket, key, self.expiry, extra_query_params={"uploadId": upload}
+        )
+        return part_bytes, parts, complete

@@ -1,0 +1,66 @@
+"""What a Job is, whoever runs it: its name and the variables of its agent. Pure functions."""
+
+import hashlib
+from typing import NamedTuple, Protocol
+
+from helios.dag import Task
+from helios.settings import Settings
+from helios.tokens import TOKEN_SECONDS, Attempt, mint
+
+NAME_CHARACTERS = 63
+"""A Job's name ends up in a label of its pods, and a label's value has at most this many characters."""
+
+
+class WantedJob(NamedTuple):
+    """One attempt that is to get its Job."""
+
+    name: str
+    run: str
+    attempt: int
+    task: Task
+    agent_env: dict[str, str]
+
+
+class Launcher(Protocol):
+    """Where Jobs live."""
+
+    def create(self, job: WantedJob) -> None:
+        """Create the Job; one that exists already is the same one. Raises OSError when it cannot be done just now."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """End the Job's pod and remove the Job; one that does not exist is fine."""
+        ...
+
+    def room(self) -> bool:
+        """Whether another Job may be created now; else entries stay in the stream."""
+        ...
+
+
+def job_name(run: str, task: str, attempt: int) -> str:
+    """Readable as far as a DNS label allows, unique by a hash of run, task and attempt."""
+    digest = hashlib.sha256(f"{run}\0{task}\0{attempt}".encode()).hexdigest()[:16]
+    readable = "".join(letter if letter.isalnum() else "-" for letter in task.lower()).strip("-")
+    return f"{readable[: NAME_CHARACTERS - len(digest) - 1].rstrip('-')}-{digest}".lstrip("-")
+
+
+def wanted_job(
+    task: Task, *, run: str, attempt: int, cache_enabled: bool, settings: Settings, now_seconds: float
+) -> WantedJob:
+    """The Job of one attempt, with a token that opens that attempt's plan and result only."""
+    expires = int(now_seconds) + TOKEN_SECONDS
+    token = mint(settings.token_key, Attempt(run=run, task=task.name, attempt=attempt, expires=expires))
+    return WantedJob(
+        name=job_name(run, task.name, attempt),
+        run=run,
+        attempt=attempt,
+        task=task,
+        agent_env={
+            "HELIOS_ENDPOINT": settings.pod_endpoint_url,
+            "HELIOS_TOKEN": token,
+            "HELIOS_RUN_ID": run,
+            "HELIOS_TASK_NAME": task.name,
+            "HELIOS_ATTEMPT": str(attempt),
+            "HELIOS_CACHE_ENABLED": "true" if cache_enabled else "false",
+        },
+    )

@@ -1,0 +1,45 @@
+"""Jobs of local mode: files in a folder that the local node watches."""
+
+from pathlib import Path
+
+from helios.dag import EnvSecret, EnvValue
+from helios.localjobs import EnvFromSecret, LocalJob, create_job, delete_job, list_jobs, read_job
+from services.jobrunner.jobs import WantedJob
+
+
+def local_job(job: WantedJob) -> LocalJob:
+    """The Job as the local node takes it: the image is not used there, nor are resources or placement."""
+    task = job.task
+    return LocalJob(
+        job=job.name,
+        run=job.run,
+        task=task.name,
+        attempt=job.attempt,
+        command=[*task.command, *task.args],
+        env={each.name: each.value for each in task.env if isinstance(each, EnvValue)},
+        secrets=[EnvFromSecret(each.name, each.secret, each.key) for each in task.env if isinstance(each, EnvSecret)],
+        timeoutSeconds=task.timeout_seconds,
+        agentEnv=job.agent_env,
+    )
+
+
+class LocalLauncher:
+    """Puts Jobs into the folder; holds back while as many exist as the node may have in hand."""
+
+    def __init__(self, directory: Path, jobs_alive: int) -> None:
+        self.directory = directory
+        self.jobs_alive = jobs_alive
+
+    def create(self, job: WantedJob) -> None:
+        create_job(self.directory, local_job(job))
+
+    def delete(self, name: str) -> None:
+        delete_job(self.directory, name)
+
+    def room(self) -> bool:
+        return len(list_jobs(self.directory)) < self.jobs_alive
+
+    def jobs(self) -> list[LocalJob]:
+        """Every Job that exists."""
+        found = (read_job(self.directory, name) for name in list_jobs(self.directory))
+        return [job for job in found if job is not None]

@@ -1,0 +1,50 @@
+"""`python -m services.submitter`: one thread for what users send, one for what finished."""
+
+import sys
+
+from helios.keys import SUBMITTER_GROUP, all_partitions
+from helios.settings import SettingInvalid, settings_from
+from helios.streams import Inbox
+from helios.worker import Heartbeat, Stop, configure_logging, connect, run_loops, work
+from services.submitter.ingress import STREAMS, Ingress
+from services.submitter.settle import Settler
+
+INGRESS_ENTRIES = 4
+"""Submissions can be megabytes each, so few are taken in hand at a time."""
+
+
+def main() -> None:
+    try:
+        settings = settings_from()
+    except SettingInvalid as error:
+        sys.exit(str(error))
+    configure_logging("submitter", settings.log_level)
+    stop = Stop()
+    stop.listen()
+    client = connect(settings)
+    heartbeat = Heartbeat(client, "submitter", settings.replica)
+
+    def inbox(streams: tuple[str, ...], batch_entries: int) -> Inbox:
+        return Inbox(
+            client,
+            group=SUBMITTER_GROUP,
+            consumer=settings.replica,
+            streams=streams,
+            batch_entries=batch_entries,
+            lease_seconds=settings.lease_seconds,
+        )
+
+    outside = inbox(STREAMS, INGRESS_ENTRIES)
+    ingress = Ingress(client, outside, settings.partitions)
+    finished = inbox(tuple(keys.finished for keys in all_partitions(settings.partitions)), settings.batch_entries)
+    settler = Settler(client, settings.partitions)
+    run_loops(
+        stop,
+        lambda: work(finished, settler.handle, settings=settings, stop=stop, heartbeat=heartbeat),
+        lambda: work(outside, ingress.handle, settings=settings, stop=stop, on_bury=ingress.bury),
+    )
+    heartbeat.end()
+
+
+if __name__ == "__main__":
+    main()

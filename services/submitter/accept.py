@@ -1,0 +1,200 @@
+"""From an entry of `submissions` to an open run, or to a record of every problem that kept it from opening.
+
+The entry's id is the run's id, so accepting twice opens one run. A client's `requestId` binds its repeats to the first.
+"""
+
+import hashlib
+
+import redis
+from msgspec import ValidationError
+from msgspec.json import encode
+
+from helios.dag import Dag, DagInvalid, ParsedDag, parse_dag
+from helios.dag_graph import Graph
+from helios.events import RunAccepted, RunRejected
+from helios.keys import Keys, keys_of_run, partition_of, run_score
+from helios.messages import Submission, decode
+from helios.streams import Entry
+from helios.transitions import (
+    NAMES_IN_A_CALL,
+    Call,
+    NewTask,
+    claim_request,
+    commit_one,
+    open_run,
+    open_tasks,
+    reject_run,
+)
+
+ALIAS_KEPT_SECONDS = 7 * 86_400
+REQUEST_ID_CHARACTERS = 256
+UNKNOWN_DAG = "(unreadable)"
+"""The DAG name under which a submission without a readable one is listed."""
+
+
+class Refusal(Exception):
+    """The submission cannot become a run; `problems` is what its sender reads."""
+
+    def __init__(self, problems: list[str], dag_name: str = UNKNOWN_DAG) -> None:
+        super().__init__("; ".join(problems[:3]))
+        self.problems = problems
+        self.dag_name = dag_name
+
+
+def accept(client: redis.Redis, entry: Entry, partitions: int) -> str:
+    """Open the run of a submission; returns `accepted`, `rejected`, `alias` or `repeated`. Raises redis.RedisError."""
+    keys = keys_of_run(entry.id, partitions)
+    if client.exists(keys.run(entry.id)):
+        return "repeated"
+    try:
+        submission = _submission(entry)
+        text = submission.dag.encode("utf-8", "surrogateescape")
+        use_cache = _use_cache(submission.useCache)
+        first = _claim(client, entry.id, submission, text, partitions)
+        if first != entry.id:
+            _alias(client, keys, entry.id, first)
+            return "alias"
+        parsed = _parse(text)
+    except Refusal as refusal:
+        reject(client, entry.id, refusal.problems, partitions, refusal.dag_name)
+        return "rejected"
+    _open(client, keys, entry.id, parsed, use_cache)
+    return "accepted"
+
+
+def reject(client: redis.Redis, run: str, problems: list[str], partitions: int, dag_name: str = UNKNOWN_DAG) -> None:
+    """Leave a run with status REJECTED and one problem a line in `problems`."""
+    fields = {
+        "dagId": run,
+        "dagName": dag_name,
+        "status": "REJECTED",
+        "cacheEnabled": "false",
+        "cacheHit": "N/A",
+        **_zero_counts(0),
+        "problems": "\n".join(problem.replace("\n", " ") for problem in problems),
+    }
+    event = RunRejected(run, dag_name, len(problems))
+    call = reject_run(
+        keys_of_run(run, partitions), run=run, score=run_score(run), dag_name=dag_name, fields=fields, event=event
+    )
+    commit_one(client, call)
+
+
+def _submission(entry: Entry) -> Submission:
+    try:
+        submission = decode(entry.fields, Submission)
+    except ValidationError as error:
+        raise Refusal([f"the submission needs a field 'dag' with the DAG's YAML or JSON: {error}"]) from None
+    if submission.requestId is not None and not 0 < len(submission.requestId) <= REQUEST_ID_CHARACTERS:
+        raise Refusal([f"requestId must have 1 to {REQUEST_ID_CHARACTERS} characters"])
+    return submission
+
+
+def _use_cache(text: str | None) -> bool | None:
+    match (text or "").strip().lower():
+        case "":
+            return None
+        case "true" | "1":
+            return True
+        case "false" | "0":
+            return False
+        case other:
+            raise Refusal([f"useCache is {other[:40]!r}, but it takes true or false"])
+
+
+def _claim(client: redis.Redis, run: str, submission: Submission, text: bytes, partitions: int) -> str:
+    """The run that the submission's request id stands for; the run itself when it has none or is the first."""
+    if submission.requestId is None:
+        return run
+    keys = Keys(partition_of(submission.requestId, partitions))
+    digest = hashlib.sha256(text + b"\0" + (submission.useCache or "").encode("utf-8", "surrogateescape")).hexdigest()
+    first, known = commit_one(client, claim_request(keys, request_id=submission.requestId, run=run, digest=digest))
+    if known != digest:
+        raise Refusal([f"requestId {submission.requestId!r} was used for another DAG by run {first}; send a new one"])
+    return first
+
+
+def _alias(client: redis.Redis, keys: Keys, alias: str, first: str) -> None:
+    pipeline = client.pipeline(transaction=False)
+    pipeline.hset(keys.run(alias), mapping={"dagId": alias, "aliasOf": first})
+    pipeline.expire(keys.run(alias), ALIAS_KEPT_SECONDS)
+    pipeline.execute()
+
+
+def _parse(text: bytes) -> ParsedDag:
+    try:
+        return parse_dag(text)
+    except DagInvalid as invalid:
+        raise Refusal([str(problem) for problem in invalid.problems]) from None
+
+
+def new_tasks(dag: Dag, graph: Graph) -> list[NewTask]:
+    """The task records of a run that is about to open."""
+    return [
+        NewTask(
+            name=task.name,
+            waiting=len(graph.parents[task.name]),
+            retries=task.retries,
+            children=graph.children[task.name],
+            spec=encode(task),
+        )
+        for task in dag.tasks
+    ]
+
+
+def open_calls(keys: Keys, run: str, parsed: ParsedDag, use_cache: bool | None) -> list[Call]:
+    """The calls that open a run; only the last makes it visible."""
+    dag = parsed.dag
+    graph = dag.graph()
+    tasks = new_tasks(dag, graph)
+    enabled = dag.use_cache if use_cache is None else use_cache
+    fields = {
+        "dagId": run,
+        "dagName": dag.dag_name,
+        "status": "RUNNING",
+        "cacheEnabled": "true" if enabled else "false",
+        "cacheHit": "N/A",
+        **_zero_counts(len(tasks)),
+    }
+    if parsed.warnings:
+        fields["warnings"] = "\n".join(str(warning) for warning in parsed.warnings)
+    calls = [
+        open_tasks(keys, run=run, tasks=tasks[start : start + NAMES_IN_A_CALL])
+        for start in range(0, len(tasks), NAMES_IN_A_CALL)
+    ]
+    calls.append(
+        open_run(
+            keys,
+            run=run,
+            score=run_score(run),
+            dag_name=dag.dag_name,
+            dag=encode(dag),
+            fields=fields,
+            roots=graph.roots,
+            event=RunAccepted(run, dag.dag_name, len(tasks), enabled),
+        )
+    )
+    return calls
+
+
+def _open(client: redis.Redis, keys: Keys, run: str, parsed: ParsedDag, use_cache: bool | None) -> None:
+    for call in open_calls(keys, run, parsed, use_cache):
+        commit_one(client, call)
+
+
+def _zero_counts(tasks: int) -> dict[str, str]:
+    counts = dict.fromkeys(
+        (
+            "taskSucceeded",
+            "taskFailed",
+            "taskUpstreamFailed",
+            "taskCancelled",
+            "cacheHitTasks",
+            "cachePartialTasks",
+            "cacheMissTasks",
+            "cacheHitBytes",
+            "cacheMissBytes",
+        ),
+        "0",
+    )
+    return {"taskCount": str(tasks), **counts, "nodes": ""}

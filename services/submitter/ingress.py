@@ -1,0 +1,72 @@
+"""The two streams that users write to: submissions and controls. Their entries may hold anything."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+import structlog
+from redis.exceptions import ResponseError
+
+from helios.keys import CONTROLS, SUBMISSIONS, keys_of_run
+from helios.messages import Control, decode
+from helios.streams import Entry, Inbox
+from helios.transitions import cancel_run, commit
+from helios.worker import Failure, Later, Refused, acknowledge
+from services.submitter.accept import accept, reject
+
+log = structlog.get_logger()
+
+
+class Ingress:
+    """Handles entries of both streams, one after the other, in the order of their arrival."""
+
+    def __init__(self, client: redis.Redis, inbox: Inbox, partitions: int) -> None:
+        self.client = client
+        self.inbox = inbox
+        self.partitions = partitions
+
+    def handle(self, entries: list[Entry]) -> Sequence[Failure]:
+        for entry in entries:
+            if entry.stream == SUBMISSIONS:
+                outcome = accept(self.client, entry, self.partitions)
+                log.info("submission", run=entry.id, outcome=outcome)
+            else:
+                control(self.client, entry, self.partitions)
+            acknowledge(self.inbox, entry)
+        return ()
+
+    def bury(self, entry: Entry, reason: str) -> None:
+        """Whoever sent a submission that cannot be handled finds the reason in its run."""
+        if entry.stream == SUBMISSIONS:
+            reject(self.client, entry.id, [f"the submission could not be handled: {reason}"], self.partitions)
+
+
+def control(client: redis.Redis, entry: Entry, partitions: int) -> None:
+    """Carry out a control entry. Raises Refused for one that makes no sense, Later while its run is not open yet."""
+    message = decode(entry.fields, Control)
+    if message.action != "cancel":
+        raise Refused(f"action {message.action[:40]!r} is not known; there is 'cancel'")
+    run = resolve(client, message.run, partitions)
+    keys = keys_of_run(run, partitions)
+    status: Any = client.hget(keys.run(run), "status")
+    if status is None:
+        if client.xrange(SUBMISSIONS, run, run):
+            raise Later(f"run {run} is not open yet")
+        raise Refused(f"there is no run {run[:80]!r} to cancel")
+    tasks: Any = client.lrange(keys.task_names(run), 0, -1)
+    for result in commit(client, cancel_run(keys, run=run, tasks=tasks)):
+        if isinstance(result, ResponseError):
+            raise result
+    log.info("cancel", run=run, found=status)
+
+
+def resolve(client: redis.Redis, run: str, partitions: int) -> str:
+    """The run that an id stands for: itself, or the first run of its request id. Raises Refused for what is no id."""
+    milliseconds, _, sequence = run.partition("-")
+    if not (milliseconds.isdecimal() and sequence.isdecimal() and run.isascii() and len(run) <= 41):
+        raise Refused(f"{run[:80]!r} is no run id; one looks like 1764027260123-0")
+    first: Any = client.hget(keys_of_run(run, partitions).run(run), "aliasOf")
+    return first or run
+
+
+STREAMS = (SUBMISSIONS, CONTROLS)
