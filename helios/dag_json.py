@@ -9,6 +9,8 @@ from helios.dag_lines import Node
 from helios.dag_problem import DagLimits, Findings, Path, quoted
 from helios.dag_scalar import Container, Places, Unusable, Written, fraction, integer
 
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+
 
 class _Repeating(dict[str, object]):
     """An object of the text that has some keys twice."""
@@ -19,11 +21,14 @@ class _Repeating(dict[str, object]):
 class _JsonHooks:
     """What `json` calls for values that need a second look; `seen` says whether there were any."""
 
-    def __init__(self, limits: DagLimits) -> None:
+    def __init__(self, limits: DagLimits, findings: Findings) -> None:
         self.seen = False
         self._limits = limits
+        self._findings = findings
 
     def pairs(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
+        if len(pairs) > self._limits.max_entries:
+            self._findings.refuse(f"more than {self._limits.max_entries:,} entries in one list or mapping")
         members = dict(pairs)
         if len(members) == len(pairs):
             return members
@@ -56,7 +61,11 @@ def read_json(text: str, limits: DagLimits, findings: Findings) -> tuple[object,
     """The data, and where in it a `Written` is. Raises json.JSONDecodeError, RecursionError, DagInvalid."""
     if text.count("{") + text.count("[") > limits.max_collections:
         findings.refuse(f"more than {limits.max_collections:,} lists and mappings")
-    hooks = _JsonHooks(limits)
+    if text.count(",") + text.count(":") > limits.max_nodes:
+        outside_strings = _STRING.sub("", text)
+        if outside_strings.count(",") + outside_strings.count(":") > limits.max_nodes:
+            findings.refuse(f"more than {limits.max_nodes:,} values")
+    hooks = _JsonHooks(limits, findings)
     data: object = json.loads(
         text,
         object_pairs_hook=hooks.pairs,

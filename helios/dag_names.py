@@ -44,13 +44,15 @@ def name_fault(name: str, max_chars: int) -> str | None:
 
 def path_fault(path: str, limits: DagLimits) -> str | None:
     """For the paths of inputs and outputs, which lie below /artifacts and must stay there."""
-    if len(path) <= limits.max_path_component_bytes and _SIMPLE_PATH.fullmatch(path):
+    if len(path) <= limits.max_path_part_bytes and _SIMPLE_PATH.fullmatch(path):
         return None
     if not path:
         return "is empty"
     if path.startswith("/"):
         return f"{quoted(path)} is absolute; write it relative to /artifacts"
-    fault = _components_fault(path, limits.max_path_bytes, limits.max_path_component_bytes)
+    if path.count("/") >= limits.max_path_parts:
+        return f"{quoted(path)} has more than {limits.max_path_parts} parts"
+    fault = _parts_fault(path, limits.max_path_bytes, limits.max_path_part_bytes)
     if fault is not None or path.isascii():
         return fault
     if not unicodedata.is_normalized("NFC", path):
@@ -79,24 +81,24 @@ def uri_fault(uri: str, limits: DagLimits) -> str | None:
         return f"{quoted(uri)} names a folder; an input is one object"
     if "?" in key or "#" in key:
         return f"{quoted(uri)} has a query or a fragment; write s3://bucket/key only"
-    return _components_fault(key, limits.max_key_bytes, limits.max_key_bytes)
+    return _parts_fault(key, limits.max_key_bytes, limits.max_key_bytes)
 
 
-def _components_fault(path: str, max_bytes: int, max_component_bytes: int) -> str | None:
-    size = len(path.encode())
+def _parts_fault(path: str, max_bytes: int, max_part_bytes: int) -> str | None:
+    size = utf8_bytes(path)
     if size > max_bytes:
         return f"has {size:,} bytes; the limit is {max_bytes}"
     for char in path:
         # Control, format (invisible and text-reversing) and line-separating characters; half characters.
         if char == "\\" or unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp"):
             return f"{_described(char)} in {quoted(path)} is not allowed"
-    for component in path.split("/"):
-        if not component:
+    for part in path.split("/"):
+        if not part:
             return f"{quoted(path)} has an empty part: '//' or a '/' at its end"
-        if component in (".", ".."):
-            return f"{quoted(path)} has the part {component!r}, which could lead elsewhere"
-        if len(component.encode()) > max_component_bytes:
-            return f"{quoted(path)} has a part of more than {max_component_bytes} bytes"
+        if part in (".", ".."):
+            return f"{quoted(path)} has the part {part!r}, which could lead elsewhere"
+        if utf8_bytes(part) > max_part_bytes:
+            return f"{quoted(path)} has a part of more than {max_part_bytes} bytes"
     return None
 
 
@@ -104,9 +106,13 @@ def argument_fault(text: str, limits: DagLimits) -> str | None:
     """For what is handed to a process: arguments and values of variables."""
     if "\0" in text:
         return "holds a NUL character, which no process can be given"
-    if len(text) * 4 > limits.max_argument_bytes and len(text.encode()) > limits.max_argument_bytes:
-        return f"has {len(text.encode()):,} bytes; the limit is {limits.max_argument_bytes:,}"
+    if len(text) * 4 > limits.max_argument_bytes and utf8_bytes(text) > limits.max_argument_bytes:
+        return f"has {utf8_bytes(text):,} bytes; the limit is {limits.max_argument_bytes:,}"
     return None
+
+
+def utf8_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def image_fault(image: str, limits: DagLimits) -> str | None:

@@ -21,13 +21,13 @@ class DagLimits(Struct, frozen=True, kw_only=True):
     """Lists and mappings inside one another in YAML; the format itself needs 7."""
     max_collections: int = 500_000
     """Lists and mappings in one text."""
-    max_nodes: int = 2_000_000
-    """Values, keys, lists and mappings in one YAML text."""
-    max_list_items: int = 10_000
-    """Entries of one list, whatever it holds."""
+    max_nodes: int = 1_500_000
+    """Values, keys, lists and mappings in one text."""
+    max_entries: int = 10_000
+    """Entries of one list or mapping, whatever it holds."""
     max_alias_nodes: int = 1_000_000
     """Nodes that YAML aliases and merge keys may add to those that are written."""
-    max_alias_bytes: int = 16 * 1024 * 1024
+    max_alias_chars: int = 4 * 1024 * 1024
     """Text that YAML aliases and merge keys may add to what is written."""
     max_tasks: int = 10_000
     """Tasks of one DAG."""
@@ -42,7 +42,9 @@ class DagLimits(Struct, frozen=True, kw_only=True):
     """With an output's path and the ids around it, an object's key stays below the 1,024 bytes S3 allows."""
     max_path_bytes: int = 512
     """The path of one input or output."""
-    max_path_component_bytes: int = 255
+    max_path_parts: int = 32
+    """Folders of such a path, and its file."""
+    max_path_part_bytes: int = 255
     """What Linux file systems allow between two slashes."""
     max_key_bytes: int = 1024
     """The key of an external object: S3's own limit."""

@@ -3,7 +3,8 @@
 Every rule reports to `Findings` with the path of the value, as it is in the user's text.
 """
 
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 from helios.dag_format import DagSpec, InputSpec, ResourcesSpec, SecretRef, TaskSpec, TolerationSpec, plain_text
@@ -22,6 +23,7 @@ from helios.dag_names import (
     resource_names,
     secret_key_fault,
     uri_fault,
+    utf8_bytes,
 )
 from helios.dag_problem import DagLimits, Findings, Path, quoted
 
@@ -116,19 +118,17 @@ def _check_texts(task: TaskSpec, path: Path, limits: DagLimits, findings: Findin
         findings.add((*path, "command"), "is empty; Helios starts the command itself, so it needs one")
     elif not task.command[0]:
         findings.add((*path, "command", 0), "is empty; it is the program to start")
-    chars = 0
+    size = 0
     for field, texts in (("command", task.command), ("args", task.args or ())):
         for at, text in enumerate(texts):
-            chars += len(text)
+            size += utf8_bytes(text)
             fault = argument_fault(text, limits)
             if fault is not None:
                 findings.add((*path, field, at), fault)
     if task.env:
-        chars += _check_env(task, path, limits, findings)
-    if chars > limits.max_task_text_bytes:
-        findings.add(
-            path, f"command, args and env have {chars:,} characters; the limit is {limits.max_task_text_bytes:,}"
-        )
+        size += _check_env(task, path, limits, findings)
+    if size > limits.max_task_text_bytes:
+        findings.add(path, f"command, args and env have {size:,} bytes; the limit is {limits.max_task_text_bytes:,}")
 
 
 def _variables(task: TaskSpec, path: Path) -> Iterator[tuple[str, Path, str | int | float | bool | SecretRef]]:
@@ -142,8 +142,8 @@ def _variables(task: TaskSpec, path: Path) -> Iterator[tuple[str, Path, str | in
 
 
 def _check_env(task: TaskSpec, path: Path, limits: DagLimits, findings: Findings) -> int:
-    """The characters of all variables."""
-    chars = 0
+    """The bytes of all variables, `NAME=value`."""
+    size = 0
     seen: set[str] = set()
     for name, here, source in _variables(task, path):
         _report(findings, here, env_name_fault(name))
@@ -154,13 +154,13 @@ def _check_env(task: TaskSpec, path: Path, limits: DagLimits, findings: Findings
             fault = object_name_fault(source.secret) or secret_key_fault(source.key)
         else:
             text = f"{name}={plain_text(source)}"
-            chars += len(text)
+            size += utf8_bytes(text)
             fault = argument_fault(text, limits)
         _report(findings, here, fault)
     for at, item in enumerate(task.env if isinstance(task.env, list) else ()):
         if item.value is not None and item.value_from is not None:
             findings.add((*path, "env", at), "has both value and valueFrom; one of them must go")
-    return chars
+    return size
 
 
 def _check_files(task: TaskSpec, path: Path, limits: DagLimits, findings: Findings) -> None:
@@ -182,24 +182,22 @@ def _check_files(task: TaskSpec, path: Path, limits: DagLimits, findings: Findin
                 (*path, "inputs", at), f"is placed at {quoted(place)}, as inputs[{places[place]}] is; use 'as'"
             )
         places.setdefault(place, at)
-    folders: dict[str, int] = {}
-    for place, at in places.items():
-        for folder in _folders(place):
-            folders.setdefault(folder, at)
-    for place, at in places.items():
-        if place in folders:
-            other = folders[place]
+    below = _Below(places)
+    for place, at in places.items() if below else ():
+        inner = below.first(place)
+        if inner is not None:
+            other = places[inner]
             findings.add(
                 (*path, "inputs", at),
                 f"is placed at {quoted(place)}, which inputs[{other}] needs as a folder; use 'as'",
             )
-    _check_outputs(outputs, places, folders, path, limits, findings)
+    _check_outputs(outputs, places, below, path, limits, findings)
 
 
 def _check_outputs(
     outputs: "list[str] | tuple[()]",
     places: Mapping[str, int],
-    folders: Mapping[str, int],
+    below: "_Below",
     path: Path,
     limits: DagLimits,
     findings: Findings,
@@ -212,12 +210,30 @@ def _check_outputs(
             fault = f"{quoted(output)} is listed more than once"
         elif fault is None and output in places:
             fault = f"{quoted(output)} is where inputs[{places[output]}] is placed; inputs cannot be written to"
-        elif fault is None and output in folders:
-            fault = f"{quoted(output)} is the folder in which inputs[{folders[output]}] is placed"
+        elif fault is None and below and (inner := below.first(output)) is not None:
+            fault = f"{quoted(output)} is the folder in which inputs[{places[inner]}] is placed"
         elif fault is None and places and (folder := next((each for each in _folders(output) if each in places), None)):
             fault = f"{quoted(output)} lies in {quoted(folder)}, where inputs[{places[folder]}] is placed"
         seen.add(output)
         _report(findings, here, fault)
+
+
+class _Below:
+    """Finds paths that lie below a given one. False when none lies below any folder."""
+
+    def __init__(self, places: Iterable[str]) -> None:
+        # With "/" as the least character, what lies below a path comes directly after it.
+        self._sorted = sorted(place.replace("/", "\0") for place in places)
+        self._any = any("\0" in place for place in self._sorted)
+
+    def __bool__(self) -> bool:
+        return self._any
+
+    def first(self, folder: str) -> str | None:
+        prefix = folder.replace("/", "\0") + "\0"
+        at = bisect_left(self._sorted, prefix)
+        found = at < len(self._sorted) and self._sorted[at].startswith(prefix)
+        return self._sorted[at].replace("\0", "/") if found else None
 
 
 def _folders(place: str) -> Iterator[str]:

@@ -29,6 +29,7 @@ def to_spec(document: Document, limits: DagLimits, findings: Findings) -> DagSpe
         count = len(cast("list[object]", tasks))
         findings.add(("tasks",), f"{count:,} tasks; the limit is {limits.max_tasks:,}")
         return None
+    _report_long_lists(root.get("tasks"), limits, findings)
     document.settle_numbers({id(container) for container in _text_containers(root.get("tasks"))})
     try:
         return msgspec.convert(root, DagSpec)
@@ -40,6 +41,17 @@ def to_spec(document: Document, limits: DagLimits, findings: Findings) -> DagSpe
         return msgspec.convert(mended, DagSpec)
     except msgspec.ValidationError:
         return None
+
+
+def _report_long_lists(tasks: object, limits: DagLimits, findings: Findings) -> None:
+    """Take lists of a task that are too long for any use out of the data, before anything goes through them."""
+    for at, task in enumerate(_items(tasks)):
+        fields = cast("dict[str, object]", task) if isinstance(task, dict) else {}
+        for key, value in fields.items():
+            if isinstance(value, list) and len(cast("list[object]", value)) > limits.max_entries:
+                reason = f"more than {limits.max_entries:,} entries in one list or mapping"
+                findings.add(("tasks", at, key), reason)
+                fields[key] = Unusable(reason)
 
 
 def _text_containers(tasks: object) -> Iterator[object]:

@@ -1,6 +1,7 @@
 """YAML text of a DAG to plain data, from the events of libyaml: nothing is composed, no alias is copied, no class is
 looked up, and depth costs a refusal instead of the process. No I/O happens here."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NoReturn, cast
@@ -23,6 +24,7 @@ from helios.dag_lines import Node
 from helios.dag_problem import DagLimits, Findings, Path, quoted
 from helios.dag_scalar import Container, Places, Unusable, Written, plain
 
+_TAG_DIRECTIVE = re.compile("(?:^|[\n\r\x85\u2028\u2029])%TAG")
 _NO_KEY = object()
 _MERGE = object()
 _TAGS_OF_TEXT = ("!", "tag:yaml.org,2002:str")
@@ -68,8 +70,8 @@ class YamlReader:
     def read(self) -> tuple[object, Places]:
         """The data, and where in it a `Written` is. Raises yaml.YAMLError, DagInvalid."""
         # libyaml compares each %TAG with all before it, so a megabyte of them would take minutes.
-        if self._text.count("\n%") > 16:
-            self._findings.refuse("too many YAML directives (lines that begin with %)")
+        if self._text.count("%TAG") > 16 and len(_TAG_DIRECTIVE.findall(self._text)) > 16:
+            self._findings.refuse("too many YAML directives (%TAG)")
         documents = 0
         for event in _events(self._text):
             if isinstance(event, ScalarEvent):
@@ -112,7 +114,8 @@ class YamlReader:
         if self._expects_key():
             self._fail(f"a key must be text, not a {kind}", event)
         if len(self._stack) >= self._limits.max_nesting:
-            self._fail(f"lists and mappings are nested more than {self._limits.max_nesting} deep", event)
+            nesting = self._limits.max_nesting
+            self._findings.refuse(f"lists and mappings are nested more than {nesting} deep", _line(event))
         self._nodes += 1
         self._collections += 1
         if self._collections > self._limits.max_collections:
@@ -144,11 +147,10 @@ class YamlReader:
         self._alias_chars += target.chars
         self._nodes += target.nodes
         self._chars += target.chars
-        # Four bytes is the most that UTF-8 needs for a character: the limit holds whatever the text is.
-        if self._alias_nodes > self._limits.max_alias_nodes or self._alias_chars > self._limits.max_alias_bytes // 4:
+        if self._alias_nodes > self._limits.max_alias_nodes or self._alias_chars > self._limits.max_alias_chars:
             self._fail(
                 f"the aliases up to here stand for more than {self._limits.max_alias_nodes:,} values or "
-                f"{self._limits.max_alias_bytes // 4:,} characters",
+                f"{self._limits.max_alias_chars:,} characters",
                 event,
             )
         self._attach(target.value, event)
@@ -160,13 +162,10 @@ class YamlReader:
             return
         top = self._stack[-1]
         container = top.container
+        if len(container) >= self._limits.max_entries:
+            message = f"more than {self._limits.max_entries:,} entries in one list or mapping"
+            self._findings.refuse(message, _line(event), path=self._path()[: len(self._stack) - 1])
         if isinstance(container, list):
-            if len(container) >= self._limits.max_list_items:
-                self._findings.refuse(
-                    f"more than {self._limits.max_list_items:,} entries in one list",
-                    _line(event),
-                    path=self._path()[:-1],
-                )
             container.append(value)
             if isinstance(value, Written):
                 self._written.append((container, len(container) - 1))

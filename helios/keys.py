@@ -54,10 +54,6 @@ class Keys:
         """List of the run's task names, in the order of the DAG."""
         return f"{self.prefix}run:{run}:tasks"
 
-    def settled_count(self, run: str) -> str:
-        """How many of the run's tasks are settled."""
-        return f"{self.prefix}run:{run}:settled"
-
     def task_prefix(self, run: str) -> str:
         """What a task's key starts with; the rest is the task's name."""
         return f"{self.prefix}task:{run}:"

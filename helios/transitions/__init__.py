@@ -2,7 +2,8 @@
 
 The rule every script keeps: check the fence and the types of what it will write, emit to the streams, then flip the
 state, then acknowledge. Scripts do not roll back, so an emit that comes first can at worst be repeated, and a repeated
-message meets a fence. A stale or repeated delivery acknowledges and changes nothing.
+message meets a fence. Events are the exception: they come last and their failure is ignored, because a broken feed must not
+stop the work. A stale or repeated delivery acknowledges and changes nothing.
 
 A function here builds a Call; `commit` sends many in one round trip.
 """
@@ -101,9 +102,9 @@ class NewTask(NamedTuple):
     spec: bytes
 
 
-def open_tasks(keys: Keys, *, run: str, tasks: Sequence[NewTask]) -> Call:
-    """Returns 0 when the run is open already."""
-    args: list[Any] = [keys.task_prefix(run), 5]
+def open_tasks(keys: Keys, *, run: str, before: int, tasks: Sequence[NewTask]) -> Call:
+    """`before` tasks were written by earlier calls. Returns 0 when these are written too, or the run is open already."""
+    args: list[Any] = [keys.task_prefix(run), before]
     for task in tasks:
         args += (task.name, task.waiting, task.retries, "\n".join(task.children), task.spec)
     return Call(OPEN_TASKS, (keys.run(run), keys.task_names(run)), tuple(args))
@@ -222,7 +223,6 @@ def settle(keys: Keys, *, entry: str, run: str, task: str, attempt: int) -> Call
             keys.finished,
             keys.ready,
             keys.settled,
-            keys.settled_count(run),
             keys.events,
         ),
         (SUBMITTER_GROUP, entry, run, task, attempt, keys.task_prefix(run), EVENTS_KEPT, DISRUPTIONS_ALLOWED),
@@ -240,7 +240,6 @@ def fail_task(keys: Keys, *, entry: str, run: str, task: str, attempt: int, depe
                 keys.run(run),
                 keys.finished,
                 keys.settled,
-                keys.settled_count(run),
                 keys.events,
             ),
             (
@@ -265,7 +264,7 @@ def cancel_run(keys: Keys, *, run: str, tasks: Sequence[str], reason: str = "") 
     return [
         Call(
             CANCEL_RUN,
-            (keys.run(run), keys.cancelled, keys.settled, keys.settled_count(run), keys.events),
+            (keys.run(run), keys.cancelled, keys.settled, keys.events),
             (run, keys.task_prefix(run), EVENTS_KEPT, reason, int(number == len(chunks) - 1), *chunk),
         )
         for number, chunk in enumerate(chunks)

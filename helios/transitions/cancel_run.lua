@@ -1,17 +1,17 @@
 -- Cancels a run, a chunk of its tasks at a time: fences what waits, is queued or runs, and asks for live Jobs' removal.
 -- With a reason the run fails instead, and a task whose record is unreadable is passed over.
--- KEYS: run, jobs cancelled, runs settled, settled count, events
+-- KEYS: run, jobs cancelled, runs settled, events
 -- ARGV: run, task prefix, events kept, reason or '', last chunk (0 or 1), tasks …
-local run, jobs_cancelled, runs_settled, settled_count, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local run, jobs_cancelled, runs_settled, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local id, prefix, events_kept, reason, last = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
-local run_state = redis.call('HMGET', run, 'status', 'taskCount', 'cancelledAt', 'reason')
+local run_state = redis.call('HMGET', run, 'status', 'taskCount', 'cancelledAt', 'reason', 'settled')
 if run_state[1] ~= 'RUNNING' then
   return 0
 end
+-- Both streams may be written to, so both types are checked before the first write.
 redis.call('XLEN', jobs_cancelled)
 redis.call('XLEN', runs_settled)
-redis.call('XLEN', events)
-local count = tonumber(redis.call('GET', settled_count) or '0')
+local count = tonumber(run_state[5] or '0')
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local fenced = {}
@@ -33,7 +33,7 @@ for _, found in ipairs(fenced) do
   end
 end
 if #names > 0 then
-  redis.call('XADD', events, 'MAXLEN', '~', events_kept, '*', 'event',
+  redis.pcall('XADD', events, 'MAXLEN', '~', events_kept, '*', 'event',
     '{"type":"TasksCancelled","run":"' .. id .. '","tasks":["' .. table.concat(names, '","') .. '"]}')
 end
 if last and (reason ~= '' or (#names > 0 and count + #names == tonumber(run_state[2]))) then
@@ -44,7 +44,7 @@ for _, found in ipairs(fenced) do
 end
 if #names > 0 then
   redis.call('HINCRBY', run, 'taskCancelled', #names)
-  redis.call('INCRBY', settled_count, #names)
+  redis.call('HINCRBY', run, 'settled', #names)
 end
 if not run_state[3] then
   redis.call('HSET', run, 'cancelledAt', now)

@@ -4,33 +4,30 @@
 -- ARGV: group, entry, run, task, attempt, status, record, cache, hit bytes, miss bytes, node, disrupted, event, events kept
 local task, run, launched, finished, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group, entry, attempt, status = ARGV[1], ARGV[2], ARGV[5], ARGV[6]
+local cache, hit_bytes, miss_bytes, node = ARGV[8], ARGV[9], ARGV[10], ARGV[11]
 local state = redis.call('HMGET', task, 'status', 'attempt')
 local applied = 0
 if state[1] == 'RUNNING' and state[2] == attempt then
-  redis.call('XLEN', finished)
-  redis.call('XLEN', events)
   local nodes = redis.call('HGET', run, 'nodes')
-  local time = redis.call('TIME')
-  local now = time[1] * 1000 + math.floor(time[2] / 1000)
-  redis.call('XADD', finished, '*', 'run', ARGV[3], 'task', ARGV[4], 'attempt', attempt)
-  redis.call('XADD', events, 'MAXLEN', '~', ARGV[14], '*', 'event', ARGV[13])
-  redis.call('HSET', task, 'status', status, 'endedAt', now, 'record', ARGV[7], 'cache', ARGV[8],
-    'hitBytes', ARGV[9], 'missBytes', ARGV[10], 'node', ARGV[11], 'disrupted', ARGV[12])
+  local emitted = redis.call('XADD', finished, '*', 'run', ARGV[3], 'task', ARGV[4], 'attempt', attempt)
+  redis.call('HSET', task, 'status', status, 'endedAt', string.match(emitted, '^%d+'), 'record', ARGV[7],
+    'cache', cache, 'hitBytes', hit_bytes, 'missBytes', miss_bytes, 'node', node, 'disrupted', ARGV[12])
   if status == 'SUCCEEDED' then
     redis.call('HINCRBY', run, 'taskSucceeded', 1)
-    if ARGV[8] == 'Hit' or ARGV[8] == 'Partial' or ARGV[8] == 'Miss' then
-      redis.call('HINCRBY', run, 'cache' .. ARGV[8] .. 'Tasks', 1)
+    if cache == 'Hit' or cache == 'Partial' or cache == 'Miss' then
+      redis.call('HINCRBY', run, 'cache' .. cache .. 'Tasks', 1)
     end
-    if ARGV[9] ~= '0' then
-      redis.call('HINCRBY', run, 'cacheHitBytes', ARGV[9])
+    if hit_bytes ~= '0' then
+      redis.call('HINCRBY', run, 'cacheHitBytes', hit_bytes)
     end
-    if ARGV[10] ~= '0' then
-      redis.call('HINCRBY', run, 'cacheMissBytes', ARGV[10])
+    if miss_bytes ~= '0' then
+      redis.call('HINCRBY', run, 'cacheMissBytes', miss_bytes)
     end
   end
-  if ARGV[11] ~= '' and nodes and not string.find(',' .. nodes .. ',', ',' .. ARGV[11] .. ',', 1, true) then
-    redis.call('HSET', run, 'nodes', nodes == '' and ARGV[11] or nodes .. ',' .. ARGV[11])
+  if node ~= '' and nodes and not string.find(',' .. nodes .. ',', ',' .. node .. ',', 1, true) then
+    redis.call('HSET', run, 'nodes', nodes == '' and node or nodes .. ',' .. node)
   end
+  redis.pcall('XADD', events, 'MAXLEN', '~', ARGV[14], '*', 'event', ARGV[13])
   applied = 1
 end
 if entry ~= '' then

@@ -1,8 +1,8 @@
 -- Settles a task that failed for good. What depends on it becomes UPSTREAM_FAILED, a chunk at a time; the last call
 -- settles the task itself. In a cancelled run the task counts as cancelled.
--- KEYS: task, run, finished, runs settled, settled count, events
+-- KEYS: task, run, finished, runs settled, events
 -- ARGV: group, entry, run, task, attempt, task prefix, events kept, last chunk (0 or 1), dependents …
-local task, run, finished, runs_settled, settled_count, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local task, run, finished, runs_settled, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group, entry, id, name, attempt, prefix, events_kept = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 
 local state = redis.call('HMGET', task, 'status', 'attempt', 'settled', 'cache', 'hitBytes', 'missBytes')
@@ -11,10 +11,8 @@ if state[1] ~= 'FAILED' or state[2] ~= attempt or state[3] ~= '0' then
   redis.call('XDEL', finished, entry)
   return 0
 end
-redis.call('XLEN', runs_settled)
-redis.call('XLEN', events)
-local run_state = redis.call('HMGET', run, 'taskCount', 'cancelledAt')
-local count = tonumber(redis.call('GET', settled_count) or '0')
+local run_state = redis.call('HMGET', run, 'taskCount', 'cancelledAt', 'settled')
+local count = tonumber(run_state[3] or '0')
 local below = {}
 for i = 9, #ARGV do
   if redis.call('HGET', prefix .. ARGV[i], 'status') == 'WAITING' then
@@ -29,7 +27,7 @@ if last and count + settling == tonumber(run_state[1]) then
   redis.call('XADD', runs_settled, '*', 'run', id)
 end
 if #below > 0 then
-  redis.call('XADD', events, 'MAXLEN', '~', events_kept, '*', 'event',
+  redis.pcall('XADD', events, 'MAXLEN', '~', events_kept, '*', 'event',
     '{"type":"TasksUpstreamFailed","run":"' .. id .. '","tasks":["' .. table.concat(below, '","')
     .. '"],"cause":"' .. name .. '"}')
   for _, dependent in ipairs(below) do
@@ -38,12 +36,12 @@ if #below > 0 then
   redis.call('HINCRBY', run, 'taskUpstreamFailed', #below)
 end
 if settling > 0 then
-  redis.call('INCRBY', settled_count, settling)
+  redis.call('HINCRBY', run, 'settled', settling)
 end
 if not last then
   return 1
 end
-redis.call('XADD', events, 'MAXLEN', '~', events_kept, '*', 'event',
+redis.pcall('XADD', events, 'MAXLEN', '~', events_kept, '*', 'event',
   '{"type":"TaskFailed","run":"' .. id .. '","task":"' .. name .. '","attempt":' .. attempt .. '}')
 if run_state[2] then
   redis.call('HSET', task, 'status', 'CANCELLED')

@@ -23,7 +23,7 @@ local function forget(old)
     redis.call('ZREM', prefix .. 'dag:' .. dag_name .. ':runs', old)
   end
   redis.call('ZREM', runs, old)
-  redis.call('UNLINK', base, base .. ':dag', base .. ':tasks', base .. ':settled', base .. ':watched')
+  redis.call('UNLINK', base, base .. ':dag', base .. ':tasks', base .. ':watched')
 end
 
 local function trim(index, kept)
@@ -38,13 +38,12 @@ local function trim(index, kept)
 end
 
 if state[1] == 'RUNNING' then
-  redis.call('XLEN', events)
   redis.call('ZCARD', runs)
   redis.call('ZCARD', active)
   redis.call('ZCARD', dag_runs)
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
-  redis.call('XADD', events, 'MAXLEN', '~', ARGV[8], '*', 'event', ARGV[7])
+  redis.pcall('XADD', events, 'MAXLEN', '~', ARGV[8], '*', 'event', ARGV[7])
   for i = 9, #ARGV, 2 do
     redis.call('HSET', run, ARGV[i], ARGV[i + 1])
   end

@@ -5,13 +5,9 @@ local task, ready, launched, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, entry, attempt = ARGV[1], ARGV[2], ARGV[5]
 local state = redis.call('HMGET', task, 'status', 'attempt')
 if state[1] == 'QUEUED' and state[2] == attempt then
-  redis.call('XLEN', launched)
-  redis.call('XLEN', events)
-  local time = redis.call('TIME')
-  local now = time[1] * 1000 + math.floor(time[2] / 1000)
-  redis.call('XADD', launched, '*', 'run', ARGV[3], 'task', ARGV[4], 'attempt', attempt, 'job', ARGV[6])
-  redis.call('XADD', events, 'MAXLEN', '~', ARGV[8], '*', 'event', ARGV[7])
-  redis.call('HSET', task, 'status', 'RUNNING', 'job', ARGV[6], 'launchedAt', now, 'phase', '')
+  local emitted = redis.call('XADD', launched, '*', 'run', ARGV[3], 'task', ARGV[4], 'attempt', attempt, 'job', ARGV[6])
+  redis.call('HSET', task, 'status', 'RUNNING', 'job', ARGV[6], 'launchedAt', string.match(emitted, '^%d+'), 'phase', '')
+  redis.pcall('XADD', events, 'MAXLEN', '~', ARGV[8], '*', 'event', ARGV[7])
 end
 redis.call('XACK', ready, group, entry)
 redis.call('XDEL', ready, entry)

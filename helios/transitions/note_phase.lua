@@ -5,7 +5,6 @@ local state = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'phase')
 if state[1] ~= 'RUNNING' or state[2] ~= ARGV[1] or state[3] == ARGV[2] then
   return 0
 end
-redis.call('XLEN', KEYS[2])
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[5], '*', 'event', ARGV[4])
+redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[5], '*', 'event', ARGV[4])
 redis.call('HSET', KEYS[1], 'phase', ARGV[2], 'node', ARGV[3])
 return 1

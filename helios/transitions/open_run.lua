@@ -6,8 +6,6 @@ local id, score, prefix, event, events_kept = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if redis.call('EXISTS', run) == 1 then
   return 0
 end
-redis.call('XLEN', ready)
-redis.call('XLEN', events)
 redis.call('ZCARD', runs)
 redis.call('ZCARD', active)
 redis.call('ZCARD', dag_runs)
@@ -19,7 +17,7 @@ for i = first_root, #ARGV do
   redis.call('XADD', ready, '*', 'run', id, 'task', ARGV[i], 'attempt', '1')
   redis.call('HSET', prefix .. ARGV[i], 'status', 'QUEUED', 'attempt', '1', 'queuedAt', now)
 end
-redis.call('XADD', events, 'MAXLEN', '~', events_kept, '*', 'event', event)
+redis.pcall('XADD', events, 'MAXLEN', '~', events_kept, '*', 'event', event)
 redis.call('SET', dag, ARGV[6])
 redis.call('ZADD', runs, score, id)
 redis.call('ZADD', active, score, id)

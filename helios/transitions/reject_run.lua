@@ -5,12 +5,11 @@ local run, events, runs, dag_runs = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 if redis.call('EXISTS', run) == 1 then
   return 0
 end
-redis.call('XLEN', events)
 redis.call('ZCARD', runs)
 redis.call('ZCARD', dag_runs)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-redis.call('XADD', events, 'MAXLEN', '~', ARGV[4], '*', 'event', ARGV[3])
+redis.pcall('XADD', events, 'MAXLEN', '~', ARGV[4], '*', 'event', ARGV[3])
 redis.call('ZADD', runs, ARGV[2], ARGV[1])
 redis.call('ZADD', dag_runs, ARGV[2], ARGV[1])
 for i = 5, #ARGV, 2 do

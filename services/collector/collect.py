@@ -145,16 +145,18 @@ class Collector:
         pipeline = self.client.pipeline(transaction=False)
         for held, _ in over:
             pipeline.hmget(held.keys.task(held.launched.run, held.launched.task), TASK_VALUES)
-            pipeline.hget(held.keys.run(held.launched.run), "cacheEnabled")
+        runs = {held.launched.run: held.keys for held, _ in over}
+        for run, keys in runs.items():
+            pipeline.hget(keys.run(run), "cacheEnabled")
         found: list[Any] = pipeline.execute(raise_on_error=False)
+        enabled = dict(zip(runs, found[len(over) :], strict=True))
         calls: list[Call] = []
         committing: list[Held] = []
-        for (held, pod), values, enabled in zip(over, found[::2], found[1::2], strict=True):
-            broken = next((each for each in (values, enabled) if isinstance(each, ResponseError)), None)
-            if broken is not None:
-                failures.append(Failure(held.entry, broken))
+        for (held, pod), values in zip(over, found, strict=False):
+            if isinstance(values, ResponseError):
+                failures.append(Failure(held.entry, values))
                 continue
-            calls.append(self._end_call(held, self._ended(held, pod, values, enabled == "true")))
+            calls.append(self._end_call(held, self._ended(held, pod, values, enabled[held.launched.run] == "true")))
             committing.append(held)
         for held, result in zip(committing, commit(self.client, calls), strict=True):
             if isinstance(result, ResponseError):

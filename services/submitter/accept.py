@@ -159,7 +159,7 @@ def open_calls(keys: Keys, run: str, parsed: ParsedDag, use_cache: bool | None) 
     if parsed.warnings:
         fields["warnings"] = "\n".join(str(warning) for warning in parsed.warnings)
     calls = [
-        open_tasks(keys, run=run, tasks=tasks[start : start + NAMES_IN_A_CALL])
+        open_tasks(keys, run=run, before=start, tasks=tasks[start : start + NAMES_IN_A_CALL])
         for start in range(0, len(tasks), NAMES_IN_A_CALL)
     ]
     calls.append(
@@ -197,4 +197,4 @@ def _zero_counts(tasks: int) -> dict[str, str]:
         ),
         "0",
     )
-    return {"taskCount": str(tasks), **counts, "nodes": ""}
+    return {"taskCount": str(tasks), **counts, "nodes": "", "settled": "0"}
