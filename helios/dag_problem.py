@@ -182,7 +182,7 @@ class Findings:
 
 
 def path_text(path: Path) -> str:
-    """`("tasks", 2, "env", "A B")` -> `tasks[2].env["A B"]`."""
+    """`("tasks", 2, "env", "A B")` -> `tasks[2].env['A B']`."""
     parts: list[str] = []
     for step in path:
         if isinstance(step, int):

@@ -151,12 +151,14 @@ def _check_env(task: TaskSpec, path: Path, limits: DagLimits, findings: Findings
             findings.add(here, f"{quoted(name)} is set more than once")
         seen.add(name)
         if isinstance(source, SecretRef):
-            fault = object_name_fault(source.secret) or secret_key_fault(source.key)
+            older = isinstance(task.env, list)
+            where = (*here, "valueFrom", "secretKeyRef") if older else here
+            _report(findings, (*where, "name" if older else "secret"), object_name_fault(source.secret))
+            _report(findings, (*where, "key"), secret_key_fault(source.key))
         else:
             text = f"{name}={plain_text(source)}"
             size += utf8_bytes(text)
-            fault = argument_fault(text, limits)
-        _report(findings, here, fault)
+            _report(findings, here, argument_fault(text, limits))
     for at, item in enumerate(task.env if isinstance(task.env, list) else ()):
         if item.value is not None and item.value_from is not None:
             findings.add((*path, "env", at), "has both value and valueFrom; one of them must go")
@@ -327,7 +329,7 @@ class _References:
                 if self._is_parent(name, task.name, ("tasks", at, "depends_on", position)):
                     known.append(name)
             for position, source in enumerate(task.inputs or ()):
-                if source.from_task is None:
+                if source.from_task is None or source.uri is not None:
                     continue
                 path = ("tasks", at, "inputs", position)
                 if self._is_parent(source.from_task, task.name, (*path, "fromTask")):

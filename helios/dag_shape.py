@@ -12,7 +12,7 @@ from msgspec import inspect
 
 from helios.dag_format import DagSpec, plain_text
 from helios.dag_problem import DagLimits, Findings, Path, quoted
-from helios.dag_scalar import Unusable
+from helios.dag_scalar import Unusable, Written
 from helios.dag_text import Document
 
 
@@ -34,6 +34,7 @@ def to_spec(document: Document, limits: DagLimits, findings: Findings) -> DagSpe
     try:
         return msgspec.convert(root, DagSpec)
     except msgspec.ValidationError as error:
+        document.unsettle_numbers()
         mended = _mended(root, inspect.type_info(DagSpec), (), findings)
         if not findings:
             findings.add((), str(error))
@@ -88,6 +89,8 @@ def _mended(value: object, type_: inspect.Type, path: Path, findings: Findings) 
             return _mended(value, type_.type, path, findings)
         case inspect.AnyType():
             return value
+        case _ if isinstance(value, Written) and _same_shape(value.value, type_):
+            return value.value
         case inspect.StructType() if isinstance(value, dict):
             return _mended_struct(cast("dict[str, object]", value), type_, path, findings)
         case inspect.DictType() if isinstance(value, dict):
@@ -178,19 +181,22 @@ def _mismatch(value: object, type_: inspect.Type, findings: Findings) -> str:
     wanted = list(dict.fromkeys(_wanted(type_)))
     if "a number" in wanted and "a whole number" in wanted:
         wanted.remove("a whole number")
+    shown = (
+        value.text if isinstance(value, Written) else plain_text(value) if isinstance(value, str | int | float) else ""
+    )
     hint = ""
     if "true or false" in wanted and isinstance(value, str) and value.lower() in _BOOLEANS_OF_YAML_1_1:
         hint = f"; write {_BOOLEANS_OF_YAML_1_1[value.lower()]}: in YAML 1.2 {quoted(value)} is text"
-    elif "text" in wanted and isinstance(value, bool | int | float):
-        hint = f"; put it in quotes: {quoted(plain_text(value))}"
+    elif "text" in wanted and isinstance(value, bool | int | float | Written):
+        hint = f"; put it in quotes: {quoted(shown)}"
     elif "text" in wanted and value is None:
         hint = '; write "" for empty text'
     elif "a list" in wanted and isinstance(value, str):
         hint = f"; write [{quoted(value)}]"
-    elif isinstance(type_, inspect.UnionType) and isinstance(value, bool | int | float | str):
+    elif isinstance(type_, inspect.UnionType) and shown:
         structs = [member for member in type_.types if isinstance(member, inspect.StructType)]
         if len(structs) == 1 and len(structs[0].fields) == 1:
-            hint = f"; write {{{structs[0].fields[0].encode_name}: {plain_text(value)[:40]}}}"
+            hint = f"; write {{{structs[0].fields[0].encode_name}: {shown[:40]}}}"
     if isinstance(value, str) and (values := list(_literals(type_))):
         hint = findings.suggestion(value, values)
     return f"expected {' or '.join(wanted)}, got {_kind(value)}{hint}"
@@ -242,6 +248,8 @@ def _kind(value: object) -> str:
             return f"the boolean {plain_text(value)}"
         case int() | float():
             return f"the number {value}"
+        case Written():
+            return f"the {'boolean' if isinstance(value.value, bool) else 'number'} {value.text}"
         case str():
             return f"the text {quoted(value)}"
         case list():

@@ -6,7 +6,7 @@ Text that is JSON takes the fast way through `json`, everything else is YAML.
 import json
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import yaml
@@ -25,8 +25,11 @@ class Document:
     text: str
     is_json: bool
     data: object
-    written: Places
+    written: Places = field(default_factory=Places)
     """Where a `Written` is; aliased containers appear once, as they exist once."""
+    _settled: list[tuple[dict[str | int, object], str | int, Written]] = field(
+        default_factory=list[tuple[dict[str | int, object], str | int, Written]]
+    )
 
     def settle_numbers(self, as_text: Collection[int]) -> None:
         """Replace every `Written`: by its text in the containers with these `id`s, elsewhere by its value."""
@@ -35,7 +38,15 @@ class Document:
             scalar = slots[key]
             if isinstance(scalar, Written):
                 slots[key] = scalar.text if id(container) in as_text else scalar.value
+                if id(container) not in as_text:
+                    self._settled.append((slots, key, scalar))
         self.written.clear()
+
+    def unsettle_numbers(self) -> None:
+        """Put back each `Written` that became its value, for messages that quote what the user wrote."""
+        for slots, key, scalar in self._settled:
+            slots[key] = scalar
+        self._settled.clear()
 
     def lines_of(self, paths: Collection[Path]) -> dict[Path, int]:
         """The line of each path, or of its nearest parent in the text. Reads the whole text once more."""

@@ -266,7 +266,10 @@ def refuse_yaml(text: str, error: yaml.YAMLError, findings: Findings) -> NoRetur
         if text[mark.index : mark.index + 1] == "\t":
             problem, hint = "a tab", "; YAML indents with spaces only"
         context = f" {error.context}" if error.context else ""
-        findings.refuse(f"not valid YAML: {problem}{context}{hint}", mark.line + 1, mark.column + 1)
+        line, column = mark.line + 1, mark.column + 1
+        if mark.index >= len(text.rstrip()):  # libyaml takes the end of the text for a line of its own
+            line, column = text.rstrip().count("\n") + 1, len(text.rstrip()) - text.rstrip().rfind("\n")
+        findings.refuse(f"not valid YAML: {problem}{context}{hint}", line, column)
     findings.refuse(f"not valid YAML: {error}")
 
 

@@ -30,7 +30,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     deliveries_before_dead_letter: int = 5
     """After so many failed deliveries an entry goes to the dead letters and its run fails."""
 
-    batch_entries: int = 256
+    batch_entries: int = 128
     """Entries read and committed at a time."""
 
     runs_kept_per_dag: int = 100

@@ -134,7 +134,7 @@ def open_run(
             keys.dag_runs(dag_name),
             keys.dag(run),
         ),
-        (run, score, keys.task_prefix(run), encode_event(event), EVENTS_KEPT, dag, len(fields), *flat, *roots),
+        (run, score, encode_event(event), EVENTS_KEPT, dag, len(fields), *flat, *roots),
     )
 
 

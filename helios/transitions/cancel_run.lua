@@ -4,14 +4,15 @@
 -- ARGV: run, task prefix, events kept, reason or '', last chunk (0 or 1), tasks …
 local run, jobs_cancelled, runs_settled, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local id, prefix, events_kept, reason, last = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
-local run_state = redis.call('HMGET', run, 'status', 'taskCount', 'cancelledAt', 'reason', 'settled')
+local run_state = redis.call('HMGET', run, 'status', 'taskCount', 'cancelledAt', 'reason', 'taskSucceeded', 'taskFailed',
+  'taskUpstreamFailed', 'taskCancelled', 'settledAt')
 if run_state[1] ~= 'RUNNING' then
   return 0
 end
 -- Both streams may be written to, so both types are checked before the first write.
 redis.call('XLEN', jobs_cancelled)
 redis.call('XLEN', runs_settled)
-local count = tonumber(run_state[5] or '0')
+local ended = (run_state[5] or 0) + (run_state[6] or 0) + (run_state[7] or 0) + (run_state[8] or 0)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local fenced = {}
@@ -36,15 +37,15 @@ if #names > 0 then
   redis.pcall('XADD', events, 'MAXLEN', '~', events_kept, '*', 'event',
     '{"type":"TasksCancelled","run":"' .. id .. '","tasks":["' .. table.concat(names, '","') .. '"]}')
 end
-if last and (reason ~= '' or (#names > 0 and count + #names == tonumber(run_state[2]))) then
+if last and not run_state[9] and (reason ~= '' or ended + #names == tonumber(run_state[2])) then
   redis.call('XADD', runs_settled, '*', 'run', id)
+  redis.call('HSET', run, 'settledAt', now)
 end
 for _, found in ipairs(fenced) do
   redis.call('HSET', prefix .. found[1], 'status', 'CANCELLED', 'settled', '1', 'endedAt', now)
 end
 if #names > 0 then
   redis.call('HINCRBY', run, 'taskCancelled', #names)
-  redis.call('HINCRBY', run, 'settled', #names)
 end
 if not run_state[3] then
   redis.call('HSET', run, 'cancelledAt', now)

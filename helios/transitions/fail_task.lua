@@ -11,8 +11,9 @@ if state[1] ~= 'FAILED' or state[2] ~= attempt or state[3] ~= '0' then
   redis.call('XDEL', finished, entry)
   return 0
 end
-local run_state = redis.call('HMGET', run, 'taskCount', 'cancelledAt', 'settled')
-local count = tonumber(run_state[3] or '0')
+local run_state = redis.call('HMGET', run, 'taskCount', 'cancelledAt', 'taskSucceeded', 'taskFailed', 'taskUpstreamFailed',
+  'taskCancelled', 'settledAt')
+local ended = (run_state[3] or 0) + (run_state[4] or 0) + (run_state[5] or 0) + (run_state[6] or 0)
 local below = {}
 for i = 9, #ARGV do
   if redis.call('HGET', prefix .. ARGV[i], 'status') == 'WAITING' then
@@ -23,8 +24,9 @@ local last = ARGV[8] == '1'
 local settling = #below + (last and 1 or 0)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if last and count + settling == tonumber(run_state[1]) then
+if last and not run_state[7] and ended + settling == tonumber(run_state[1]) then
   redis.call('XADD', runs_settled, '*', 'run', id)
+  redis.call('HSET', run, 'settledAt', now)
 end
 if #below > 0 then
   redis.pcall('XADD', events, 'MAXLEN', '~', events_kept, '*', 'event',
@@ -34,9 +36,6 @@ if #below > 0 then
     redis.call('HSET', prefix .. dependent, 'status', 'UPSTREAM_FAILED', 'settled', '1', 'endedAt', now, 'cause', name)
   end
   redis.call('HINCRBY', run, 'taskUpstreamFailed', #below)
-end
-if settling > 0 then
-  redis.call('HINCRBY', run, 'settled', settling)
 end
 if not last then
   return 1

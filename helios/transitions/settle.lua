@@ -19,7 +19,8 @@ if (state[1] ~= 'SUCCEEDED' and state[1] ~= 'FAILED') or state[2] ~= attempt or 
   acknowledge()
   return 'stale'
 end
-local run_state = redis.call('HMGET', run, 'status', 'cancelledAt', 'taskCount', 'settled')
+local run_state = redis.call('HMGET', run, 'status', 'cancelledAt', 'taskCount', 'taskSucceeded', 'taskFailed',
+  'taskUpstreamFailed', 'taskCancelled', 'settledAt')
 local running = run_state[1] == 'RUNNING' and not run_state[2]
 
 if state[1] == 'FAILED' then
@@ -63,11 +64,15 @@ for _, found in ipairs(children) do
     redis.call('HINCRBY', child, 'waiting', -1)
   end
 end
-if run_state[4] and tonumber(run_state[4]) + 1 == tonumber(run_state[3]) then
-  redis.call('XADD', runs_settled, '*', 'run', id)
+-- The counters count a success when its attempt ends, every other end when it is settled; so when they add up, no task is left.
+if run_state[1] == 'RUNNING' and not run_state[8]
+    and run_state[4] + run_state[5] + run_state[6] + run_state[7] == tonumber(run_state[3]) then
+  local emitted = redis.call('XADD', runs_settled, '*', 'run', id)
+  redis.call('HSET', run, 'settledAt', string.match(emitted, '^%d+'))
 end
-redis.call('HINCRBY', run, 'settled', 1)
-redis.call('HSET', task, 'settled', '1')
+if #children > 0 then
+  redis.call('HSET', task, 'settled', '1')
+end
 if #queued > 0 then
   announce('{"type":"TasksQueued","run":"' .. id .. '","attempt":1,"tasks":[' .. table.concat(queued, ',') .. ']}')
 end

@@ -29,15 +29,17 @@ class LogTail:
 
     def copy(self, client: redis.Redis, pods: Pods, *, watched: bool, final: bool) -> None:
         """Copy what is new: fetch's log always, the others while somebody follows the run and at the end."""
-        pipeline = client.pipeline(transaction=False)
-        for step in STEPS:
-            if step == "fetch" or watched or final:
-                for offset, line in self._lines(pods, step, final):
-                    pipeline.xadd(
-                        self.streams[step], {"line": line}, id=f"{offset + 1}-0", maxlen=LINES_KEPT, approximate=True
-                    )
-        if len(pipeline) == 0:
+        found = [
+            (step, offset, line)
+            for step in STEPS
+            if step == "fetch" or watched or final
+            for offset, line in self._lines(pods, step, final)
+        ]
+        if not found:
             return
+        pipeline = client.pipeline(transaction=False)
+        for step, offset, line in found:
+            pipeline.xadd(self.streams[step], {"line": line}, id=f"{offset + 1}-0", maxlen=LINES_KEPT, approximate=True)
         results: list[Any] = pipeline.execute(raise_on_error=False)
         for result in results:
             if isinstance(result, Exception) and not _repeated(result):

@@ -45,13 +45,13 @@ def job_name(run: str, task: str, attempt: int) -> str:
 
 
 def wanted_job(
-    task: Task, *, run: str, attempt: int, cache_enabled: bool, settings: Settings, now_seconds: float
+    name: str, task: Task, *, run: str, attempt: int, cache_enabled: bool, settings: Settings, now_seconds: float
 ) -> WantedJob:
     """The Job of one attempt, with a token that opens that attempt's plan and result only."""
     expires = int(now_seconds) + TOKEN_SECONDS
     token = mint(settings.token_key, Attempt(run=run, task=task.name, attempt=attempt, expires=expires))
     return WantedJob(
-        name=job_name(run, task.name, attempt),
+        name=name,
         run=run,
         attempt=attempt,
         task=task,

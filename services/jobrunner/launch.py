@@ -40,22 +40,22 @@ class JobRunner:
         """Create the Job of each attempt that is still wanted, then tell the collector."""
         failures: list[Failure] = []
         taken = _decoded(entries, failures)
-        created: list[tuple[Entry, Ready]] = []
+        created: list[tuple[Entry, Ready, str]] = []
         calls: list[Call] = []
         for (entry, ready), state in zip(taken, self._states([ready for _, ready in taken]), strict=True):
+            job = job_name(ready.run, ready.task, ready.attempt)
             try:
                 if isinstance(state, ResponseError):
                     raise state
                 status, attempt, spec = state
                 if status == "QUEUED" and attempt == str(ready.attempt):
-                    self.launcher.create(self._wanted(ready, spec))
+                    self.launcher.create(self._wanted(job, ready, spec))
             except OSError as error:
                 failures.append(Failure(entry, Later(f"the Job cannot be created: {error}")))
                 continue
             except (ResponseError, msgspec.DecodeError, ValueError) as error:
                 failures.append(Failure(entry, error))
                 continue
-            job = job_name(ready.run, ready.task, ready.attempt)
             keys = keys_of_run(ready.run, self.settings.partitions)
             event = TaskLaunched(ready.run, ready.task, ready.attempt, job)
             calls.append(
@@ -63,12 +63,12 @@ class JobRunner:
                     keys, entry=entry.id, run=ready.run, task=ready.task, attempt=ready.attempt, job=job, event=event
                 )
             )
-            created.append((entry, ready))
-        for (entry, ready), found in zip(created, commit(self.client, calls), strict=True):
+            created.append((entry, ready, job))
+        for (entry, ready, job), found in zip(created, commit(self.client, calls), strict=True):
             if isinstance(found, ResponseError):
                 failures.append(Failure(entry, found))
             elif superseded(found, ready.attempt):
-                self.launcher.delete(job_name(ready.run, ready.task, ready.attempt))
+                self.launcher.delete(job)
         return failures
 
     def _states(self, batch: list[Ready]) -> list[Any]:
@@ -78,8 +78,9 @@ class JobRunner:
             pipeline.hmget(keys.task(ready.run, ready.task), "status", "attempt", "spec")
         return pipeline.execute(raise_on_error=False)
 
-    def _wanted(self, ready: Ready, spec: str) -> WantedJob:
+    def _wanted(self, job: str, ready: Ready, spec: str) -> WantedJob:
         return wanted_job(
+            job,
             _task_decoder.decode(spec),
             run=ready.run,
             attempt=ready.attempt,

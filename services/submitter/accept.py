@@ -197,4 +197,4 @@ def _zero_counts(tasks: int) -> dict[str, str]:
         ),
         "0",
     )
-    return {"taskCount": str(tasks), **counts, "nodes": "", "settled": "0"}
+    return {"taskCount": str(tasks), **counts, "nodes": ""}
