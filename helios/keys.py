@@ -18,7 +18,7 @@ COLLECTOR_GROUP = "collector"
 
 def partition_of(name: str, partitions: int) -> int:
     """The partition that owns a run id or a request id: stable over processes and Python versions."""
-    return crc32(name.encode()) % partitions
+    return crc32(name.encode("utf-8", "surrogateescape")) % partitions
 
 
 def heartbeat(service: str, replica: str) -> str:

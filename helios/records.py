@@ -15,6 +15,10 @@ from helios.keys import Keys
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED", "REJECTED")
 """The states in which a run stays."""
 
+HIT_CAUSES = ("cached", "coalesced", "warm")
+MISS_CAUSES = ("never-here", "evicted", "changed", "corrupt", "disabled", "cache-fault")
+"""Why an input was taken from the cache, or was not."""
+
 RUN_NUMBERS = (
     "startTime",
     "endTime",
@@ -154,7 +158,7 @@ def read_tasks(client: redis.Redis, keys: Keys, run: str, names: Iterable[str]) 
     views: list[TaskView] = []
     for start in range(0, len(wanted), 1000):
         chunk = wanted[start : start + 1000]
-        pipeline = client.pipeline(transaction=False)
+        pipeline = pipelined(client)
         for name in chunk:
             pipeline.hmget(keys.task(run, name), TASK_FIELDS)
         results: list[Any] = pipeline.execute(raise_on_error=False)

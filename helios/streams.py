@@ -5,8 +5,8 @@ meet the same handler.
 """
 
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 import redis
@@ -14,10 +14,12 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 from redis.retry import Retry
 
-from helios.transitions import commit_one, renew
+from helios.transitions import commit_one, renew, take
 
 READ_BLOCK_MS = 2_000
 """A read waits this long for an entry; a stop signal is obeyed at its end."""
+
+PENDING_PAGE = 1_000
 
 BACKOFF_SECONDS = (0.05, 0.2, 0.5, 1, 2, 4)
 
@@ -47,11 +49,19 @@ class Entry(msgspec.Struct, kw_only=True):
     """How often this process put it off; unlike `deliveries`, that does not count against it."""
 
 
+class Redelivery(NamedTuple):
+    """An entry that was delivered before and is not finished; its fields are read when its turn comes."""
+
+    deliveries: int
+    stream: str
+    id: str
+
+
 class Inbox:
     """One consumer of one group over some streams.
 
-    Entries that were delivered before come one at a time, so that an entry which kills its consumer cannot take a whole
-    batch down with it again and again.
+    Entries that were delivered before come one at a time, those with the fewest deliveries first, and each counts as
+    delivered again only when its turn comes. So an entry that kills its consumer takes nothing else down with it.
     """
 
     def __init__(
@@ -72,8 +82,10 @@ class Inbox:
         self.lease_seconds = lease_seconds
         self.groups_exist = False
         self.history_unread = True
-        self.again: list[Entry] = []
+        self.again: list[Redelivery] = []
         self.later: list[tuple[float, Entry]] = []
+        self.held: Collection[tuple[str, str]] = ()
+        """Stream and id of entries that the handler keeps in hand, and renews, beyond a turn."""
         self.next_reclaim = 0.0
 
     def read(self, block_ms: int = READ_BLOCK_MS) -> list[Entry]:
@@ -85,13 +97,12 @@ class Inbox:
             if not self.groups_exist:
                 self._create_groups()
             if self.history_unread:
-                self.again += self._own_history()
+                self._repeat(self._own_history())
                 self.history_unread = False
             if time.monotonic() >= self.next_reclaim:
-                self.again += self._reclaim()
+                self._renew_later()
+                self._repeat(self._abandoned())
                 self.next_reclaim = time.monotonic() + self.lease_seconds / 3
-            if self.again:
-                return [self.again.pop(0)]
             now = time.monotonic()
             for position, (due, entry) in enumerate(self.later):
                 if due <= now:
@@ -101,6 +112,10 @@ class Inbox:
             if len(self.later) >= self.batch_entries:
                 time.sleep(block_ms / 1000)  # nothing more is taken in hand while so much is put off
                 return []
+            while self.again:
+                entry = self._take(self.again.pop(0))
+                if entry is not None:
+                    return [entry]
             return self._new(block_ms)
         except ResponseError as error:
             if not str(error).startswith("NOGROUP"):
@@ -121,9 +136,21 @@ class Inbox:
         """Keep entries in hand beyond the lease; returns those that are still this consumer's."""
         if not entries:
             return set()
-        return set(
-            commit_one(self.client, renew(stream, group=self.group, consumer=self.consumer, entries=entries)) or []
-        )
+        try:
+            return set(
+                commit_one(self.client, renew(stream, group=self.group, consumer=self.consumer, entries=entries)) or []
+            )
+        except ResponseError as error:
+            if not str(error).startswith("NOGROUP"):
+                raise
+            self.groups_exist = False
+            return set()
+
+    def _renew_later(self) -> None:
+        """What is put off stays with this consumer, or else every replica in turn would count a delivery of it."""
+        for stream in {entry.stream for _, entry in self.later}:
+            kept = self.renew(stream, [entry.id for _, entry in self.later if entry.stream == stream])
+            self.later = [(due, entry) for due, entry in self.later if entry.stream != stream or entry.id in kept]
 
     def _create_groups(self) -> None:
         for stream in self.streams:
@@ -148,52 +175,51 @@ class Inbox:
             for entry, fields in entries
         ]
 
-    def _own_history(self) -> list[Entry]:
+    def _repeat(self, found: list[Redelivery]) -> None:
+        """Queue what is not in hand already."""
+        known = {(entry.stream, entry.id) for entry in (*self.again, *(entry for _, entry in self.later))}
+        self.again += [each for each in found if (each.stream, each.id) not in known | set(self.held)]
+        self.again.sort(key=lambda each: each.deliveries)
+
+    def _own_history(self) -> list[Redelivery]:
         """What this consumer was handed before and has not finished: after a restart, or after a lost reply."""
-        known = self._in_hand()
-        found: list[Entry] = []
-        for stream in self.streams:
-            start = "0"
-            while True:
-                page: Any = self.client.xreadgroup(self.group, self.consumer, {stream: start}, count=self.batch_entries)
-                entries = page[0][1] if page else []
-                if not entries:
-                    break
-                counts = self._deliveries(stream, entries[0][0], entries[-1][0], len(entries))
-                found += [
-                    Entry(stream=stream, id=entry, fields=fields, deliveries=counts.get(entry, 2))
-                    for entry, fields in entries
-                    if fields and (stream, entry) not in known
-                ]
-                start = entries[-1][0]
-        return found
+        return self._pending(consumername=self.consumer)
 
-    def _reclaim(self) -> list[Entry]:
+    def _abandoned(self) -> list[Redelivery]:
         """Entries that nobody has touched for a lease, whoever holds them."""
-        found: list[Entry] = []
-        known = self._in_hand()
-        lease_ms = int(self.lease_seconds * 1000)
+        return self._pending(idle=int(self.lease_seconds * 1000))
+
+    def _pending(self, **which: Any) -> list[Redelivery]:
+        """Looks only: the count of deliveries stays, and so does the owner."""
+        found: list[Redelivery] = []
         for stream in self.streams:
-            start = "0-0"
+            start = "-"
             while True:
-                reply: Any = self.client.xautoclaim(
-                    stream, self.group, self.consumer, lease_ms, start_id=start, count=self.batch_entries
-                )
-                start, entries = reply[0], reply[1]
-                if entries:
-                    counts = self._deliveries(stream, entries[0][0], entries[-1][0], len(entries))
-                    found += [
-                        Entry(stream=stream, id=entry, fields=fields, deliveries=counts.get(entry, 2))
-                        for entry, fields in entries
-                        if fields and (stream, entry) not in known
-                    ]
-                if start == "0-0":
+                rows: Any = self.client.xpending_range(stream, self.group, start, "+", PENDING_PAGE, **which)
+                found += [Redelivery(row["times_delivered"], stream, row["message_id"]) for row in rows]
+                if len(rows) < PENDING_PAGE:
                     break
+                start = f"({rows[-1]['message_id']}"
         return found
 
-    def _in_hand(self) -> set[tuple[str, str]]:
-        return {(entry.stream, entry.id) for entry in (*self.again, *(entry for _, entry in self.later))}
-
-    def _deliveries(self, stream: str, first: str, last: str, count: int) -> dict[str, int]:
-        rows: Any = self.client.xpending_range(stream, self.group, first, last, count * 2, consumername=self.consumer)
-        return {row["message_id"]: row["times_delivered"] for row in rows}
+    def _take(self, each: Redelivery) -> Entry | None:
+        """Have the entry delivered to this consumer; None if it is finished or another has it in hand."""
+        taken: Any = commit_one(
+            self.client,
+            take(
+                each.stream,
+                group=self.group,
+                consumer=self.consumer,
+                entry=each.id,
+                lease_ms=int(self.lease_seconds * 1000),
+            ),
+        )
+        if not taken:
+            return None
+        deliveries, flat = taken
+        return Entry(
+            stream=each.stream,
+            id=each.id,
+            fields=dict(zip(flat[::2], flat[1::2], strict=True)),
+            deliveries=deliveries,
+        )

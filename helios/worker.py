@@ -4,6 +4,7 @@ Rule: an entry ends in exactly one of three ways: acknowledged by the script tha
 with its reason (and its run failed with that reason), or left pending for a later delivery.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -17,21 +18,32 @@ import redis
 import structlog
 from redis.exceptions import ResponseError
 
+from helios.events import RunEnded
 from helios.keys import SERVICES_PREFIX, Keys, heartbeat, partition_of
 from helios.settings import Settings
 from helios.streams import BACKOFF_SECONDS, CLIENT_OPTIONS, Entry, Inbox
-from helios.transitions import cancel_run, commit, commit_one, dead_letter
+from helios.transitions import abandon_run, cancel_run, commit, commit_one, dead_letter, pipelined
 
 log = structlog.get_logger()
 
 HEARTBEAT_SECONDS = 5
 HEARTBEAT_KEPT_SECONDS = 20
 
-TRANSIENT = ("OOM", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "BUSY ")
+TRANSIENT = ("OOM", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "BUSY")
 """Error codes by which Redis says «not now»: the entry is kept and tried again without counting against it."""
 
 PERMANENT = ("WRONGTYPE",)
 """Error codes that no repetition cures."""
+
+
+LETTER_FIELDS = 16
+LETTER_CHARACTERS = 4_096
+"""So much of an entry goes with it to the dead letters: enough to recognise it, whatever it holds."""
+
+
+def error_code(error: Exception) -> str:
+    """`OOM`, `WRONGTYPE` and so on; redis-py moves the code out of the text of those errors that have a class."""
+    return getattr(error, "status_code", None) or str(error).partition(" ")[0]
 
 
 class Later(Exception):
@@ -89,14 +101,15 @@ class Heartbeat:
     def beat(self) -> None:
         if time.monotonic() < self.due:
             return
-        pipeline = self.client.pipeline(transaction=False)
+        pipeline = pipelined(self.client)
         pipeline.hset(self.key, mapping=self.fields)
         pipeline.expire(self.key, HEARTBEAT_KEPT_SECONDS)
         pipeline.execute()
         self.due = time.monotonic() + HEARTBEAT_SECONDS
 
     def end(self) -> None:
-        self.client.delete(self.key)
+        with contextlib.suppress(redis.RedisError):  # it expires by itself
+            self.client.delete(self.key)
 
 
 def live_services(client: redis.Redis) -> list[dict[str, str]]:
@@ -196,7 +209,12 @@ def _handle(
 
     def give_up(entry: Entry, reason: str) -> None:
         if on_bury:
-            on_bury(entry, reason)
+            try:
+                on_bury(entry, reason)
+            except ResponseError as error:
+                if error_code(error) in TRANSIENT:
+                    raise
+                log.error("nobody can be told of a dead letter", entry=entry.id, error=str(error))
         bury(inbox, entry, reason, settings)
 
     sound: list[Entry] = []
@@ -217,10 +235,10 @@ def _handle(
         failures = _one_by_one(handle, sound, error)
     for failure in failures:
         entry, error, text = failure.entry, failure.error, str(failure.error)
-        if isinstance(error, Later) or text.startswith(TRANSIENT):
+        if isinstance(error, Later) or error_code(error) in TRANSIENT:
             log.warning("an entry is put off", reason=text, stream=entry.stream, entry=entry.id)
             inbox.put_off(entry)
-        elif isinstance(error, msgspec.ValidationError | Refused) or text.startswith(PERMANENT):
+        elif isinstance(error, msgspec.ValidationError | Refused) or error_code(error) in PERMANENT:
             give_up(entry, text)
         elif entry.deliveries >= settings.deliveries_before_dead_letter:
             give_up(entry, f"it failed {entry.deliveries} times: {text}")
@@ -249,11 +267,24 @@ def bury(inbox: Inbox, entry: Entry, reason: str, settings: Settings) -> None:
     log.error("dead letter", stream=entry.stream, entry=entry.id, reason=reason)
     run = entry.fields.get("run", "")
     keys = Keys(partition_of(run, settings.partitions))
+    letter = {"stream": entry.stream, "entry": entry.id, "reason": reason, "deliveries": str(entry.deliveries)}
+    small = {
+        name[:LETTER_CHARACTERS]: text[:LETTER_CHARACTERS]
+        for name, text in list(entry.fields.items())[:LETTER_FIELDS]
+        if name not in letter
+    }
     if entry.stream.startswith(keys.prefix):
-        subject = f"task {entry.fields['task']!r}: " if "task" in entry.fields else ""
+        subject = f"task {entry.fields['task'][:300]!r}: " if "task" in entry.fields else ""
+        words = f"{subject}an entry of {entry.stream} was dead-lettered: {reason}"
         try:
-            fail_run(inbox.client, keys, run, f"{subject}an entry of {entry.stream} was dead-lettered: {reason}")
+            if entry.stream == keys.settled:
+                # Asking for the run's finalisation once more would only bring it back here.
+                commit_one(inbox.client, abandon_run(keys, run=run, reason=words, event=RunEnded(run, "FAILED")))
+            else:
+                fail_run(inbox.client, keys, run, words)
         except ResponseError as error:
+            if error_code(error) in TRANSIENT:
+                raise
             log.error("the run of a dead letter cannot be failed", run=run, error=str(error))
         commit_one(
             inbox.client,
@@ -264,20 +295,18 @@ def bury(inbox: Inbox, entry: Entry, reason: str, settings: Settings) -> None:
                 entry=entry.id,
                 reason=reason,
                 deliveries=entry.deliveries,
-                fields=entry.fields,
+                fields=small,
             ),
         )
         return
     # An ingress stream shares no partition with the dead letters, so this takes two steps; at worst the letter is doubled.
-    letter = {"stream": entry.stream, "entry": entry.id, "reason": reason, "deliveries": str(entry.deliveries)}
-    small = {name: text[:4096] for name, text in list(entry.fields.items())[:16]}
-    inbox.client.xadd(keys.dead, {**small, **letter})
+    pipelined(inbox.client).xadd(keys.dead, {**small, **letter}).execute()
     acknowledge(inbox, entry)
 
 
 def acknowledge(inbox: Inbox, entry: Entry) -> None:
     """For ingress entries only: their effect is keyed by their id and lies in another slot."""
-    pipeline = inbox.client.pipeline(transaction=False)
+    pipeline = pipelined(inbox.client)
     pipeline.xack(entry.stream, inbox.group, entry.id)
     pipeline.xdel(entry.stream, entry.id)
     pipeline.execute()

@@ -59,6 +59,13 @@ CANCEL_RUN = Script("cancel_run")
 FINALISE = Script("finalise")
 DEAD_LETTER = Script("dead_letter")
 RENEW = Script("renew")
+TAKE = Script("take")
+ABANDON_RUN = Script("abandon_run")
+
+
+def pipelined(client: redis.Redis) -> Any:
+    """A pipeline that is no transaction; a command's error is a result only when `execute` is told so."""
+    return client.pipeline(transaction=False)  # pyright: ignore[reportUnknownMemberType] -- the stubs leave a parameter open
 
 
 def commit(client: redis.Redis, calls: Sequence[Call]) -> list[Any]:
@@ -69,10 +76,10 @@ def commit(client: redis.Redis, calls: Sequence[Call]) -> list[Any]:
     """
     if not calls:
         return []
-    pipeline = client.pipeline(transaction=False)
+    pipeline = pipelined(client)
     for call in calls:
         pipeline.execute_command("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args)
-    results = pipeline.execute(raise_on_error=False)
+    results: list[Any] = pipeline.execute(raise_on_error=False)
     missing = {call.script for call, result in zip(calls, results, strict=True) if isinstance(result, NoScriptError)}
     if not missing:
         return results
@@ -271,6 +278,11 @@ def cancel_run(keys: Keys, *, run: str, tasks: Sequence[str], reason: str = "") 
     ]
 
 
+def abandon_run(keys: Keys, *, run: str, reason: str, event: Event) -> Call:
+    """End a run that cannot be finalised: FAILED with the reason. Returns 0 when it is not RUNNING."""
+    return Call(ABANDON_RUN, (keys.run(run), keys.active, keys.events), (run, reason, encode_event(event), EVENTS_KEPT))
+
+
 def finalise(
     keys: Keys,
     *,
@@ -307,6 +319,11 @@ def dead_letter(
     """Moves one entry aside; `dead` must be in the entry's partition."""
     flat = [text for pair in fields.items() for text in pair]
     return Call(DEAD_LETTER, (dead, stream), (group, entry, reason, deliveries, *flat))
+
+
+def take(stream: str, *, group: str, consumer: str, entry: str, lease_ms: int) -> Call:
+    """Returns [deliveries, fields and values], or None when the entry is finished or in another's hands."""
+    return Call(TAKE, (stream,), (group, consumer, entry, lease_ms))
 
 
 def renew(stream: str, *, group: str, consumer: str, entries: Sequence[str]) -> Call:

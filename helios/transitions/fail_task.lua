@@ -12,7 +12,7 @@ if state[1] ~= 'FAILED' or state[2] ~= attempt or state[3] ~= '0' then
   return 0
 end
 local run_state = redis.call('HMGET', run, 'taskCount', 'cancelledAt', 'taskSucceeded', 'taskFailed', 'taskUpstreamFailed',
-  'taskCancelled', 'settledAt')
+  'taskCancelled', 'settledAt', 'status')
 local ended = (run_state[3] or 0) + (run_state[4] or 0) + (run_state[5] or 0) + (run_state[6] or 0)
 local below = {}
 for i = 9, #ARGV do
@@ -42,10 +42,11 @@ if not last then
 end
 redis.pcall('XADD', events, 'MAXLEN', '~', events_kept, '*', 'event',
   '{"type":"TaskFailed","run":"' .. id .. '","task":"' .. name .. '","attempt":' .. attempt .. '}')
-if run_state[2] then
+-- A run that was failed as a whole has ended already, and its metrics are final.
+if run_state[8] == 'RUNNING' and run_state[2] then
   redis.call('HSET', task, 'status', 'CANCELLED')
   redis.call('HINCRBY', run, 'taskCancelled', 1)
-else
+elseif run_state[8] == 'RUNNING' then
   redis.call('HINCRBY', run, 'taskFailed', 1)
   if state[4] == 'Hit' or state[4] == 'Partial' or state[4] == 'Miss' then
     redis.call('HINCRBY', run, 'cache' .. state[4] .. 'Tasks', 1)

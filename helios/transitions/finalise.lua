@@ -47,7 +47,7 @@ if state[1] == 'RUNNING' then
   for i = 9, #ARGV, 2 do
     redis.call('HSET', run, ARGV[i], ARGV[i + 1])
   end
-  redis.call('HSET', run, 'endTime', now, 'durationMs', now - tonumber(state[2]))
+  redis.call('HSET', run, 'endTime', now, 'durationMs', now - (tonumber(state[2]) or now))
   redis.call('ZREM', active, id)
   trim(dag_runs, tonumber(ARGV[5]))
   trim(runs, tonumber(ARGV[6]))

@@ -22,11 +22,12 @@ end
 local run_state = redis.call('HMGET', run, 'status', 'cancelledAt', 'taskCount', 'taskSucceeded', 'taskFailed',
   'taskUpstreamFailed', 'taskCancelled', 'settledAt')
 local running = run_state[1] == 'RUNNING' and not run_state[2]
+local ended = (run_state[4] or 0) + (run_state[5] or 0) + (run_state[6] or 0) + (run_state[7] or 0)
 
 if state[1] == 'FAILED' then
   local disruptions = tonumber(state[7] or '0')
   local disrupted = state[6] == '1' and disruptions < tonumber(ARGV[8])
-  local retries = tonumber(state[5])
+  local retries = tonumber(state[5]) or 0
   if not running or (not disrupted and retries == 0) then
     return 'failed'
   end
@@ -49,6 +50,9 @@ if running then
   for child in string.gmatch(state[4], '[^\n]+') do
     local found = redis.call('HMGET', prefix .. child, 'status', 'waiting')
     if found[1] == 'WAITING' then
+      if not tonumber(found[2]) then
+        return redis.error_reply('WRONGTYPE task ' .. child .. ' waits for no number of tasks')
+      end
       children[#children + 1] = {child, found[2]}
     end
   end
@@ -65,8 +69,7 @@ for _, found in ipairs(children) do
   end
 end
 -- The counters count a success when its attempt ends, every other end when it is settled; so when they add up, no task is left.
-if run_state[1] == 'RUNNING' and not run_state[8]
-    and run_state[4] + run_state[5] + run_state[6] + run_state[7] == tonumber(run_state[3]) then
+if run_state[1] == 'RUNNING' and not run_state[8] and ended == tonumber(run_state[3]) then
   local emitted = redis.call('XADD', runs_settled, '*', 'run', id)
   redis.call('HSET', run, 'settledAt', string.match(emitted, '^%d+'))
 end

@@ -13,13 +13,13 @@ import msgspec
 from helios.podwire import FetchedInput, FetchManifest
 from helios.records import InputRecord
 
-HIT_CAUSES = ("cached", "coalesced", "warm")
-MISS_CAUSES = ("never-here", "evicted", "changed", "corrupt", "disabled", "cache-fault")
-
-_INPUT_LINE = re.compile(r"^\[HELIOS\] Input '((?:[^'\\]|\\.)*)': (hit|miss) ([a-z-]+), (\d+) bytes$")
-_PLAN_LINE = re.compile(r"^\[HELIOS\] Plan: (\d+) inputs, cache (on|off)$")
+_INPUT_LINE = re.compile(r"^\[HELIOS\] Input '((?:[^'\\]|\\.)*)': (hit|miss) ([a-z-]+), (\d{1,15}) bytes$")
+_PLAN_LINE = re.compile(r"^\[HELIOS\] Plan: (\d{1,15}) inputs, cache (on|off)$")
 _STARTING = "[HELIOS] Init container starting for task '"
 _COMPLETED = "[HELIOS] Init container completed."
+
+
+COUNTED_AT_MOST = 2**49
 
 
 class Classification(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,7 +46,7 @@ def classify(
     """The outcome of one attempt. `message` is fetch's termination message, `log` the lines of its log."""
     if inputs_declared == 0:
         return NOT_APPLICABLE
-    account = manifest or _from_message(message) or _from_log(log)
+    account = next(filter(_plausible, (manifest, _from_message(message), _from_log(log))), None)
     if account is None:
         return UNKNOWN
     inputs = tuple(InputRecord(each.name, each.bytes, each.cause) for each in account.inputs or ())
@@ -55,6 +55,13 @@ def classify(
         hit_bytes=account.hitBytes,
         miss_bytes=account.missBytes,
         inputs=inputs,
+    )
+
+
+def _plausible(account: FetchManifest | None) -> bool:
+    """Whether there is an account, and one whose numbers Redis can add up for the most tasks a run may have."""
+    return account is not None and all(
+        0 <= number <= COUNTED_AT_MOST for number in (account.hits, account.misses, account.hitBytes, account.missBytes)
     )
 
 

@@ -18,7 +18,7 @@ from helios.podwire import Report
 from helios.records import read_tasks
 from helios.settings import Settings
 from helios.streams import Entry, Inbox
-from helios.transitions import Call, commit, commit_one, end_attempt, finalise, note_phase
+from helios.transitions import Call, commit, commit_one, end_attempt, finalise, note_phase, pipelined
 from helios.worker import Failure
 from services.collector.classify import Classification, classify
 from services.collector.metrics import disagreements, fold
@@ -56,7 +56,9 @@ class Collector:
         self.inbox = inbox
         self.pods = pods
         self.settings = settings
-        self.held: dict[str, Held] = {}
+        self.held: dict[tuple[str, str], Held] = {}
+        """By stream and entry id: entries of two partitions may well have the same id."""
+        inbox.held = self.held.keys()
         self.next_renewal = 0.0
         self.next_tail = 0.0
 
@@ -71,9 +73,9 @@ class Collector:
             except (msgspec.ValidationError, ResponseError) as error:
                 failures.append(Failure(entry, error))
                 continue
-            if entry.id not in self.held:
+            if (entry.stream, entry.id) not in self.held:
                 keys = keys_of_run(launched.run, self.settings.partitions)
-                self.held[entry.id] = Held(entry, launched, keys, LogTail(keys, launched))
+                self.held[entry.stream, entry.id] = Held(entry, launched, keys, LogTail(keys, launched))
         failures += self.watch()
         return failures
 
@@ -85,6 +87,7 @@ class Collector:
             self.next_renewal = now + self.settings.lease_seconds / 3
         for failure in self.watch():
             log.error("a Job cannot be wrapped up yet", job=failure.entry.fields.get("job"), error=str(failure.error))
+            self.inbox.put_off(failure.entry)
         return WATCH_MS if self.held else None
 
     def watch(self) -> list[Failure]:
@@ -93,7 +96,7 @@ class Collector:
             return []
         statuses = self.pods.statuses(held.launched.job for held in self.held.values())
         over: list[tuple[Held, PodStatus | None]] = []
-        phases: list[Call] = []
+        moved: list[tuple[Held, PodStatus]] = []
         for held in self.held.values():
             job = held.launched.job
             if job not in statuses:
@@ -105,36 +108,48 @@ class Collector:
             if status.final:
                 over.append((held, status))
             elif status.phase != held.phase:
+                moved.append((held, status))
+        for (held, status), result in zip(
+            moved, commit(self.client, [_phase_call(held, status) for held, status in moved]), strict=True
+        ):
+            if isinstance(result, ResponseError):
+                log.warning("a phase is not noted", job=status.job, error=str(result))
+            else:
                 held.phase = status.phase
-                phases.append(_phase_call(held, status))
-        self._raise_first(commit(self.client, phases))
         self._tail(over)
         return self._wrap_up(over) if over else []
 
     def _renew(self) -> None:
         for stream in {held.entry.stream for held in self.held.values()}:
-            mine = [entry for entry, held in self.held.items() if held.entry.stream == stream]
+            mine = [held.entry.id for held in self.held.values() if held.entry.stream == stream]
             kept = self.inbox.renew(stream, mine)
             for entry in mine:
                 if entry not in kept:
                     # Acknowledged by an earlier commit whose reply was lost, or taken over while this process was paused.
-                    del self.held[entry]
+                    del self.held[stream, entry]
 
     def _tail(self, over: list[tuple[Held, PodStatus | None]]) -> None:
         for held, status in over:
             if status is not None:
-                held.tail.copy(self.client, self.pods, watched=True, final=True)
+                self._copy(held, watched=True, final=True)
         now = time.monotonic()
         if now < self.next_tail:
             return
         self.next_tail = now + TAIL_SECONDS
         watched = self._watched({(held.keys.partition, held.launched.run) for held in self.held.values()})
         for held in self.held.values():
-            held.tail.copy(self.client, self.pods, watched=held.launched.run in watched, final=False)
+            self._copy(held, watched=held.launched.run in watched, final=False)
+
+    def _copy(self, held: Held, *, watched: bool, final: bool) -> None:
+        """A log that Redis will not take is lost in the end; the attempt goes on all the same."""
+        try:
+            held.tail.copy(self.client, self.pods, watched=watched, final=final)
+        except ResponseError as error:
+            log.warning("a log is not copied", job=held.launched.job, error=str(error))
 
     def _watched(self, runs: Iterable[tuple[int, str]]) -> set[str]:
         wanted = list(runs)
-        pipeline = self.client.pipeline(transaction=False)
+        pipeline = pipelined(self.client)
         for partition, run in wanted:
             pipeline.exists(Keys(partition).watched(run))
         return {run for (_, run), found in zip(wanted, pipeline.execute(), strict=True) if found}
@@ -142,7 +157,7 @@ class Collector:
     def _wrap_up(self, over: list[tuple[Held, PodStatus | None]]) -> list[Failure]:
         """Commit the ends of attempts and acknowledge their entries; then the pods may go."""
         failures: list[Failure] = []
-        pipeline = self.client.pipeline(transaction=False)
+        pipeline = pipelined(self.client)
         for held, _ in over:
             pipeline.hmget(held.keys.task(held.launched.run, held.launched.task), TASK_VALUES)
         runs = {held.launched.run: held.keys for held, _ in over}
@@ -156,17 +171,28 @@ class Collector:
             if isinstance(values, ResponseError):
                 failures.append(Failure(held.entry, values))
                 continue
-            calls.append(self._end_call(held, self._ended(held, pod, values, enabled[held.launched.run] == "true")))
+            try:
+                ended = self._ended(held, pod, values, enabled[held.launched.run] == "true")
+            except (OSError, ValueError) as error:
+                failures.append(Failure(held.entry, error))
+                continue
+            calls.append(self._end_call(held, ended))
             committing.append(held)
         for held, result in zip(committing, commit(self.client, calls), strict=True):
             if isinstance(result, ResponseError):
                 failures.append(Failure(held.entry, result))
                 continue
-            self.pods.release(held.launched.job)
-            del self.held[held.entry.id]
+            self._release(held.launched.job)
+            del self.held[held.entry.stream, held.entry.id]
         for failure in failures:
-            self.held.pop(failure.entry.id, None)
+            self.held.pop((failure.entry.stream, failure.entry.id), None)
         return failures
+
+    def _release(self, job: str) -> None:
+        try:
+            self.pods.release(job)
+        except OSError as error:
+            log.warning("a pod is not released yet", job=job, error=str(error))
 
     def _ended(self, held: Held, pod: PodStatus | None, values: list[str | None], cache_enabled: bool) -> Ended:
         _, _, spec, kept, kept_attempt = values
@@ -196,7 +222,7 @@ class Collector:
         )
 
     def _fetch_log(self, job: str) -> list[str]:
-        return self.pods.log(job, "fetch", 0, 16 * 1024 * 1024).decode("utf-8", "replace").splitlines()
+        return self.pods.log(job, "fetch", 0, 16 * 1024 * 1024).decode("utf-8", "replace").split("\n")
 
     def _end_call(self, held: Held, ended: Ended) -> Call:
         return end_call(held.keys, held.entry.id, held.launched.run, held.launched.task, held.launched.attempt, ended)
@@ -223,12 +249,6 @@ class Collector:
             log.info("run ended", run=run, status=final["status"], cache=final["cacheHit"])
             if wrong := disagreements(fields, final):
                 log.error("live counters differ from the tasks' records", run=run, counters=wrong)
-
-    @staticmethod
-    def _raise_first(results: list[Any]) -> None:
-        for result in results:
-            if isinstance(result, ResponseError):
-                raise result
 
 
 def output_prefix(run: str, task: str, attempt: int) -> str:

@@ -19,7 +19,7 @@ from helios.podwire import Multipart, MultipartWanted, Plan, PlanInput, PlanOutp
 from helios.records import OutputRecord, decode_attempt
 from helios.settings import Settings
 from helios.tokens import Attempt, TokenInvalid, check
-from helios.transitions import commit_one, keep_report
+from helios.transitions import commit_one, keep_report, pipelined
 from services.collector.classify import classify
 from services.collector.collect import end_call, output_prefix
 from services.collector.outcome import ended_well, from_report
@@ -155,7 +155,7 @@ class PodEndpoint:
 
     def _outputs_of(self, keys: Keys, run: str, tasks: set[str]) -> dict[tuple[str, str], OutputRecord]:
         names = sorted(tasks)
-        pipeline = self.client.pipeline(transaction=False)
+        pipeline = pipelined(self.client)
         for name in names:
             pipeline.hget(keys.task(run, name), "record")
         found: list[str | None] = pipeline.execute() if names else []

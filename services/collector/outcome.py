@@ -31,7 +31,7 @@ def ended_well(report: Report, declared_outputs: Sequence[str], prefix: str) -> 
         report.exitCode == 0
         and report.reason is None
         and {output.name for output in report.outputs} == set(declared_outputs)
-        and all(output.key.startswith(prefix) for output in report.outputs)
+        and all(output.key.startswith(prefix) and ".." not in output.key.split("/") for output in report.outputs)
     )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from helios import localjobs
 from helios.localjobs import PodStatus
 
@@ -44,7 +46,7 @@ class LocalPods:
     def statuses(self, jobs: Iterable[str]) -> dict[str, PodStatus | None]:
         found: dict[str, PodStatus | None] = {}
         for job in jobs:
-            status = localjobs.read_status(self.directory, job)
+            status = self._status(job)
             if status is not None or localjobs.job_file(self.directory, job).exists():
                 found[job] = status
         return found
@@ -80,9 +82,19 @@ class LocalPods:
         localjobs.release_pod(self.directory, job)
 
     def job(self, name: str) -> localjobs.LocalJob | None:
-        return localjobs.read_job(self.directory, name)
+        try:
+            return localjobs.read_job(self.directory, name)
+        except msgspec.DecodeError:
+            return None
+
+    def _status(self, job: str) -> PodStatus | None:
+        """A task of local mode can reach its pod's folder, so what is there may be anything."""
+        try:
+            return localjobs.read_status(self.directory, job)
+        except msgspec.DecodeError:
+            return PodStatus(job=job, uid="", node="", phase="Failed", reason="its pod's status file is unreadable")
 
     def pods(self) -> list[PodStatus]:
         """Every pod that is over and has not been released."""
-        found = (localjobs.read_status(self.directory, job) for job in localjobs.list_pods(self.directory))
+        found = (self._status(job) for job in localjobs.list_pods(self.directory))
         return [status for status in found if status is not None and status.final]

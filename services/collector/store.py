@@ -50,15 +50,18 @@ class Store:
 
     def multipart(self, key: str, size: int) -> tuple[int, list[str], str]:
         """Open an upload of `size` bytes in parts: (bytes of a part, a PUT for each, a POST that completes it)."""
-        answer = self.http.request(
-            "POST",
-            self.client.get_presigned_url("POST", self.bucket, key, self.expiry, extra_query_params={"uploads": ""}),
-        )
+        start = self.client.get_presigned_url("POST", self.bucket, key, self.expiry, extra_query_params={"uploads": ""})
+        try:
+            answer = self.http.request("POST", start)
+        except urllib3.exceptions.HTTPError as error:
+            raise StoreRefused(f"the object store does not answer: {error.__class__.__name__}") from None
         if answer.status != 200:
             raise StoreRefused(f"the object store refused an upload in parts: HTTP {answer.status}")
-        upload = next(
-            (node.text for node in ElementTree.fromstring(answer.data).iter() if node.tag.endswith("UploadId")), None
-        )
+        try:
+            nodes = list(ElementTree.fromstring(answer.data).iter())
+        except ElementTree.ParseError:
+            nodes = []
+        upload = next((node.text for node in nodes if node.tag.endswith("UploadId")), None)
         if not upload:
             raise StoreRefused("the object store opened an upload in parts without an id")
         part_bytes = max(PART_BYTES, -(-size // PARTS_AT_MOST))

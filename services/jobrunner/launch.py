@@ -16,7 +16,7 @@ from helios.keys import JOBRUNNER_GROUP, keys_of_run
 from helios.messages import Cancelled, Ready, decode
 from helios.settings import Settings
 from helios.streams import Entry, Inbox
-from helios.transitions import Call, commit, launch
+from helios.transitions import Call, commit, launch, pipelined
 from helios.worker import Failure, Later, acknowledge
 from services.jobrunner.jobs import Launcher, WantedJob, job_name, wanted_job
 
@@ -72,7 +72,7 @@ class JobRunner:
         return failures
 
     def _states(self, batch: list[Ready]) -> list[Any]:
-        pipeline = self.client.pipeline(transaction=False)
+        pipeline = pipelined(self.client)
         for ready in batch:
             keys = keys_of_run(ready.run, self.settings.partitions)
             pipeline.hmget(keys.task(ready.run, ready.task), "status", "attempt", "spec")

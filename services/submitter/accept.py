@@ -23,6 +23,7 @@ from helios.transitions import (
     commit_one,
     open_run,
     open_tasks,
+    pipelined,
     reject_run,
 )
 
@@ -115,7 +116,7 @@ def _claim(client: redis.Redis, run: str, submission: Submission, text: bytes, p
 
 
 def _alias(client: redis.Redis, keys: Keys, alias: str, first: str) -> None:
-    pipeline = client.pipeline(transaction=False)
+    pipeline = pipelined(client)
     pipeline.hset(keys.run(alias), mapping={"dagId": alias, "aliasOf": first})
     pipeline.expire(keys.run(alias), ALIAS_KEPT_SECONDS)
     pipeline.execute()

@@ -63,7 +63,9 @@ def control(client: redis.Redis, entry: Entry, partitions: int) -> None:
 def resolve(client: redis.Redis, run: str, partitions: int) -> str:
     """The run that an id stands for: itself, or the first run of its request id. Raises Refused for what is no id."""
     milliseconds, _, sequence = run.partition("-")
-    if not (milliseconds.isdecimal() and sequence.isdecimal() and run.isascii() and len(run) <= 41):
+    if not (milliseconds.isdecimal() and sequence.isdecimal() and run.isascii() and len(run) <= 41) or any(
+        int(number) >= 2**64 for number in (milliseconds, sequence)
+    ):
         raise Refused(f"{run[:80]!r} is no run id; one looks like 1764027260123-0")
     first: Any = client.hget(keys_of_run(run, partitions).run(run), "aliasOf")
     return first or run
