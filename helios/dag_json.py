@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import cast
 
 from helios.dag_lines import Node
@@ -75,38 +76,57 @@ def read_json(text: str, limits: DagLimits, findings: Findings) -> tuple[object,
     )
     written: Places = []
     if isinstance(data, dict) and (hooks.seen or re.search(r"\\u[dD][89a-fA-F]", text)):
-        written = _look_again(cast("dict[str, object]", data), findings)
+        written = _look_again(cast("dict[str, object]", data), limits, findings)
     return cast("object", data), written
 
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def _look_again(data: dict[str, object], findings: Findings) -> Places:
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A container's place in the one around it: whole paths for all of them would cost depth times their number."""
+
+    parent: "_Step | None"
+    key: str | int
+    depth: int
+
+
+def _path(step: _Step | None, key: str | int) -> Path:
+    path = [key]
+    while step is not None:
+        path.append(step.key)
+        step = step.parent
+    return tuple(reversed(path))
+
+
+def _look_again(data: dict[str, object], limits: DagLimits, findings: Findings) -> Places:
     """Name the places of what the hooks could not place, and of half characters, which no text may hold."""
     written: Places = []
-    to_visit: list[tuple[Container, Path]] = [(data, ())]
+    to_visit: list[tuple[Container, _Step | None]] = [(data, None)]
     while to_visit:
-        container, path = to_visit.pop()
+        container, step = to_visit.pop()
+        depth = step.depth + 1 if step is not None else 1
+        if depth > limits.max_nesting:
+            findings.refuse(f"lists and mappings are nested more than {limits.max_nesting} deep")
         if isinstance(container, _Repeating):
             for key in container.repeated:
-                findings.add((*path, key), f"the key {quoted(key)} is there more than once")
+                findings.add(_path(step, key), f"the key {quoted(key)} is there more than once")
         entries = container.items() if isinstance(container, dict) else enumerate(container)
         for key, value in list(entries):
             slots = cast("dict[str | int, object]", container)
-            here = (*path, key)
             if isinstance(key, str) and _SURROGATE.search(key):
-                findings.add(here, "the key holds half a character (a lone surrogate)")
+                findings.add(_path(step, key), "the key holds half a character (a lone surrogate)")
                 del slots[key]
             elif isinstance(value, str) and _SURROGATE.search(value):
-                findings.add(here, "the text holds half a character (a lone surrogate)")
+                findings.add(_path(step, key), "the text holds half a character (a lone surrogate)")
                 slots[key] = Unusable("half a character")
             elif isinstance(value, Unusable):
-                findings.add(here, value.reason)
+                findings.add(_path(step, key), value.reason)
             elif isinstance(value, Written):
                 written.append((container, key))
             elif isinstance(value, dict | list):
-                to_visit.append((cast("Container", value), here))
+                to_visit.append((cast("Container", value), _Step(step, key, depth)))
     return written
 
 

@@ -18,7 +18,8 @@ class DagLimits(Struct, frozen=True, kw_only=True):
     max_payload_bytes: int = 16 * 1024 * 1024
     """The text of one DAG."""
     max_nesting: int = 64
-    """Lists and mappings inside one another in YAML; the format itself needs 7."""
+    """Lists and mappings inside one another; the format itself needs 7. In JSON without odd values the limit is that
+    of Python's reader, about 900; only `artifactRepository` can hold so much, and it is not looked into."""
     max_collections: int = 500_000
     """Lists and mappings in one text."""
     max_nodes: int = 1_500_000
@@ -181,17 +182,21 @@ class Findings:
         return problems
 
 
+_SHOWN_STEPS = 12
+"""Of a path in a message; the format itself needs 7."""
+
+
 def path_text(path: Path) -> str:
     """`("tasks", 2, "env", "A B")` -> `tasks[2].env['A B']`."""
     parts: list[str] = []
-    for step in path:
+    for step in path[:_SHOWN_STEPS]:
         if isinstance(step, int):
             parts.append(f"[{step}]")
         elif re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]{0,63}", step):
             parts.append(f".{step}" if parts else step)
         else:
             parts.append(f"[{quoted(step)}]")
-    return "".join(parts)
+    return "".join(parts) + ("…" if len(path) > _SHOWN_STEPS else "")
 
 
 def quoted(text: str, max_chars: int = 80) -> str:

@@ -3,10 +3,10 @@
 Every rule reports to `Findings` with the path of the value, as it is in the user's text.
 """
 
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 
+from helios.dag_files import check_files
 from helios.dag_format import DagSpec, InputSpec, ResourcesSpec, SecretRef, TaskSpec, TolerationSpec, plain_text
 from helios.dag_graph import Graph, cycles
 from helios.dag_names import (
@@ -17,12 +17,10 @@ from helios.dag_names import (
     label_value_fault,
     name_fault,
     object_name_fault,
-    path_fault,
     quantity,
     resource_is_known,
     resource_names,
     secret_key_fault,
-    uri_fault,
     utf8_bytes,
 )
 from helios.dag_problem import DagLimits, Findings, Path, quoted
@@ -94,7 +92,7 @@ def _check_task(task: TaskSpec, path: Path, limits: DagLimits, findings: Finding
     _report(findings, (*path, "image"), image_fault(task.image, limits))
     _check_texts(task, path, limits, findings)
     if task.inputs or task.outputs:
-        _check_files(task, path, limits, findings)
+        check_files(task, path, limits, findings)
     if task.retries is not None and not 0 <= task.retries.count <= limits.max_retries:
         findings.add((*path, "retries", "count"), f"{task.retries.count} is not within 0 to {limits.max_retries}")
     if task.timeout_seconds is not None and not 1 <= task.timeout_seconds <= limits.max_timeout_seconds:
@@ -163,116 +161,6 @@ def _check_env(task: TaskSpec, path: Path, limits: DagLimits, findings: Findings
         if item.value is not None and item.value_from is not None:
             findings.add((*path, "env", at), "has both value and valueFrom; one of them must go")
     return size
-
-
-def _check_files(task: TaskSpec, path: Path, limits: DagLimits, findings: Findings) -> None:
-    """Where inputs and outputs are placed: each path usable, and no two in each other's way."""
-    inputs, outputs = task.inputs or (), task.outputs or ()
-    for field, entries, limit in (
-        ("inputs", inputs, limits.max_inputs_per_task),
-        ("outputs", outputs, limits.max_outputs_per_task),
-    ):
-        if len(entries) > limit:
-            findings.add((*path, field), f"{len(entries):,} {field}; the limit for one task is {limit:,}")
-    places: dict[str, int] = {}
-    for at, source in enumerate(inputs):
-        place = _check_input(source, (*path, "inputs", at), limits, findings)
-        if place is None:
-            continue
-        if place in places:
-            findings.add(
-                (*path, "inputs", at), f"is placed at {quoted(place)}, as inputs[{places[place]}] is; use 'as'"
-            )
-        places.setdefault(place, at)
-    below = _Below(places)
-    for place, at in places.items() if below else ():
-        inner = below.first(place)
-        if inner is not None:
-            other = places[inner]
-            findings.add(
-                (*path, "inputs", at),
-                f"is placed at {quoted(place)}, which inputs[{other}] needs as a folder; use 'as'",
-            )
-    _check_outputs(outputs, places, below, path, limits, findings)
-
-
-def _check_outputs(
-    outputs: "list[str] | tuple[()]",
-    places: Mapping[str, int],
-    below: "_Below",
-    path: Path,
-    limits: DagLimits,
-    findings: Findings,
-) -> None:
-    seen: set[str] = set()
-    for at, output in enumerate(outputs):
-        here = (*path, "outputs", at)
-        fault = path_fault(output, limits)
-        if fault is None and output in seen:
-            fault = f"{quoted(output)} is listed more than once"
-        elif fault is None and output in places:
-            fault = f"{quoted(output)} is where inputs[{places[output]}] is placed; inputs cannot be written to"
-        elif fault is None and below and (inner := below.first(output)) is not None:
-            fault = f"{quoted(output)} is the folder in which inputs[{places[inner]}] is placed"
-        elif fault is None and places and (folder := next((each for each in _folders(output) if each in places), None)):
-            fault = f"{quoted(output)} lies in {quoted(folder)}, where inputs[{places[folder]}] is placed"
-        seen.add(output)
-        _report(findings, here, fault)
-
-
-class _Below:
-    """Finds paths that lie below a given one. False when none lies below any folder."""
-
-    def __init__(self, places: Iterable[str]) -> None:
-        # With "/" as the least character, what lies below a path comes directly after it.
-        self._sorted = sorted(place.replace("/", "\0") for place in places)
-        self._any = any("\0" in place for place in self._sorted)
-
-    def __bool__(self) -> bool:
-        return self._any
-
-    def first(self, folder: str) -> str | None:
-        prefix = folder.replace("/", "\0") + "\0"
-        at = bisect_left(self._sorted, prefix)
-        found = at < len(self._sorted) and self._sorted[at].startswith(prefix)
-        return self._sorted[at].replace("\0", "/") if found else None
-
-
-def _folders(place: str) -> Iterator[str]:
-    """`a/b/c` -> `a`, `a/b`."""
-    at = place.find("/")
-    while at != -1:
-        yield place[:at]
-        at = place.find("/", at + 1)
-
-
-def _check_input(source: InputSpec, path: Path, limits: DagLimits, findings: Findings) -> str | None:
-    """Where the input is placed; None when it cannot be said."""
-    if source.uri is not None and (source.from_task is not None or source.name is not None):
-        findings.add(path, "has uri and fromTask or name; an input is one or the other")
-        return None
-    if source.uri is None and source.from_task is None:
-        findings.add(path, "needs fromTask and name, or uri")
-        return None
-    if source.uri is None and source.name is None:
-        findings.add((*path, "name"), f"is required: which output of {quoted(source.from_task or '')} is it")
-        return None
-    fault = uri_fault(source.uri, limits) if source.uri is not None else None
-    if fault is not None:
-        findings.add((*path, "uri"), fault)
-        if source.as_ is None:
-            return None
-    place = source.path()
-    fault = path_fault(place, limits)
-    if fault is None:
-        return place
-    if source.as_ is not None:
-        findings.add((*path, "as"), fault)
-    elif source.uri is not None:
-        findings.add((*path, "uri"), f"{fault}; give it another path with 'as'")
-    else:
-        findings.add((*path, "name"), fault)
-    return None
 
 
 def _check_resources(resources: ResourcesSpec, path: Path, findings: Findings) -> None:
