@@ -14,7 +14,7 @@ class Event(msgspec.Struct, frozen=True, tag_field="type"):
     run: str
 
 
-class RunAccepted(Event, tag=True):
+class RunAccepted(Event, frozen=True, tag=True):
     """The run is open and its root tasks are queued."""
 
     dag: str
@@ -22,23 +22,23 @@ class RunAccepted(Event, tag=True):
     cacheEnabled: bool
 
 
-class RunRejected(Event, tag=True):
+class RunRejected(Event, frozen=True, tag=True):
     dag: str
     problems: int
 
 
-class TasksQueued(Event, tag=True):
+class TasksQueued(Event, frozen=True, tag=True):
     attempt: int
     tasks: list[str]
 
 
-class TaskLaunched(Event, tag=True):
+class TaskLaunched(Event, frozen=True, tag=True):
     task: str
     attempt: int
     job: str
 
 
-class TaskPhase(Event, tag=True):
+class TaskPhase(Event, frozen=True, tag=True):
     """The pod moved on: Fetching, Running or Publishing."""
 
     task: str
@@ -47,7 +47,7 @@ class TaskPhase(Event, tag=True):
     node: str
 
 
-class TaskEnded(Event, tag=True):
+class TaskEnded(Event, frozen=True, tag=True):
     """An attempt ended. A failed one may be followed by TasksQueued with the next attempt."""
 
     task: str
@@ -60,23 +60,23 @@ class TaskEnded(Event, tag=True):
     reason: str | None = None
 
 
-class TaskFailed(Event, tag=True):
+class TaskFailed(Event, frozen=True, tag=True):
     """The task failed for good: no attempt follows."""
 
     task: str
     attempt: int
 
 
-class TasksUpstreamFailed(Event, tag=True):
+class TasksUpstreamFailed(Event, frozen=True, tag=True):
     tasks: list[str]
     cause: str
 
 
-class TasksCancelled(Event, tag=True):
+class TasksCancelled(Event, frozen=True, tag=True):
     tasks: list[str]
 
 
-class RunEnded(Event, tag=True):
+class RunEnded(Event, frozen=True, tag=True):
     status: str
 
 

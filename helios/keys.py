@@ -10,6 +10,8 @@ from zlib import crc32
 SUBMISSIONS = "helios:submissions"
 CONTROLS = "helios:controls"
 SERVICES_PREFIX = "helios:service:"
+PROBE = "helios:probe"
+"""Written and deleted again to see whether Redis takes writes."""
 
 SUBMITTER_GROUP = "submitter"
 JOBRUNNER_GROUP = "jobrunner"

@@ -11,6 +11,7 @@ import redis
 from redis.exceptions import ResponseError
 
 from helios.keys import Keys
+from helios.transitions import pipelined
 
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED", "REJECTED")
 """The states in which a run stays."""

@@ -16,7 +16,7 @@ from redis.retry import Retry
 
 from helios.transitions import commit_one, renew, take
 
-READ_BLOCK_MS = 2_000
+READ_BLOCK_MS = 1_000
 """A read waits this long for an entry; a stop signal is obeyed at its end."""
 
 PENDING_PAGE = 1_000
@@ -162,7 +162,7 @@ class Inbox:
         self.groups_exist = True
 
     def _new(self, block_ms: int) -> list[Entry]:
-        found: Any = self.client.xreadgroup(
+        found: list[tuple[str, list[tuple[str, dict[str, str]]]]] = self.client.xreadgroup(  # pyright: ignore[reportAssignmentType] -- the stubs mix in async
             self.group,
             self.consumer,
             dict.fromkeys(self.streams, ">"),

@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from types import FrameType
+from typing import Any
 
 import msgspec
 import redis
@@ -73,7 +75,10 @@ class Stop:
 
     def listen(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self.event.set())
+            signal.signal(number, self._signalled)
+
+    def _signalled(self, _number: int, _frame: FrameType | None) -> None:
+        self.event.set()
 
     @property
     def wanted(self) -> bool:
@@ -114,8 +119,13 @@ class Heartbeat:
 
 def live_services(client: redis.Redis) -> list[dict[str, str]]:
     """The heartbeats of all replicas alive, as service, replica, version, pid and since (epoch ms)."""
-    found = (client.hgetall(key) for key in client.scan_iter(match=f"{SERVICES_PREFIX}*", count=1000))
-    return sorted((beat for beat in found if beat), key=lambda beat: (beat["service"], beat["replica"]))
+    found: Any = [client.hgetall(key) for key in _keys_like(client, f"{SERVICES_PREFIX}*")]
+    beats: list[dict[str, str]] = [beat for beat in found if beat]
+    return sorted(beats, key=lambda beat: (beat["service"], beat["replica"]))
+
+
+def _keys_like(client: redis.Redis, pattern: str) -> list[str]:
+    return list(client.scan_iter(match=pattern, count=1000))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType] -- no stub
 
 
 def configure_logging(service: str, level: str) -> None:
@@ -158,8 +168,19 @@ def run_loops(stop: Stop, first: Callable[[], None], *others: Callable[[], None]
         raise crashed[0]
 
 
+def repeat(stop: Stop, seconds: float, look: Callable[[], object]) -> None:
+    """Call `look` at once and then every so many seconds until stopped; Redis out of reach only puts it off."""
+    while True:
+        try:
+            look()
+        except redis.RedisError as error:
+            log.warning("a periodic look is put off", look=getattr(look, "__qualname__", ""), error=str(error))
+        if stop.wait(seconds):
+            return
+
+
 def connect(settings: Settings) -> redis.Redis:
-    return redis.Redis.from_url(settings.redis_url, **CLIENT_OPTIONS)
+    return redis.Redis.from_url(settings.redis_url, **CLIENT_OPTIONS)  # pyright: ignore[reportUnknownMemberType] -- the stubs leave a parameter open
 
 
 def work(
@@ -238,7 +259,9 @@ def _handle(
         if isinstance(error, Later) or error_code(error) in TRANSIENT:
             log.warning("an entry is put off", reason=text, stream=entry.stream, entry=entry.id)
             inbox.put_off(entry)
-        elif isinstance(error, msgspec.ValidationError | Refused) or error_code(error) in PERMANENT:
+        elif (
+            isinstance(error, msgspec.ValidationError | UnicodeEncodeError | Refused) or error_code(error) in PERMANENT
+        ):
             give_up(entry, text)
         elif entry.deliveries >= settings.deliveries_before_dead_letter:
             give_up(entry, f"it failed {entry.deliveries} times: {text}")
@@ -266,10 +289,11 @@ def bury(inbox: Inbox, entry: Entry, reason: str, settings: Settings) -> None:
     """Fail the entry's run with the reason, then move the entry to the dead letters."""
     log.error("dead letter", stream=entry.stream, entry=entry.id, reason=reason)
     run = entry.fields.get("run", "")
+    run = "" if has_raw_bytes(run) else run
     keys = Keys(partition_of(run, settings.partitions))
     letter = {"stream": entry.stream, "entry": entry.id, "reason": reason, "deliveries": str(entry.deliveries)}
     small = {
-        name[:LETTER_CHARACTERS]: text[:LETTER_CHARACTERS]
+        _readable(name[:LETTER_CHARACTERS]): _readable(text[:LETTER_CHARACTERS])
         for name, text in list(entry.fields.items())[:LETTER_FIELDS]
         if name not in letter
     }
@@ -302,6 +326,19 @@ def bury(inbox: Inbox, entry: Entry, reason: str, settings: Settings) -> None:
     # An ingress stream shares no partition with the dead letters, so this takes two steps; at worst the letter is doubled.
     pipelined(inbox.client).xadd(keys.dead, {**small, **letter}).execute()
     acknowledge(inbox, entry)
+
+
+def has_raw_bytes(text: str) -> bool:
+    """Whether it came as bytes that are not UTF-8. Such text can be read from Redis but not sent to it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _readable(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def acknowledge(inbox: Inbox, entry: Entry) -> None:

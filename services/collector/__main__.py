@@ -13,7 +13,7 @@ from waitress.server import create_server
 from helios.keys import COLLECTOR_GROUP, all_partitions, keys_of_run
 from helios.settings import SettingInvalid, Settings, settings_from
 from helios.streams import Inbox
-from helios.worker import Heartbeat, Stop, configure_logging, connect, run_loops, work
+from helios.worker import Heartbeat, Stop, configure_logging, connect, repeat, run_loops, work
 from services.collector.collect import Collector
 from services.collector.endpoint import BODY_BYTES, PodEndpoint
 from services.collector.pods import LocalPods, Pods
@@ -73,24 +73,26 @@ class Endpoint:
         self.server.close()
 
 
-def sweep(pods: LocalPods, client: redis.Redis, settings: Settings, stop: Stop) -> None:
-    """Release pods whose attempt ended but whose release was lost, as when a collector died just then."""
-    while not stop.wait(SWEEP_SECONDS):
-        for status in pods.pods():
-            job = pods.job(status.job)
-            keys = keys_of_run(job.run, settings.partitions) if job else None
-            if job is None or keys is None:
-                pods.release(status.job)
-                continue
-            try:
-                found: Any = client.hmget(keys.task(job.run, job.task), "status", "attempt")
-                pending = client.xlen(keys.launched)
-            except redis.RedisError as error:
-                log.warning("the sweep is put off", error=str(error))
-                break
-            current = found[0] in ("QUEUED", "RUNNING") and found[1] == str(job.attempt)
-            if not current and not pending:
-                pods.release(status.job)
+def sweep(pods: LocalPods, client: redis.Redis, settings: Settings) -> None:
+    """Release pods that are over and were wrapped up, but whose release was lost, as when a collector died just then."""
+    over = pods.pods()
+    if not over:
+        return
+    launched: set[str] = set()
+    for keys in all_partitions(settings.partitions):
+        entries: Any = client.xrange(keys.launched)
+        launched |= {fields["job"] for _, fields in entries}
+    for status in over:
+        job = pods.job(status.job)
+        if status.job in launched:
+            continue
+        if job is not None:
+            found: Any = client.hmget(
+                keys_of_run(job.run, settings.partitions).task(job.run, job.task), "status", "attempt"
+            )
+            if found[0] == "QUEUED" and found[1] == str(job.attempt):
+                continue  # its launch is about to be recorded
+        pods.release(status.job)
 
 
 def main() -> None:
@@ -108,7 +110,7 @@ def main() -> None:
     endpoint = Endpoint(PodEndpoint(client, Store(settings), settings), settings.pod_endpoint_bind)
     threading.Thread(target=endpoint.serve, name="endpoint", daemon=True).start()
     log.info("serving pods", bind=settings.pod_endpoint_bind)
-    run(settings, pods, client, stop, lambda: sweep(pods, client, settings, stop))
+    run(settings, pods, client, stop, lambda: repeat(stop, SWEEP_SECONDS, lambda: sweep(pods, client, settings)))
     endpoint.close()
 
 

@@ -1,7 +1,9 @@
-"""`python -m services.jobrunner`: one thread creates Jobs, another deletes them, so that a full house delays no cancel."""
+"""`python -m services.jobrunner`: one thread creates Jobs, another deletes them: a full house delays no cancel."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import redis
 import structlog
@@ -9,7 +11,7 @@ import structlog
 from helios.keys import JOBRUNNER_GROUP, all_partitions, keys_of_run
 from helios.settings import SettingInvalid, Settings, settings_from
 from helios.streams import Inbox
-from helios.worker import Heartbeat, Stop, configure_logging, connect, run_loops, work
+from helios.worker import Heartbeat, Stop, configure_logging, connect, repeat, run_loops, work
 from services.jobrunner.jobs import Launcher
 from services.jobrunner.launch import Deleter, JobRunner, superseded
 from services.jobrunner.local import LocalLauncher
@@ -17,10 +19,11 @@ from services.jobrunner.local import LocalLauncher
 log = structlog.get_logger()
 
 FULL_HOUSE_WAIT_SECONDS = 0.05
+SWEEP_SECONDS = 30.0
 
 
-def run(settings: Settings, launcher: Launcher, client: redis.Redis, stop: Stop) -> None:
-    """Serve both streams until stopped."""
+def run(settings: Settings, launcher: Launcher, client: redis.Redis, stop: Stop, *others: Callable[[], None]) -> None:
+    """Serve both streams until stopped, with `others` beside."""
 
     def inbox(streams: tuple[str, ...]) -> Inbox:
         return Inbox(
@@ -46,15 +49,16 @@ def run(settings: Settings, launcher: Launcher, client: redis.Redis, stop: Stop)
         stop,
         lambda: work(ready, runner.launch, settings=settings, stop=stop, heartbeat=heartbeat, on_turn=wait_for_room),
         lambda: work(cancelled, deleter.delete, settings=settings, stop=stop),
+        *others,
     )
     heartbeat.end()
 
 
 def sweep(launcher: LocalLauncher, client: redis.Redis, settings: Settings) -> None:
-    """At start: delete Jobs whose attempt is no longer wanted, which a crash between two steps can leave."""
+    """Delete Jobs whose attempt is no longer wanted, which a crash between two steps can leave."""
     for job in launcher.jobs():
         keys = keys_of_run(job.run, settings.partitions)
-        found = client.hmget(keys.task(job.run, job.task), "status", "attempt")
+        found: Any = client.hmget(keys.task(job.run, job.task), "status", "attempt")
         if superseded(found, job.attempt):
             log.info("deleting a Job that nobody wants", job=job.job, run=job.run, task=job.task)
             launcher.delete(job.job)
@@ -74,8 +78,9 @@ def main() -> None:
     stop.listen()
     client = connect(settings)
     launcher = LocalLauncher(Path(settings.local_dir), settings.jobs_alive)
-    sweep(launcher, client, settings)
-    run(settings, launcher, client, stop)
+    run(
+        settings, launcher, client, stop, lambda: repeat(stop, SWEEP_SECONDS, lambda: sweep(launcher, client, settings))
+    )
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ import sys
 from helios.keys import SUBMITTER_GROUP, all_partitions
 from helios.settings import SettingInvalid, settings_from
 from helios.streams import Inbox
-from helios.worker import Heartbeat, Stop, configure_logging, connect, run_loops, work
+from helios.worker import Heartbeat, Stop, configure_logging, connect, repeat, run_loops, work
 from services.submitter.ingress import STREAMS, Ingress
+from services.submitter.reconcile import EVERY_SECONDS, Reconciler
 from services.submitter.settle import Settler
 
 INGRESS_ENTRIES = 4
@@ -38,10 +39,12 @@ def main() -> None:
     ingress = Ingress(client, outside, settings.partitions)
     finished = inbox(tuple(keys.finished for keys in all_partitions(settings.partitions)), settings.batch_entries)
     settler = Settler(client, settings.partitions)
+    reconciler = Reconciler(client, settings.partitions)
     run_loops(
         stop,
         lambda: work(finished, settler.handle, settings=settings, stop=stop, heartbeat=heartbeat),
         lambda: work(outside, ingress.handle, settings=settings, stop=stop, on_bury=ingress.bury),
+        lambda: repeat(stop, EVERY_SECONDS, reconciler.look),
     )
     heartbeat.end()
 

@@ -26,6 +26,7 @@ from helios.transitions import (
     pipelined,
     reject_run,
 )
+from helios.worker import has_raw_bytes
 
 ALIAS_KEPT_SECONDS = 7 * 86_400
 REQUEST_ID_CHARACTERS = 256
@@ -86,8 +87,9 @@ def _submission(entry: Entry) -> Submission:
         submission = decode(entry.fields, Submission)
     except ValidationError as error:
         raise Refusal([f"the submission needs a field 'dag' with the DAG's YAML or JSON: {error}"]) from None
-    if submission.requestId is not None and not 0 < len(submission.requestId) <= REQUEST_ID_CHARACTERS:
-        raise Refusal([f"requestId must have 1 to {REQUEST_ID_CHARACTERS} characters"])
+    request = submission.requestId
+    if request is not None and (not 0 < len(request) <= REQUEST_ID_CHARACTERS or has_raw_bytes(request)):
+        raise Refusal([f"requestId must have 1 to {REQUEST_ID_CHARACTERS} characters of UTF-8"])
     return submission
 
 

@@ -1,0 +1,137 @@
+"""The collector's pod endpoint, as a pod sees it: ask for the plan, ask for the parts of a big upload, deliver the
+report.
+
+401, 403 and 410 mean that the attempt is over or the token is not valid: never retried. 425, 429, 5xx and a broken
+connection are retried until the attempt's patience ends. Nothing else is.
+"""
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+from agent.logs import Log, one_line
+from agent.pace import Backoff, Every
+from agent.plan import Plan, PlanRefused, read_plan
+from agent.settings import Attempt
+from agent.web import Web, WebError
+
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+
+
+class EndpointError(Exception):
+    """The endpoint could not be reached within the patience, or its answer makes no sense."""
+
+
+class AttemptOver(EndpointError):
+    """The endpoint refuses this attempt: it was fenced, its run is over, or the token is not valid."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Where the parts of one big upload go: every part but the last has `part_bytes` bytes."""
+
+    part_bytes: int
+    urls: tuple[str, ...] = field(repr=False)
+    complete_url: str = field(repr=False)
+
+
+class Endpoint:
+    """Speaks the pod protocol for one attempt; safe to use from many threads."""
+
+    def __init__(self, web: Web, attempt: Attempt, log: Log) -> None:
+        self._web = web
+        self._attempt = attempt
+        self._log = log
+
+    def plan(self) -> Plan:
+        """The plan with fresh URLs. Raises EndpointError, or PlanRefused when it is another attempt's or malformed."""
+        plan = read_plan(self._ask("GET", "/v1/plan", None, Backoff(0.2, 10.0)))
+        mine = (self._attempt.run_id, self._attempt.task, self._attempt.attempt)
+        if (plan.run, plan.task, plan.attempt) != mine:
+            raise PlanRefused("the plan is for another attempt")
+        return plan
+
+    def multipart(self, name: str, size: int) -> Parts:
+        """Opens an upload of `size` bytes in parts for the output `name`."""
+        request = {"name": name, "bytes": size}
+        answer = _object(self._ask("POST", "/v1/multipart", request, Backoff(0.2, 10.0)))
+        part_bytes, urls, complete_url = answer.get("partBytes"), answer.get("urls"), answer.get("completeUrl")
+        if not isinstance(part_bytes, int) or part_bytes < 1 or not isinstance(complete_url, str):
+            raise EndpointError("the endpoint's answer to a multipart request is malformed")
+        if not isinstance(urls, list) or len(cast("list[object]", urls)) != -(-size // part_bytes):
+            raise EndpointError("the endpoint's answer to a multipart request has the wrong number of parts")
+        return Parts(part_bytes, tuple(str(url) for url in cast("list[object]", urls)), complete_url)
+
+    def result(self, report: Mapping[str, object]) -> str:
+        """Delivers the report; returns the endpoint's word on it: committed, recorded or stale."""
+        # The first answer is often 425, because the result overtakes the event that says the task was launched.
+        answer = _object(self._ask("POST", "/v1/result", report, Backoff(0.05, 5.0)))
+        return str(answer.get("status", "recorded"))
+
+    def _ask(self, method: str, path: str, document: Mapping[str, object] | None, backoff: Backoff) -> bytes:
+        headers = {
+            "Authorization": f"Bearer {self._attempt.token}",
+            "Helios-Pod": self._attempt.pod_uid,
+            "Accept": "application/json",
+        }
+        body = None
+        if document is not None:
+            headers["Content-Type"] = "application/json"
+            body = json.dumps(document, separators=(",", ":")).encode()
+        began = time.monotonic()
+        progress = Every(10.0)
+        while True:
+            try:
+                with self._web.request(method, self._attempt.endpoint + path, headers, body) as response:
+                    answer = response.read(MAX_ANSWER_BYTES)
+                    trouble = _trouble(response.status, answer) or _short(response.header("Content-Length"), answer)
+                if trouble is None:
+                    return answer
+            except WebError as error:
+                trouble = str(error)
+            waited = time.monotonic() - began
+            left = self._attempt.plan_patience_seconds - waited
+            if left <= 0:
+                raise EndpointError(f"no answer to {method} {path} within {waited:.0f} s: {trouble}")
+            if progress.due():
+                self._log.line(f"Waiting for the pod endpoint, {waited:.0f} s so far: {one_line(trouble)}")
+            backoff.pause(left)
+
+
+def _trouble(status: int, answer: bytes) -> str | None:
+    """None for success, words for what is worth another try; raises for what is not."""
+    if status == 200:
+        return None
+    words = _reason(status, answer)
+    if status in (401, 403, 410):
+        raise AttemptOver(f"the attempt is over or its token is not valid: {words}")
+    if status in (425, 429) or status >= 500:
+        return words
+    raise EndpointError(f"the endpoint refused the request: {words}")
+
+
+def _short(length: str | None, answer: bytes) -> str | None:
+    if length is not None and length.isdigit() and int(length) != len(answer):
+        return "the answer was cut off or is too large"
+    return None
+
+
+def _reason(status: int, answer: bytes) -> str:
+    try:
+        document = json.loads(answer)
+    except (ValueError, RecursionError):
+        document = None
+    said: object = cast("dict[str, object]", document).get("error") if isinstance(document, dict) else None
+    return f"HTTP {status}: {one_line(said[:200])}" if isinstance(said, str) and said else f"HTTP {status}"
+
+
+def _object(body: bytes) -> dict[str, object]:
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise EndpointError("the endpoint's answer is not a JSON object")
+    return cast("dict[str, object]", document)

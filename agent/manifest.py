@@ -1,0 +1,109 @@
+"""What a step says about itself: the fetch manifest, the task's report, and the termination messages that must fit.
+Pure.
+
+A termination message is at most MESSAGE_BYTES of compact JSON; what does not fit is shortened or left out, never cut in
+the middle, so that it always parses.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+MESSAGE_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class InputOutcome:
+    """How one input came to be in place."""
+
+    name: str
+    size: int
+    hit: bool
+    cause: str
+    """cached, coalesced; never-here, evicted, changed, corrupt, disabled, cache-fault."""
+    sha256: str
+
+    def document(self) -> dict[str, object]:
+        return {"name": self.name, "bytes": self.size, "hit": self.hit, "cause": self.cause, "sha256": self.sha256}
+
+
+def fetch_manifest(
+    outcomes: Sequence[InputOutcome], *, cache_enabled: bool, error: str | None, elapsed_ms: int
+) -> dict[str, object]:
+    """The whole manifest: {"v", "step", "ok", "cacheEnabled", "hits", "misses", "hitBytes", "missBytes", "causes",
+    "inputs", "error", "elapsedMs"}.
+    """
+    causes: dict[str, int] = {}
+    for outcome in outcomes:
+        causes[outcome.cause] = causes.get(outcome.cause, 0) + 1
+    hits = [outcome for outcome in outcomes if outcome.hit]
+    misses = [outcome for outcome in outcomes if not outcome.hit]
+    return {
+        "v": 1,
+        "step": "fetch",
+        "ok": error is None,
+        "cacheEnabled": cache_enabled,
+        "hits": len(hits),
+        "misses": len(misses),
+        "hitBytes": sum(outcome.size for outcome in hits),
+        "missBytes": sum(outcome.size for outcome in misses),
+        "causes": causes,
+        "inputs": [outcome.document() for outcome in outcomes],
+        "error": error,
+        "elapsedMs": elapsed_ms,
+    }
+
+
+def compact(document: Mapping[str, object]) -> bytes:
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def fetch_message(manifest: Mapping[str, object]) -> bytes:
+    """The manifest as a termination message: whole with its own digest if it fits, else without `inputs`, its error
+    shortened if need be.
+    """
+    whole = compact(manifest)
+    document = {**manifest, "manifestSha256": hashlib.sha256(whole).hexdigest()}
+    if len(compact(document)) <= MESSAGE_BYTES:
+        return compact(document)
+    del document["inputs"]
+    return fitted(document, "error")
+
+
+def fitted(document: Mapping[str, object], text_field: str) -> bytes:
+    """The document in at most MESSAGE_BYTES, by shortening the one field that may be long."""
+    data = compact(document)
+    text = document.get(text_field)
+    while len(data) > MESSAGE_BYTES and isinstance(text, str) and text:
+        # Each round takes away at least what is too much at six bytes a character, JSON's longest, and at least one
+        # character.
+        text = text[: max(0, len(text) - max(1, (len(data) - MESSAGE_BYTES) // 6))]
+        data = compact({**document, text_field: text + "..."})
+    return data
+
+
+def read_manifest(data: bytes) -> dict[str, object] | None:
+    """A manifest as fetch wrote it, or None when it is not one."""
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(document, dict):
+        return None
+    manifest = cast("dict[str, object]", document)
+    return manifest if manifest.get("v") == 1 and manifest.get("step") == "fetch" else None
+
+
+def manifest_digests(manifest: Mapping[str, object]) -> list[tuple[str, str]]:
+    """(name, sha256) of each input that fetch brought."""
+    inputs = manifest.get("inputs")
+    found: list[tuple[str, str]] = []
+    for item in cast("list[object]", inputs) if isinstance(inputs, list) else []:
+        if isinstance(item, dict):
+            fields = cast("dict[str, object]", item)
+            name, sha256 = fields.get("name"), fields.get("sha256")
+            if isinstance(name, str) and isinstance(sha256, str):
+                found.append((name, sha256))
+    return found

@@ -1,0 +1,246 @@
+# pathlib costs ten milliseconds at every start:
+# ruff: noqa: PTH123
+"""publish: see the task's end, store what it wrote, and report before Kubernetes knows.
+
+The attempt is good only if the command exited 0, its inputs are untouched and every declared output is stored. Whatever
+happens, a report is sent and a termination message is written; a reason is never lost because one of the two failed.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from agent import logs
+from agent.control import ExitRecord, NotStarted, read_exit, wait_for_end, wait_for_start
+from agent.endpoint import AttemptOver, Endpoint, EndpointError
+from agent.fetch import write_message
+from agent.logs import Log
+from agent.manifest import fitted, manifest_digests, read_manifest
+from agent.names import NameRefused, escape
+from agent.outputs import OutputRefused, open_output
+from agent.pace import now_ms
+from agent.parallel import for_each
+from agent.plan import Plan, PlannedOutput, PlanRefused
+from agent.settings import PublishSettings, SettingsError, publish_settings
+from agent.store import CacheFault, Store
+from agent.upload import StoredOutput, Uploader, UploadFailed
+from agent.web import Web
+
+PLAN_FRESH_SECONDS = 300.0
+"""A plan asked for while the task ran is used for this long; its URLs may have expired after that."""
+
+
+@dataclass
+class Outcome:
+    """How the attempt ended, as far as it is known by now."""
+
+    record: ExitRecord
+    reason: str | None = None
+    outputs: list[StoredOutput] = field(default_factory=list[StoredOutput])
+
+    @property
+    def good(self) -> bool:
+        return self.record.exit_code == 0 and self.reason is None
+
+
+def publish(settings: PublishSettings, log: Log, web: Web | None = None) -> Outcome:
+    """Waits for the task's end, stores its outputs, reports. The outcome is `good` or has an exit code or a reason that
+    says why not.
+    """
+    return _Publish(settings, log, web or Web()).run()
+
+
+class _Publish:
+    """One run of publish."""
+
+    def __init__(self, settings: PublishSettings, log: Log, web: Web) -> None:
+        self._settings = settings
+        self._log = log
+        self._web = web
+        self._endpoint = Endpoint(web, settings.attempt, log)
+        self._manifest = _read_fetch_manifest(settings.state_dir)
+        self._store = _open_store(settings)
+        self._ahead: tuple[float, Plan] | None = None
+
+    def run(self) -> Outcome:
+        started_at = now_ms()
+        try:
+            started_at = wait_for_start(self._settings.control_dir, self._settings.start_patience_seconds)
+            threading.Thread(target=self._work_ahead, daemon=True).start()
+            wait_for_end(self._settings.control_dir)
+            outcome = self._settle_outcome(started_at)
+        except NotStarted as failure:
+            outcome = Outcome(_nobody_told(started_at), str(failure))
+        except OSError as failure:
+            outcome = Outcome(_nobody_told(started_at), f"the control folder cannot be read: {failure.strerror}")
+        self._say(outcome)
+        delivered = self._report(outcome)
+        write_message(self._settings.termination_log, _message(outcome, delivered), self._log)
+        if self._store is not None:
+            with contextlib.suppress(CacheFault):
+                self._store.drop_view()
+        return outcome
+
+    def _settle_outcome(self, started_at: int) -> Outcome:
+        record = read_exit(self._settings.control_dir)
+        if record is None:
+            return Outcome(_nobody_told(started_at), "the task was killed before it could write its exit code")
+        outcome = Outcome(record, record.error)
+        changed = self._changed_inputs()
+        if record.exit_code != 0 or outcome.reason is not None:
+            return outcome
+        if changed:
+            outcome.reason = f"input {', '.join(escape(name) for name in changed)} was changed by the task"
+            return outcome
+        try:
+            self._store_outputs(outcome)
+        except (OutputRefused, UploadFailed, NameRefused) as failure:
+            outcome.reason = str(failure)
+        except (EndpointError, PlanRefused) as failure:
+            outcome.reason = f"the outputs were not stored: {failure}"
+        return outcome
+
+    def _work_ahead(self) -> None:
+        """While the task runs: ask for the plan, and wait for the disk on behalf of the blobs that fetch brought."""
+        with contextlib.suppress(EndpointError, PlanRefused):
+            self._ahead = (time.monotonic(), self._endpoint.plan())
+        if self._store is None or self._manifest is None:
+            return
+        for _, digest in manifest_digests(self._manifest):
+            with contextlib.suppress(CacheFault, NameRefused):
+                self._store.settle(digest)
+
+    def _changed_inputs(self) -> list[str]:
+        """Inputs whose blob the task wrote to; each such blob is quarantined, whatever becomes of the task."""
+        changed: list[str] = []
+        if self._store is None or self._manifest is None:
+            return changed
+        for name, digest in manifest_digests(self._manifest):
+            try:
+                if not self._store.check_view_link(digest, name):
+                    changed.append(name)
+                    self._store.quarantine(digest)
+            except (CacheFault, NameRefused) as fault:
+                self._log.line(f"Input {escape(name)} could not be checked: {logs.one_line(str(fault))}")
+        return changed
+
+    def _store_outputs(self, outcome: Outcome) -> None:
+        plan = self._plan()
+        uploader = Uploader(self._web, self._endpoint, self._log, plan.single_put_limit, self._fresh)
+
+        def store(output: PlannedOutput) -> StoredOutput:
+            with open_output(self._settings.artifacts, output.name) as content:
+                stored = uploader.store(output, content)
+            self._log.line(f"Stored output {escape(stored.name)}, {stored.size} bytes")
+            return stored
+
+        outcome.outputs = for_each(plan.outputs, self._settings.parallel, store)
+
+    def _plan(self) -> Plan:
+        ahead = self._ahead
+        if ahead is not None and time.monotonic() - ahead[0] < PLAN_FRESH_SECONDS:
+            return ahead[1]
+        return self._endpoint.plan()
+
+    def _fresh(self, output: PlannedOutput) -> PlannedOutput:
+        for fresh in self._endpoint.plan().outputs:
+            if fresh.name == output.name and fresh.key == output.key:
+                return fresh
+        raise PlanRefused(f"output {escape(output.name)} is no longer in the plan")
+
+    def _say(self, outcome: Outcome) -> None:
+        record = outcome.record
+        how = "Task ended with exit code " + ("unknown" if record.exit_code is None else str(record.exit_code))
+        if record.timed_out:
+            how += ", timed out"
+        self._log.line(how)
+        if outcome.reason is not None:
+            self._log.line(logs.error(outcome.reason))
+
+    def _report(self, outcome: Outcome) -> str:
+        """The endpoint's word on the report, or `undelivered`: then the termination message serves alone."""
+        try:
+            return self._endpoint.result(self._document(outcome))
+        except AttemptOver as over:
+            self._log.line(logs.error(str(over)))
+            return "refused"
+        except EndpointError as failure:
+            self._log.line(logs.error(f"the report was not delivered: {failure}"))
+            return "undelivered"
+
+    def _document(self, outcome: Outcome) -> dict[str, object]:
+        record, attempt = outcome.record, self._settings.attempt
+        return {
+            "v": 1,
+            "run": attempt.run_id,
+            "task": attempt.task,
+            "attempt": attempt.attempt,
+            "podUid": attempt.pod_uid,
+            "node": attempt.node,
+            "exitCode": record.exit_code,
+            "signal": record.signal,
+            "timedOut": record.timed_out,
+            "cpuMs": record.cpu_ms,
+            "peakMemoryBytes": record.peak_memory_bytes,
+            "fetch": self._manifest,
+            "outputs": [stored.document() for stored in outcome.outputs],
+            "reason": outcome.reason,
+            "startedAt": record.started_at,
+            "endedAt": record.ended_at,
+            "publishedAt": now_ms(),
+        }
+
+
+def _message(outcome: Outcome, delivered: str) -> bytes:
+    record = outcome.record
+    document: dict[str, object] = {
+        "v": 1,
+        "step": "publish",
+        "ok": outcome.good,
+        "exitCode": record.exit_code,
+        "signal": record.signal,
+        "timedOut": record.timed_out,
+        "outputs": len(outcome.outputs),
+        "outputBytes": sum(stored.size for stored in outcome.outputs),
+        "cpuMs": record.cpu_ms,
+        "peakMemoryBytes": record.peak_memory_bytes,
+        "startedAt": record.started_at,
+        "endedAt": record.ended_at,
+        "report": delivered,
+        "reason": outcome.reason,
+    }
+    return fitted(document, "reason")
+
+
+def _nobody_told(started_at: int) -> ExitRecord:
+    return ExitRecord(None, None, False, 0, 0, started_at, now_ms(), None)
+
+
+def _read_fetch_manifest(state_dir: str) -> dict[str, object] | None:
+    try:
+        fd = os.open(f"{state_dir}/fetch.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            return read_manifest(file.read())
+    except OSError:
+        return None
+
+
+def _open_store(settings: PublishSettings) -> Store | None:
+    if settings.cache_dir is None or not os.access(f"{settings.cache_dir}/views", os.W_OK):
+        return None
+    return Store(settings.cache_dir, settings.job)
+
+
+def publish_verb(env: Mapping[str, str]) -> int:
+    """The verb: 0 when the attempt is good, 1 when not, 2 for a wrong environment."""
+    log = Log()
+    try:
+        settings = publish_settings(env)
+        outcome = publish(settings, log)
+    except (SettingsError, NameRefused) as error:
+        log.line(logs.error(str(error)))
+        return 2
+    return 0 if outcome.good else 1

@@ -1,0 +1,174 @@
+"""The environment of the verbs, read once into frozen structs. A value that is missing or wrong is an error that names
+its variable.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+class SettingsError(ValueError):
+    """A variable is missing or has a wrong value; the message begins with its name."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Whose work this is, and where its report goes."""
+
+    endpoint: str
+    """Base URL of the collector's pod endpoint, http://host:port, without a slash at the end."""
+    token: str
+    """Bearer token of this attempt; never printed."""
+    run_id: str
+    task: str
+    attempt: int
+    pod_uid: str
+    node: str
+    plan_patience_seconds: float
+    """How long an endpoint that is down is waited for."""
+
+    def __repr__(self) -> str:
+        return f"Attempt({self.run_id!r}, {self.task!r}, {self.attempt}, token=***)"
+
+
+@dataclass(frozen=True)
+class FetchSettings:
+    """Everything `fetch` is told from outside; paths are absolute."""
+
+    attempt: Attempt
+    cache_enabled: bool
+    cache_dir: str
+    job: str
+    artifacts: str
+    state_dir: str
+    termination_log: str | None
+    parallel: int
+    """How many inputs are brought at the same time."""
+
+
+@dataclass(frozen=True)
+class PublishSettings:
+    """Everything `publish` is told from outside; paths are absolute."""
+
+    attempt: Attempt
+    cache_dir: str | None
+    """None when this step does not see the cache; then inputs are not checked after the task."""
+    job: str
+    artifacts: str
+    control_dir: str
+    state_dir: str
+    termination_log: str | None
+    parallel: int
+    start_patience_seconds: float | None
+    """How long the task's start is waited for; None means for ever."""
+
+
+@dataclass(frozen=True)
+class ExecSettings:
+    """Everything `exec` is told from outside; paths are absolute."""
+
+    artifacts: str
+    control_dir: str
+    timeout_seconds: float | None
+    lifeline_fd: int | None
+    """An inherited pipe whose end of file means that the node's process died."""
+
+
+def fetch_settings(env: Mapping[str, str]) -> FetchSettings:
+    return FetchSettings(
+        attempt=_attempt(env),
+        cache_enabled=_boolean(env, "HELIOS_CACHE_ENABLED"),
+        cache_dir=_folder(env, "HELIOS_CACHE_DIR"),
+        job=_text(env, "HELIOS_JOB"),
+        artifacts=_folder(env, "HELIOS_ARTIFACTS"),
+        state_dir=_folder(env, "HELIOS_STATE_DIR"),
+        termination_log=env.get("HELIOS_TERMINATION_LOG") or None,
+        parallel=_count(env, "HELIOS_FETCH_PARALLEL", 4),
+    )
+
+
+def publish_settings(env: Mapping[str, str]) -> PublishSettings:
+    return PublishSettings(
+        attempt=_attempt(env),
+        cache_dir=_folder(env, "HELIOS_CACHE_DIR") if env.get("HELIOS_CACHE_DIR") else None,
+        job=_text(env, "HELIOS_JOB"),
+        artifacts=_folder(env, "HELIOS_ARTIFACTS"),
+        control_dir=_folder(env, "HELIOS_CONTROL_DIR"),
+        state_dir=_folder(env, "HELIOS_STATE_DIR"),
+        termination_log=env.get("HELIOS_TERMINATION_LOG") or None,
+        parallel=_count(env, "HELIOS_FETCH_PARALLEL", 4),
+        start_patience_seconds=_seconds(env, "HELIOS_START_PATIENCE_SECONDS", None),
+    )
+
+
+def exec_settings(env: Mapping[str, str]) -> ExecSettings:
+    lifeline = env.get("HELIOS_LIFELINE_FD")
+    return ExecSettings(
+        artifacts=_folder(env, "HELIOS_ARTIFACTS"),
+        control_dir=_folder(env, "HELIOS_CONTROL_DIR"),
+        timeout_seconds=_seconds(env, "HELIOS_TIMEOUT_SECONDS", None),
+        lifeline_fd=_integer("HELIOS_LIFELINE_FD", lifeline, 0) if lifeline else None,
+    )
+
+
+def _attempt(env: Mapping[str, str]) -> Attempt:
+    endpoint = _text(env, "HELIOS_ENDPOINT").rstrip("/")
+    if not endpoint.startswith(("http://", "https://")):
+        raise SettingsError("HELIOS_ENDPOINT must be http://host:port")
+    token = _text(env, "HELIOS_TOKEN")
+    if not token.isascii() or not token.isprintable():
+        raise SettingsError("HELIOS_TOKEN cannot be sent as a header")
+    return Attempt(
+        endpoint=endpoint,
+        token=token,
+        run_id=_text(env, "HELIOS_RUN_ID"),
+        task=_text(env, "HELIOS_TASK_NAME"),
+        attempt=_integer("HELIOS_ATTEMPT", _text(env, "HELIOS_ATTEMPT"), 0),
+        pod_uid=_text(env, "HELIOS_POD_UID"),
+        node=_text(env, "HELIOS_NODE"),
+        plan_patience_seconds=_seconds(env, "HELIOS_PLAN_PATIENCE_SECONDS", 600.0) or 0.0,
+    )
+
+
+def _text(env: Mapping[str, str], name: str) -> str:
+    value = env.get(name, "")
+    if not value:
+        raise SettingsError(f"{name} is not set")
+    return value
+
+
+def _folder(env: Mapping[str, str], name: str) -> str:
+    value = _text(env, name)
+    if not value.startswith("/"):
+        raise SettingsError(f"{name} must be an absolute path, not {value!r}")
+    return value.rstrip("/") or "/"
+
+
+def _boolean(env: Mapping[str, str], name: str) -> bool:
+    value = _text(env, name)
+    if value not in ("true", "false"):
+        raise SettingsError(f"{name} must be true or false, not {value!r}")
+    return value == "true"
+
+
+def _count(env: Mapping[str, str], name: str, default: int) -> int:
+    value = env.get(name, "")
+    return _integer(name, value, 1) if value else default
+
+
+def _integer(name: str, value: str, least: int) -> int:
+    if not value.isascii() or not value.isdigit() or len(value) > 9 or int(value) < least:
+        raise SettingsError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    return int(value)
+
+
+def _seconds(env: Mapping[str, str], name: str, default: float | None) -> float | None:
+    value = env.get(name, "")
+    if not value:
+        return default
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 1e9:
+        raise SettingsError(f"{name} must be a number of seconds, not {value!r}")
+    return seconds

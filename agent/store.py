@@ -1,0 +1,344 @@
+# pathlib costs ten milliseconds at every start:
+# ruff: noqa: PTH101, PTH102, PTH103, PTH104, PTH108, PTH116, PTH120
+"""The node's cache: blobs by the SHA-256 of their content, views of hard links for tasks, and what is known of sources.
+
+    <root>/blobs/sha256/ab/<digest>      0444; complete and checked whenever it exists; mtime is its seal (agent.stamp)
+          /refs/<sha256 of an identity>  what a source's version contained, and which contents were ever here
+          /views/<job>/<name>            hard links to blobs: what one task may see; the link count tells of use
+          /locks/  /tmp/  /quarantine/
+
+A blob gets its name in this order: written to tmp, digest checked, mode 0444, sealed, renamed. Nobody waits for the
+disk on the way (the seal says why that is safe); `settle` does, later. A link is taken first and checked after, so an
+eviction between the two cannot matter.
+
+Every failure here is a CacheFault, and a CacheFault is a miss, never a failed task.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from agent.download import BUFFER, PartFile, SinkFault
+from agent.folders import below, opened, remove, remove_tree, write_whole
+from agent.locks import LockTimeout, held
+from agent.names import check_digest, check_view, parts_of
+from agent.stamp import Seal, boot_id, durable_ns, pending_ns, read_seal
+
+LOCK_PATIENCE_SECONDS = 60.0
+SPARE_BYTES = 64 * 1024 * 1024
+"""What a download leaves free on the cache's file system."""
+
+_TMP = "tmp"
+_PRIVATE = ("blobs", "blobs/sha256", "refs", "locks", _TMP, "quarantine")
+
+Absence = Literal["never-here", "evicted", "changed", "corrupt"]
+
+
+class CacheFault(Exception):
+    """The cache cannot do it now: bypass it."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One version of an external object; `version` is its version id, or its ETag where it has none."""
+
+    source: str
+    version: str
+    size: int
+
+    def key(self) -> str:
+        return f"object\n{self.source}\n{self.version}\n{self.size}"
+
+
+@dataclass(frozen=True)
+class Linked:
+    """A blob's hard link in a view: the path that a task reads."""
+
+    path: str
+
+
+@dataclass(frozen=True)
+class Absent:
+    """Why a blob cannot be linked."""
+
+    cause: Absence
+
+
+class Store:
+    """One cache folder, as one job uses it. Safe from many threads and processes at once."""
+
+    def __init__(self, root: str, job: str) -> None:
+        self.root = root
+        self._job = check_view(job)
+        self._boot = boot_id()
+
+    def prepare(self) -> None:
+        """Makes the folders that are missing."""
+        with _faults("preparing the cache"):
+            os.makedirs(self.root, 0o755, exist_ok=True)
+            for name in _PRIVATE:
+                _make_folder(f"{self.root}/{name}", 0o700)
+            for name in ("views", f"views/{self._job}"):
+                _make_folder(f"{self.root}/{name}", 0o755)
+
+    def link(self, digest: str, size: int, name: str, *, read_through: bool) -> Linked | Absent:
+        """Hard-links a blob into the job's view if it is there, whole and untouched; the cost does not depend on its
+        size.
+
+        With `read_through`, or when the blob is pending since before a crash, its digest is computed too.
+        """
+        with _faults("linking"), self._view_folder(name) as (folder, last):
+            remove(last, folder)
+            try:
+                os.link(self._blob(digest), last, dst_dir_fd=folder, follow_symlinks=False)
+            except FileNotFoundError:
+                return Absent("evicted" if self._known(f"content\n{digest}") else "never-here")
+            if self._is_sound(last, folder, digest, size, read_through):
+                return Linked(self._view_path(name))
+            remove(last, folder)
+            return Absent("corrupt")
+
+    def quarantine(self, digest: str) -> None:
+        """Takes a blob out of use, keeping its bytes for whoever wants to know what happened. One that is gone is no
+        error.
+        """
+        with _faults("quarantining"), contextlib.suppress(FileNotFoundError):
+            os.rename(self._blob(digest), f"{self.root}/quarantine/{digest}.{os.getpid()}.{os.urandom(4).hex()}")
+
+    @contextlib.contextmanager
+    def single_flight(self, key: str) -> Generator[tuple[bool, str]]:
+        """One downloader for each `key` at a time; yields whether another was waited for, and the lock's name.
+
+        A waiter gives up with a CacheFault when the holder's file has not grown for LOCK_PATIENCE_SECONDS.
+        """
+        lock = hashlib.sha256(key.encode()).hexdigest()
+
+        def grown() -> object:
+            try:
+                found = os.stat(self._tmp(lock))
+            except OSError:
+                return None
+            # mtime too: windows land out of order, and blocks are not counted before they are written back.
+            return found.st_ino, found.st_size, found.st_mtime_ns
+
+        try:
+            with contextlib.ExitStack() as stack:
+                with _faults("locking"):
+                    waited = stack.enter_context(held(f"{self.root}/locks/{lock}", LOCK_PATIENCE_SECONDS, grown))
+                yield waited, lock
+        except LockTimeout as error:
+            raise CacheFault(str(error)) from None
+
+    @contextlib.contextmanager
+    def part(self, lock: str, size: int) -> Generator[PartFile]:
+        """A new file in tmp/ for the holder of `lock`, gone afterwards unless it became a blob. A dead holder's rest is
+        removed first.
+        """
+        path = self._tmp(lock)
+        with _faults("opening a file in tmp"):
+            free = os.statvfs(f"{self.root}/{_TMP}")
+            if size > 0 and free.f_bavail * free.f_frsize < size + SPARE_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            yield PartFile(fd)
+        except SinkFault as fault:
+            raise CacheFault(f"writing: {fault}") from fault
+        finally:
+            os.close(fd)
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+    def keep(self, part: PartFile, lock: str, digest: str, size: int, name: str) -> Linked:
+        """Makes a complete file whose digest is known a blob, and links it into the view."""
+        with _faults("keeping a blob"):
+            if os.fstat(part.fd).st_size != size:
+                raise OSError(errno.EIO, "the file under way has another size than was written")
+            os.fchmod(part.fd, 0o444)
+            self._seal(part.fd, digest)
+            path = self._tmp(lock)
+            with self._view_folder(name) as (folder, last):
+                # Linked before it has its name: an eviction that is quicker than this line cannot take it from the
+                # task.
+                remove(last, folder)
+                os.link(path, last, dst_dir_fd=folder, follow_symlinks=False)
+            _make_folder(os.path.dirname(self._blob(digest)), 0o700)
+            os.rename(path, self._blob(digest))
+            self._remember(f"content\n{digest}", {"sha256": digest, "bytes": size})
+        return Linked(self._view_path(name))
+
+    def recall(self, identity: Identity) -> str | None:
+        """The digest of a source's version, if it was ever here."""
+        document = self._read_ref(identity.key())
+        digest = document.get("sha256") if document is not None else None
+        return digest if isinstance(digest, str) and len(digest) == 64 else None
+
+    def saw_other_version(self, identity: Identity) -> bool:
+        """Whether another version of this source was ever here."""
+        document = self._read_ref(f"source\n{identity.source}")
+        return document is not None and document.get("identity") != identity.key()
+
+    def remember(self, identity: Identity, digest: str) -> None:
+        """Writes down what a source's version contained."""
+        with _faults("writing a ref"):
+            record = {"source": identity.source, "version": identity.version, "bytes": identity.size, "sha256": digest}
+            self._remember(identity.key(), record)
+            self._remember(f"source\n{identity.source}", {"source": identity.source, "identity": identity.key()})
+
+    def unlink(self, name: str) -> None:
+        """Takes a name out of the view, for an input that the task gets as its own copy."""
+        with _faults("unlinking"), self._view_folder(name) as (folder, last):
+            remove(last, folder)
+
+    def check_view_link(self, digest: str, name: str) -> bool:
+        """Whether the view's link is still the untouched blob; one that is gone counts as untouched, since the blob is
+        not it.
+        """
+        with _faults("checking a link"):
+            try:
+                with self._view_folder(name) as (folder, last):
+                    found = os.stat(last, dir_fd=folder, follow_symlinks=False)
+            except FileNotFoundError:
+                return True
+            return stat.S_ISREG(found.st_mode) and read_seal(found.st_mtime_ns, digest, self._boot) is not Seal.BROKEN
+
+    def drop_view(self) -> None:
+        """Removes the job's view, after which its blobs are no longer in use by it."""
+        with _faults("dropping the view"), opened(f"{self.root}/views") as views:
+            remove_tree(self._job, views)
+
+    def settle(self, digest: str) -> bool:
+        """Waits until a pending blob is on the disk, then seals it durable; True if it did. Meant for while the task
+        runs.
+
+        A disk that reports a write error gets the blob quarantined.
+        """
+        with _faults("settling"):
+            try:
+                fd = os.open(self._blob(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return False
+            try:
+                if self._fd_seal(fd, digest) is not Seal.PENDING:
+                    return False
+                try:
+                    os.fsync(fd)
+                except OSError:
+                    self.quarantine(digest)
+                    raise
+                # Read again: a task that wrote to the blob meanwhile has broken the seal, and must not get a new one.
+                if self._fd_seal(fd, digest) is not Seal.PENDING:
+                    return False
+                os.utime(fd, ns=(durable_ns(digest), durable_ns(digest)))
+                with opened(os.path.dirname(self._blob(digest))) as folder:
+                    os.fsync(folder)
+                return True
+            finally:
+                os.close(fd)
+
+    def _is_sound(self, last: str, folder: int, digest: str, size: int, read_through: bool) -> bool:
+        found = os.stat(last, dir_fd=folder, follow_symlinks=False)
+        if not stat.S_ISREG(found.st_mode) or found.st_size != size:
+            return False
+        seal = read_seal(found.st_mtime_ns, digest, self._boot)
+        if seal is Seal.BROKEN:
+            return False
+        if seal is not Seal.PENDING_ELSEWHERE and not read_through:
+            return True
+        fd = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            if _digest_of(fd) != digest:
+                return False
+            if seal is Seal.PENDING_ELSEWHERE:
+                os.fsync(fd)
+                os.utime(fd, ns=(durable_ns(digest), durable_ns(digest)))
+            return True
+        finally:
+            os.close(fd)
+
+    def _seal(self, fd: int, digest: str) -> None:
+        if self._boot is None:
+            os.fsync(fd)
+            mtime_ns = durable_ns(digest)
+        else:
+            mtime_ns = pending_ns(digest, self._boot)
+        os.utime(fd, ns=(mtime_ns, mtime_ns))
+        if os.fstat(fd).st_mtime_ns != mtime_ns:
+            raise OSError(errno.ENOTSUP, "the cache's file system does not keep times to the nanosecond")
+
+    def _fd_seal(self, fd: int, digest: str) -> Seal:
+        return read_seal(os.fstat(fd).st_mtime_ns, digest, self._boot)
+
+    @contextlib.contextmanager
+    def _view_folder(self, name: str) -> Generator[tuple[int, str]]:
+        parts = parts_of(name)
+        with opened(f"{self.root}/views/{self._job}") as view, below(view, parts[:-1], create=True) as folder:
+            yield folder, parts[-1]
+
+    def _view_path(self, name: str) -> str:
+        return f"{self.root}/views/{self._job}/{name}"
+
+    def _blob(self, digest: str) -> str:
+        return f"{self.root}/blobs/sha256/{check_digest(digest)[:2]}/{digest}"
+
+    def _tmp(self, lock: str) -> str:
+        return f"{self.root}/{_TMP}/{lock}"
+
+    def _ref(self, key: str) -> str:
+        return f"{self.root}/refs/{hashlib.sha256(key.encode()).hexdigest()}"
+
+    def _known(self, key: str) -> bool:
+        return os.access(self._ref(key), os.F_OK)
+
+    def _remember(self, key: str, record: Mapping[str, object]) -> None:
+        if not self._same(key, record):
+            write_whole(self._ref(key), json.dumps({"v": 1, **record}, separators=(",", ":")).encode(), 0o600)
+
+    def _same(self, key: str, record: Mapping[str, object]) -> bool:
+        return self._read_ref(key) == {"v": 1, **record}
+
+    def _read_ref(self, key: str) -> dict[str, object] | None:
+        try:
+            fd = os.open(self._ref(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                document = json.loads(os.read(fd, 65536))
+            finally:
+                os.close(fd)
+        except (OSError, ValueError):
+            # A ref that a crash left empty or that cannot be read is one that was never written.
+            return None
+        return cast("dict[str, object]", document) if isinstance(document, dict) else None
+
+
+def _make_folder(path: str, mode: int) -> None:
+    try:
+        os.mkdir(path, mode)
+    except FileExistsError:
+        return
+    os.chmod(path, mode)
+
+
+def _digest_of(fd: int) -> str:
+    hasher = hashlib.sha256()
+    buffer = memoryview(bytearray(BUFFER))
+    offset = 0
+    while count := os.preadv(fd, [buffer], offset):
+        hasher.update(buffer[:count])
+        offset += count
+    return hasher.hexdigest()
+
+
+@contextlib.contextmanager
+def _faults(doing: str) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CacheFault(f"{doing}: {error.strerror or error}") from error

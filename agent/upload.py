@@ -1,0 +1,272 @@
+"""One output into the store: by one PUT with its digest computed in the same read, or in parallel parts above the
+single PUT's limit.
+"""
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+from agent.endpoint import Endpoint, Parts
+from agent.logs import Log, progress
+from agent.names import escape
+from agent.outputs import Content
+from agent.pace import Backoff, Every
+from agent.parallel import for_each
+from agent.plan import PlannedOutput
+from agent.web import Response, Web, WebError
+
+TRIES = 8
+RENEWALS = 3
+PART_LANES = 4
+PROGRESS_SECONDS = 3.0
+
+
+class UploadFailed(Exception):
+    """The store did not take the output; the message names it and says why."""
+
+
+class _Expired(Exception):
+    """403: the URL is too old, or was never good."""
+
+
+class _TryAgain(Exception):
+    """An answer that another try may improve."""
+
+
+@dataclass(frozen=True)
+class StoredOutput:
+    """One output as the report names it."""
+
+    name: str
+    key: str
+    size: int
+    sha256: str
+    archive: bool
+
+    def document(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "key": self.key,
+            "bytes": self.size,
+            "sha256": self.sha256,
+            "archive": self.archive,
+        }
+
+
+class Uploader:
+    """Stores outputs for one attempt; `fresh` asks for the plan again and gives the same output with a new URL."""
+
+    def __init__(
+        self,
+        web: Web,
+        endpoint: Endpoint,
+        log: Log,
+        single_put_limit: int,
+        fresh: Callable[[PlannedOutput], PlannedOutput],
+    ) -> None:
+        self._web = web
+        self._endpoint = endpoint
+        self._log = log
+        self._limit = single_put_limit
+        self._fresh = fresh
+
+    def store(self, output: PlannedOutput, content: Content) -> StoredOutput:
+        """Uploads the whole content. Raises UploadFailed, OutputRefused, or what the endpoint raises."""
+        counter = _Counter(self._log, output.name, content.size)
+        if content.size <= self._limit:
+            digest = self._put(output, content, counter)
+        else:
+            digest = self._put_parts(output, content, counter)
+        content.check()
+        return StoredOutput(output.name, output.key, content.size, digest, content.archive)
+
+    def _put(self, output: PlannedOutput, content: Content, counter: "_Counter") -> str:
+        backoff = Backoff(0.1, 5.0)
+        renewals = 0
+        trouble = ""
+        for _ in range(TRIES):
+            counter.clear()
+            hasher = hashlib.sha256()
+            body = _watched(content.pieces(0, content.size), hasher.update, counter)
+            try:
+                with self._web.upload("PUT", output.url, {}, content.size, body) as response:
+                    _accept(response)
+                    response.read(4096)
+                return hasher.hexdigest()
+            except _Expired as refusal:
+                renewals += 1
+                if renewals > RENEWALS:
+                    raise UploadFailed(f"output {escape(output.name)}: the store refuses it: {refusal}") from None
+                output = self._fresh(output)
+                trouble = str(refusal)
+            except (WebError, _TryAgain) as error:
+                trouble = str(error)
+            except UploadFailed as failure:
+                raise UploadFailed(f"output {escape(output.name)}: {failure}") from None
+            backoff.pause()
+        raise UploadFailed(f"output {escape(output.name)}: upload given up after {TRIES} tries: {trouble}")
+
+    def _put_parts(self, output: PlannedOutput, content: Content, counter: "_Counter") -> str:
+        trouble = ""
+        for _ in range(RENEWALS):
+            counter.clear()
+            parts = self._endpoint.multipart(output.name, content.size)
+            hashing = _HashingAlongside(content)
+            try:
+                etags = for_each(
+                    range(len(parts.urls)),
+                    PART_LANES,
+                    lambda number, parts=parts: self._put_part(content, parts, number, counter),
+                )
+                self._complete(parts, etags)
+                return hashing.digest()
+            except _Expired as refusal:
+                trouble = str(refusal)
+            except (UploadFailed, WebError) as failure:
+                raise UploadFailed(f"output {escape(output.name)}: {failure}") from None
+            finally:
+                hashing.stop()
+        raise UploadFailed(f"output {escape(output.name)}: the store refuses its parts: {trouble}")
+
+    def _put_part(self, content: Content, parts: Parts, number: int, counter: "_Counter") -> str:
+        start = number * parts.part_bytes
+        end = min(start + parts.part_bytes, content.size)
+        backoff = Backoff(0.1, 5.0)
+        trouble = ""
+        for _ in range(TRIES):
+            body = _watched(content.pieces(start, end), None, counter)
+            try:
+                with self._web.upload("PUT", parts.urls[number], {}, end - start, body) as response:
+                    _accept(response)
+                    response.read(4096)
+                    etag = response.header("ETag")
+                if etag is None:
+                    raise UploadFailed("the store gave a part no ETag")
+                return etag
+            except (WebError, _TryAgain) as error:
+                trouble = str(error)
+            backoff.pause()
+        raise UploadFailed(f"part {number + 1} given up after {TRIES} tries: {trouble}")
+
+    def _complete(self, parts: Parts, etags: list[str]) -> None:
+        body = _complete_document(etags)
+        backoff = Backoff(0.2, 5.0)
+        trouble = ""
+        for attempt in range(TRIES):
+            try:
+                with self._web.request(
+                    "POST", parts.complete_url, {"Content-Type": "application/xml"}, body
+                ) as response:
+                    answer = response.read(65536)
+                    if attempt > 0 and response.status == 404:
+                        # An earlier try has completed the upload and its answer was lost: the upload no longer exists,
+                        # the object does.
+                        return
+                    _accept(response)
+                # S3 says 200 before it knows the outcome; only the body tells.
+                if b"<Error>" not in answer:
+                    return
+                trouble = _code(answer) or "an error in the answer"
+            except (WebError, _TryAgain) as error:
+                trouble = str(error)
+            backoff.pause()
+        raise UploadFailed(f"the upload's completion given up after {TRIES} tries: {trouble}")
+
+
+class _Counter:
+    """Counts what was sent, over all parts, and logs it now and then."""
+
+    def __init__(self, log: Log, name: str, total: int) -> None:
+        self._log = log
+        self._name = name
+        self._total = total
+        self._sent = 0
+        self._began = time.monotonic()
+        self._progress = Every(PROGRESS_SECONDS)
+        self._lock = threading.Lock()
+
+    def clear(self) -> None:
+        with self._lock:
+            self._sent = 0
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self._sent = min(self._total, self._sent + count)
+            if self._progress.due():
+                seconds = time.monotonic() - self._began
+                self._log.line(progress("Uploading", self._name, self._sent, self._total, seconds))
+
+
+class _HashingAlongside:
+    """The digest of a content that goes up in parts: read once more, in order, while the parts are sent from the same
+    page cache.
+    """
+
+    def __init__(self, content: Content) -> None:
+        self._content = content
+        self._stopped = False
+        self._digest = ""
+        self._failure: Exception | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        hasher = hashlib.sha256()
+        try:
+            for piece in self._content.pieces(0, self._content.size):
+                if self._stopped:
+                    return
+                hasher.update(piece)
+            self._digest = hasher.hexdigest()
+        except Exception as failure:  # noqa: BLE001  # raised by digest(), in the caller's thread
+            self._failure = failure
+
+    def digest(self) -> str:
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+        return self._digest
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._thread.join()
+
+
+def _watched(
+    pieces: Generator[memoryview], consume: Callable[[memoryview], object] | None, counter: _Counter
+) -> Generator[memoryview]:
+    for piece in pieces:
+        if consume is not None:
+            consume(piece)
+        yield piece
+        counter.add(len(piece))
+
+
+def _accept(response: Response) -> None:
+    if response.status in (200, 201, 204):
+        return
+    body = response.read(4096)
+    words = f"HTTP {response.status} {_code(body)}".strip()
+    if response.status == 403:
+        raise _Expired(words)
+    if response.status in (408, 429) or response.status >= 500 or _code(body) == "RequestTimeout":
+        raise _TryAgain(words)
+    raise UploadFailed(f"the store refuses it: {words}")
+
+
+def _code(body: bytes) -> str:
+    """S3's error code; the rest of an error's body may repeat the URL and is not used."""
+    code = body.partition(b"<Code>")[2].partition(b"</Code>")[0].decode("ascii", "replace")
+    return code if code.isalnum() else ""
+
+
+def _complete_document(etags: list[str]) -> bytes:
+    from html import escape as escape_xml
+
+    parts = "".join(
+        f"<Part><PartNumber>{number}</PartNumber><ETag>{escape_xml(etag)}</ETag></Part>"
+        for number, etag in enumerate(etags, 1)
+    )
+    return f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()

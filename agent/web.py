@@ -1,0 +1,189 @@
+"""HTTP/1.1 with a few kept connections, over http.client. Knows nothing of S3 or of the pod endpoint, and retries
+nothing.
+
+A problem of the network or of the other side's HTTP is a WebError. An OSError that leaves this module came from the
+caller's own reading.
+"""
+
+import http.client
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from urllib.parse import urlsplit
+
+CONNECT_SECONDS = 10.0
+SILENCE_SECONDS = 60.0
+"""A connection on which nothing moves for this long is given up."""
+
+_IDLE_PER_HOST = 8
+
+
+class WebError(Exception):
+    """The connection failed, broke or timed out. The message holds no URL."""
+
+
+class Response:
+    """One answer. Read it to the end or close it; the connection is kept only in the first case."""
+
+    def __init__(self, web: "Web", origin: tuple[str, str], connection: http.client.HTTPConnection) -> None:
+        self._web = web
+        self._origin = origin
+        self._connection = connection
+        try:
+            self._reply = connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            raise WebError(_words(error)) from None
+        self.status = self._reply.status
+        length = self._reply.length
+        self.length: int | None = length
+        """Bytes of the body, when the server says."""
+
+    def header(self, name: str) -> str | None:
+        return self._reply.getheader(name)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fills the buffer as far as the body goes; 0 at its end, which may be a broken one (compare with `length`)."""
+        try:
+            return self._reply.readinto(buffer)
+        except (OSError, http.client.HTTPException) as error:
+            raise WebError(_words(error)) from None
+
+    def read(self, limit: int) -> bytes:
+        """At most `limit` bytes of the body."""
+        try:
+            return self._reply.read(limit)
+        except (OSError, http.client.HTTPException) as error:
+            raise WebError(_words(error)) from None
+
+    def close(self) -> None:
+        """Gives the connection back if the body was read to its end and both sides keep it, else closes it."""
+        if not self._reply.isclosed() and self._reply.length == 0:
+            self._reply.close()
+        if self._reply.isclosed() and self._connection.sock is not None:  # pyright: ignore[reportUnnecessaryComparison]
+            self._web.keep(self._origin, self._connection)
+        else:
+            self._reply.close()
+            self._connection.close()
+
+    def __enter__(self) -> "Response":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Web:
+    """Sends requests; safe to use from many threads."""
+
+    def __init__(self) -> None:
+        self._idle: dict[tuple[str, str], list[http.client.HTTPConnection]] = {}
+        self._lock = threading.Lock()
+
+    def request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Response:
+        """Sends one request with a small body or none. A kept connection that the server had closed is replaced once,
+        unseen.
+        """
+        origin, target = _split(url)
+        kept = self._kept(origin)
+        if kept is not None:
+            try:
+                return self._send(kept, origin, method, target, headers, body)
+            except WebError:
+                kept.close()
+        return self._send(self._connect(origin), origin, method, target, headers, body)
+
+    def upload(
+        self, method: str, url: str, headers: Mapping[str, str], length: int, chunks: Iterable[memoryview | bytes]
+    ) -> Response:
+        """Sends a body of exactly `length` bytes piece by piece, always on a new connection. Errors of `chunks` itself
+        pass through.
+        """
+        origin, target = _split(url)
+        connection = self._connect(origin)
+        try:
+            _guarded(connection.putrequest, method, target, skip_accept_encoding=True)
+            for name, value in headers.items():
+                connection.putheader(name, value)
+            connection.putheader("Content-Length", str(length))
+            _guarded(connection.endheaders)
+            for chunk in chunks:
+                _guarded(connection.send, chunk)
+            return Response(self, origin, connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    def keep(self, origin: tuple[str, str], connection: http.client.HTTPConnection) -> None:
+        with self._lock:
+            idle = self._idle.setdefault(origin, [])
+            if len(idle) < _IDLE_PER_HOST:
+                idle.append(connection)
+                return
+        connection.close()
+
+    def close(self) -> None:
+        with self._lock:
+            connections = [connection for idle in self._idle.values() for connection in idle]
+            self._idle.clear()
+        for connection in connections:
+            connection.close()
+
+    def _kept(self, origin: tuple[str, str]) -> http.client.HTTPConnection | None:
+        with self._lock:
+            idle = self._idle.get(origin)
+            return idle.pop() if idle else None
+
+    def _connect(self, origin: tuple[str, str]) -> http.client.HTTPConnection:
+        scheme, host = origin
+        kind = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
+        connection = kind(host, timeout=CONNECT_SECONDS)
+        _guarded(connection.connect)
+        connection.sock.settimeout(SILENCE_SECONDS)
+        return connection
+
+    def _send(
+        self,
+        connection: http.client.HTTPConnection,
+        origin: tuple[str, str],
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+    ) -> Response:
+        try:
+            _guarded(connection.putrequest, method, target, skip_accept_encoding=True)
+            for name, value in headers.items():
+                connection.putheader(name, value)
+            if body is not None:
+                connection.putheader("Content-Length", str(len(body)))
+            _guarded(connection.endheaders, body)
+            return Response(self, origin, connection)
+        except WebError:
+            connection.close()
+            raise
+
+
+def _guarded(call: Callable[..., object], *arguments: object, **options: object) -> None:
+    try:
+        call(*arguments, **options)
+    except (OSError, http.client.HTTPException) as error:
+        raise WebError(_words(error)) from None
+
+
+def _split(url: str) -> tuple[tuple[str, str], str]:
+    try:
+        pieces = urlsplit(url)
+    except ValueError:
+        raise WebError("the URL cannot be parsed") from None
+    if pieces.scheme not in ("http", "https") or not pieces.netloc:
+        raise WebError("the URL is not http or https")
+    target = pieces.path or "/"
+    return (pieces.scheme, pieces.netloc), f"{target}?{pieces.query}" if pieces.query else target
+
+
+def _words(error: Exception) -> str:
+    # Some messages of http.client repeat what was sent; only the system's own words are safe to print.
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    return type(error).__name__

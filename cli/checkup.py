@@ -1,0 +1,187 @@
+"""What `helios doctor` looks at in Redis. Each check yields findings; none of them raises for what it looks for."""
+
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+import redis
+
+from cli.connection import Link, place_of
+from cli.figures import count, duration
+from cli.table import shortened
+from helios.keys import (
+    COLLECTOR_GROUP,
+    CONTROLS,
+    JOBRUNNER_GROUP,
+    PROBE,
+    SUBMISSIONS,
+    SUBMITTER_GROUP,
+    Keys,
+)
+from helios.transitions import pipelined
+from helios.worker import live_services
+
+OLDEST_VERSION = (7, 0)
+WAITING_TOO_LONG_SECONDS = 60
+STUCK_SECONDS = 60
+RUNS_LOOKED_AT = 100
+SERVICES = (SUBMITTER_GROUP, JOBRUNNER_GROUP, COLLECTOR_GROUP)
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One line of the doctor's. `fix` is empty where nothing is wrong."""
+
+    check: str
+    ok: bool
+    detail: str
+    fix: str = ""
+
+
+def check_server(link: Link) -> Iterator[Finding]:
+    """Version, writability, and whether anything may be lost: by eviction, or at a restart."""
+    place = place_of(link.settings.redis_url)
+    info: dict[str, Any] = link.client.info()  # pyright: ignore[reportUnknownMemberType] -- the stubs leave a parameter open
+    number = str(info.get("redis_version", "0"))
+    named = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {number}"
+    found = tuple(int(part) for part in number.split(".")[:2] if part.isdigit())
+    yield Finding("redis", True, f"{named} at {place}")
+    if found < OLDEST_VERSION:
+        yield Finding("redis version", False, f"{number} is too old", "upgrade to Redis 7.0 or later, or to Valkey")
+    try:
+        link.client.set(PROBE, "1", ex=10)
+        link.client.delete(PROBE)
+        yield Finding("redis writable", True, f"role {info.get('role', 'unknown')}")
+    except redis.ResponseError as error:
+        yield Finding(
+            "redis writable", False, str(error), "point HELIOS_REDIS_URL at the primary, free memory, or allow writes"
+        )
+    policy = str(info.get("maxmemory_policy", "noeviction"))
+    yield Finding(
+        "redis eviction",
+        policy == "noeviction",
+        policy,
+        "" if policy == "noeviction" else "CONFIG SET maxmemory-policy noeviction: evicted keys are lost runs",
+    )
+    persistent = str(info.get("aof_enabled", "0")) == "1"
+    yield Finding(
+        "redis persistence",
+        persistent,
+        "append-only file" if persistent else "no append-only file",
+        "" if persistent else "CONFIG SET appendonly yes: without it a restart loses runs",
+    )
+
+
+def check_services(link: Link) -> Iterator[Finding]:
+    """Each service alive, in our version."""
+    ours = version("helios")
+    beats = live_services(link.client)
+    for service in SERVICES:
+        replicas = [beat for beat in beats if beat["service"] == service]
+        if not replicas:
+            fix = "helios up" if link.stack is not None else f"start it: python -m services.{service}"
+            yield Finding(service, False, "no replica is alive", fix)
+            continue
+        others = sorted({beat["version"] for beat in replicas} - {ours})
+        detail = f"{count(len(replicas), 'replica')}, version {', '.join(sorted({b['version'] for b in replicas}))}"
+        fix = f"this command is version {ours}: upgrade the older of the two" if others else ""
+        yield Finding(service, not others, detail, fix)
+
+
+def check_streams(link: Link) -> Iterator[Finding]:
+    """Every work stream's length, pending entries, lag, and the age of its oldest entry."""
+    streams = [(SUBMISSIONS, SUBMITTER_GROUP, True), (CONTROLS, SUBMITTER_GROUP, True)]
+    for keys in link.partitions:
+        streams += [
+            (keys.ready, JOBRUNNER_GROUP, False),  # may wait for room
+            (keys.launched, COLLECTOR_GROUP, False),  # stays as long as its task runs
+            (keys.cancelled, JOBRUNNER_GROUP, True),
+            (keys.finished, SUBMITTER_GROUP, True),
+            (keys.settled, COLLECTOR_GROUP, True),
+        ]
+    now = server_ms(link)
+    for stream, group, is_prompt in streams:
+        try:
+            yield _check_stream(link, stream, group, is_prompt, now)
+        except redis.ResponseError as error:
+            yield Finding(stream, False, str(error), f"the key is damaged: look at it, then DEL '{stream}'")
+
+
+def _check_stream(link: Link, stream: str, group: str, is_prompt: bool, now: int) -> Finding:
+    if not link.client.exists(stream):
+        return Finding(stream, True, "empty")
+    groups: Any = link.client.xinfo_groups(stream)
+    ours = next((each for each in groups if each["name"] == group), None)
+    length: Any = link.client.xlen(stream)
+    if ours is None:
+        fix = f"start the {group}: it makes its group"
+        return Finding(stream, length == 0, f"length {length}, no group {group!r}", fix if length else "")
+    oldest: Any = link.client.xrange(stream, count=1)
+    age = now - int(oldest[0][0].partition("-")[0]) if oldest else 0
+    lag = ours.get("lag")
+    detail = f"length {length}, pending {ours['pending']}, lag {'unknown' if lag is None else lag}"
+    if oldest:
+        detail += f", oldest {duration(age)}"
+    late = is_prompt and bool(oldest) and age > WAITING_TOO_LONG_SECONDS * 1000
+    return Finding(stream, not late, detail, f"is the {group} alive and well? see its log" if late else "")
+
+
+def check_dead_letters(link: Link) -> Iterator[Finding]:
+    """Entries that could not be handled."""
+    for keys in link.partitions:
+        try:
+            letters: Any = link.client.xlen(keys.dead)
+            newest: Any = link.client.xrevrange(keys.dead, count=1)
+        except redis.ResponseError as error:
+            yield Finding("dead letters", False, str(error), f"the key is damaged: look at it, then DEL '{keys.dead}'")
+            continue
+        if not letters:
+            yield Finding("dead letters", True, "none")
+            continue
+        reason = shortened(newest[0][1].get("reason", ""), 120)
+        fix = f"read them: redis-cli XRANGE '{keys.dead}' - +, then DEL '{keys.dead}'"
+        yield Finding("dead letters", False, f"{letters}, the newest: {reason}", fix)
+
+
+def check_runs(link: Link) -> Iterator[Finding]:
+    """Runs that say RUNNING though nothing of them is under way."""
+    active = 0
+    stuck: list[str] = []
+    now = server_ms(link)
+    for keys in link.partitions:
+        found: Any = link.client.zrange(  # pyright: ignore[reportUnknownMemberType] -- as above
+            keys.active, 0, RUNS_LOOKED_AT - 1
+        )
+        total: Any = link.client.zcard(keys.active)
+        active += total
+        stuck += [run for run in found if _is_stuck(link, keys, run, now)]
+    if stuck:
+        fix = f"helios cancel {stuck[0]}; if that changes nothing, see the log of the submitter and the collector"
+        yield Finding("runs", False, f"{active} active; nothing moves in {', '.join(stuck[:5])}", fix)
+    else:
+        yield Finding("runs", True, f"{active} active, none stuck")
+
+
+def _is_stuck(link: Link, keys: Keys, run: str, now: int) -> bool:
+    """No task is queued, running or about to be settled, and nothing has ended lately."""
+    started: Any = link.client.hget(keys.run(run), "startTime")
+    if started is None:
+        return True
+    names: Any = link.client.lrange(keys.task_names(run), 0, -1)
+    pipeline = pipelined(link.client)
+    for name in names:
+        pipeline.hmget(keys.task(run, name), "status", "endedAt")
+    states: list[Any] = pipeline.execute() if names else []
+    if any(status in ("QUEUED", "RUNNING") for status, _ in states):
+        return False
+    newest = max([int(started), *(int(ended) for _, ended in states if ended)])
+    return now - newest > STUCK_SECONDS * 1000
+
+
+def server_ms(link: Link) -> int:
+    try:
+        seconds, micros = link.client.time()  # pyright: ignore[reportUnknownMemberType] -- as above
+        return int(seconds) * 1000 + int(micros) // 1000
+    except redis.ResponseError:
+        return int(time.time() * 1000)

@@ -1,0 +1,117 @@
+"""`helios logs`: what one step of a task printed."""
+
+import sys
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from cli.connection import ALL, REDIS, Link, connected
+from cli.failure import INTERRUPTED, SUCCEEDED, CommandFailed
+from cli.interrupts import noting_interrupts
+from cli.lookup import check_task, find_run, task_names
+from cli.output import harmless, is_terminal, narrate, put
+from cli.task_logs import LogFollower, Step, all_lines, last_lines
+
+
+def logs(
+    run: str,
+    task: str,
+    /,
+    *,
+    follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative=())] = False,
+    step: Step = "task",
+    attempt: int | None = None,
+    tail: int | None = None,
+) -> int:
+    """Print what a task printed, its stdout and stderr together.
+
+    The log is kept when the attempt ended; before that, --follow shows it as it grows.
+
+    Parameters
+    ----------
+    run
+        The run's id, or @latest.
+    task
+        The task's name.
+    follow
+        Stay until the task has ended, through its retries unless --attempt is given.
+    step
+        fetch: bringing the inputs; task: the command; publish: storing the outputs.
+    attempt
+        Which attempt; the current one unless given.
+    tail
+        Only so many lines from the end.
+    """
+    if tail is not None and tail < 0:
+        raise CommandFailed(f"--tail is {tail}", hint="give 0 or more")
+    with connected(ALL if follow else REDIS) as link:
+        found = find_run(link, run)
+        check_task(task_names(link, found), found, task)
+        status, current, settled = task_state(link, found, task)
+        wanted = current if attempt is None else attempt
+        if wanted < 1 or (wanted > current and not follow):
+            if attempt is None and not follow:
+                narrate(f"task {task!r} is {status} and has no log yet\n  next: helios show {found}")
+                return SUCCEEDED
+            if attempt is not None and (wanted < 1 or settled):
+                raise CommandFailed(
+                    f"task {task!r} had no attempt {wanted}", hint=f"it had {current}; leave --attempt out"
+                )
+            wanted = max(1, wanted)
+        if follow:
+            return follow_log(link, found, task, wanted, step, tail, stay_through_retries=attempt is None)
+        print_log(link, found, task, wanted, step, tail)
+        return SUCCEEDED
+
+
+def task_state(link: Link, run: str, task: str) -> tuple[str, int, bool]:
+    """Status, current attempt, and whether no attempt follows."""
+    state: Any = link.client.hmget(link.keys(run).task(run, task), "status", "attempt", "settled")
+    return state[0] or "UNKNOWN", int(state[1] or 0), state[2] == "1" or state[0] is None
+
+
+def write(line: str) -> None:
+    put(harmless(line) if is_terminal(sys.stdout) else line)
+
+
+def print_log(link: Link, run: str, task: str, attempt: int, step: Step, tail: int | None) -> str:
+    """The log as it is kept; returns the last line's id."""
+    stream = link.keys(run).log(run, task, attempt, step)
+    if tail is None:
+        last = all_lines(stream, link.client, write)
+    else:
+        newest: Any = link.client.xrevrange(stream, count=1)
+        last = newest[0][0] if newest else "0-0"
+        for line in last_lines(link, run, task, attempt, step, tail) if tail else ():
+            write(line)
+    if last == "0-0":
+        status, _, settled = task_state(link, run, task)
+        if settled:
+            narrate(f"nothing was printed in the step {step!r} of attempt {attempt} of task {task!r} ({status})")
+        else:
+            narrate(f"task {task!r} is {status}; --follow shows its log as it grows")
+    return last
+
+
+def follow_log(
+    link: Link, run: str, task: str, attempt: int, step: Step, tail: int | None, *, stay_through_retries: bool
+) -> int:
+    """Write lines until the task's log is complete."""
+    last = print_log(link, run, task, attempt, step, tail) if tail is not None else "0-0"
+    follower = LogFollower(link, run, task, attempt, step, last)
+    with noting_interrupts() as interrupts:
+        while not interrupts.wanted:
+            complete = follower.is_complete()
+            if not complete:
+                follower.read(write)
+                continue
+            follower.read_rest(write)
+            status, current, settled = task_state(link, run, task)
+            if not stay_through_retries or settled or status == "SUCCEEDED":
+                return SUCCEEDED
+            if current > follower.attempt:
+                narrate(f"attempt {current} of task {task!r}:")
+                follower = LogFollower(link, run, task, current, step, "0-0")
+            else:
+                follower.read(write)  # it failed, and whether another attempt follows is not decided yet
+    return INTERRUPTED

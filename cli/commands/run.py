@@ -1,0 +1,75 @@
+"""`helios run`: a DAG from its file to its metrics."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from cli.connection import ALL, connected
+from cli.failure import UNREACHABLE, USAGE, CommandFailed
+from cli.output import Format, narrate, put
+from cli.submission import File, await_verdict, cancel, name_of, problem_line, read_dag, submit, tell_rejected
+from cli.watch import watch
+from helios.dag import DagInvalid, ParsedDag, parse_dag
+
+ACCEPT_SECONDS = 60.0
+
+
+def run(
+    file: File,
+    /,
+    *,
+    no_cache: Annotated[bool, Parameter(negative=())] = False,
+    output: Annotated[Format, Parameter(name=["--output", "-o"])] = "table",
+) -> int:
+    """Run a DAG, follow it to its end and show its metrics.
+
+    Ctrl-C cancels the run and waits for its tasks to end; a second one leaves at once.
+
+    Parameters
+    ----------
+    file
+        The DAG, as YAML or JSON; - for standard input.
+    no_cache
+        Fetch every input anew, whatever the DAG says.
+    output
+        table for people, json for one object on stdout.
+    """
+    text = read_dag(file)
+    name = name_of(file)
+    parsed = check(text, name)
+    with connected(ALL) as link:
+        if link.stack is not None:
+            narrate("local mode: tasks run as processes on this machine; their images are not used")
+        entry = submit(link, text, use_cache=False if no_cache else None, request_id=None)
+        try:
+            verdict = await_verdict(link, entry, ACCEPT_SECONDS)
+        except KeyboardInterrupt:
+            cancel(link, entry)
+            raise
+        if verdict.status is None:
+            raise CommandFailed(
+                f"run {entry} was not accepted within {ACCEPT_SECONDS:.0f} s",
+                hint=f"is a submitter alive? helios doctor; the run starts when one is, or helios cancel {entry}",
+                code=UNREACHABLE,
+            )
+        if verdict.status == "REJECTED":
+            tell_rejected(verdict, name)
+            return USAGE
+        narrate(f"run {entry} of {parsed.dag.dag_name}")
+        title = f"{parsed.dag.dag_name}  {entry}"
+        return watch(link, entry, title, cancels=True, output=output, report_to=put)
+
+
+def check(text: bytes, name: str) -> ParsedDag:
+    """Read the DAG here first, where its lines are at hand; raises CommandFailed after naming every problem."""
+    try:
+        parsed = parse_dag(text)
+    except DagInvalid as invalid:
+        for problem in invalid.problems:
+            narrate(problem_line(name, problem))
+        raise CommandFailed(
+            f"{name} is not a valid DAG", hint="correct the lines above; `helios schema` has the whole format"
+        ) from None
+    for warning in parsed.warnings:
+        narrate(f"warning: {problem_line(name, warning)}")
+    return parsed

@@ -1,0 +1,75 @@
+"""`helios up`: the embedded stack in the foreground, until Ctrl-C or SIGTERM."""
+
+import time
+
+from cli.connection import ALL, place_of, stack_ready, uses_own_servers
+from cli.embedded.home import Home, home_from
+from cli.embedded.lease import StackFailed, running_stack, stop_stack
+from cli.embedded.stack import Stack
+from cli.failure import RUN_FAILED, SUCCEEDED, CommandFailed
+from cli.interrupts import Interrupts, noting_interrupts
+from cli.output import narrate, put
+
+LOOK_SECONDS = 0.25
+
+
+def up() -> int:
+    """Run everything in the foreground and say how to reach it.
+
+    Valkey, S3, the three services and the node keep running until Ctrl-C or SIGTERM. Other commands use them meanwhile.
+    """
+    if uses_own_servers():
+        raise CommandFailed(
+            "helios up runs a Valkey of its own, but HELIOS_REDIS_URL points to another server",
+            hint="unset HELIOS_REDIS_URL, or start the services: python -m services.submitter, and so on",
+        )
+    home = home_from()
+    with noting_interrupts() as interrupts:
+        with stack_ready(ALL) as stack:
+            tell(stack)
+            lost = stay(home, interrupts)
+        narrate("stopping …")
+        try:
+            others = stop_stack(home)
+        except StackFailed as error:
+            raise CommandFailed(str(error), hint=f"see {home.logs}", code=RUN_FAILED) from None
+    if others:
+        used = ", ".join(f"{user.command} (pid {user.process.pid})" for user in others)
+        narrate(f"everything stops once these commands have ended: {used}")
+    else:
+        narrate("stopped")
+    return RUN_FAILED if lost else SUCCEEDED
+
+
+def tell(stack: Stack) -> None:
+    """Addresses on stdout; what to do with them on stderr."""
+    put(f"redis     {place_of(stack.redis_url)}")
+    put(f"s3        {stack.s3_endpoint}")
+    put(f"home      {stack.home.path}")
+    put(f"secrets   {stack.home.passwords_file}")
+    put(f"logs      {stack.home.logs}")
+    narrate(
+        f"""
+Everything runs. In another shell, with the same HELIOS_HOME ({stack.home.path}):
+  helios run dag.yaml
+With servers' own tools, after `eval "$(helios env)"`, which sets HELIOS_REDIS_URL and the S3 credentials:
+  redis-cli -u "$HELIOS_REDIS_URL" XADD helios:submissions '*' dag "$(cat dag.yaml)" useCache true
+  redis-cli -u "$HELIOS_REDIS_URL" HGETALL 'helios:{{p0}}:run:<the id that XADD printed>'
+Ctrl-C stops everything."""
+    )
+
+
+def stay(home: Home, interrupts: Interrupts) -> bool:
+    """Wait for the end, telling of troubles meanwhile; returns True when the stack ended by itself."""
+    told: dict[str, str] = {}
+    while not interrupts.wanted:
+        stack = running_stack(home)
+        if stack is None:
+            narrate(f"the stack has ended by itself\n  next: see {home.logs}")
+            return True
+        for name, trouble in stack.troubles.items():
+            if told.get(name) != trouble:
+                narrate(f"{name} {trouble}\n  next: see {home.log(name)}")
+        told = stack.troubles
+        time.sleep(LOOK_SECONDS)
+    return False

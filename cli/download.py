@@ -1,0 +1,107 @@
+"""From the artifact bucket to a folder of the user's.
+
+Rule: a final name appears only when the whole content is there and its digest is right. What was fetched before an
+interruption stays in `.<name>.<digest>.part` beside it, and the next fetch goes on from there.
+"""
+
+import contextlib
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from minio import Minio
+
+from agent.archive import ArchiveRefused, unpack_below
+from agent.folders import opened
+from agent.names import NameRefused, parts_of
+from cli.failure import RUN_FAILED, CommandFailed
+from cli.transfer_progress import TransferProgress
+from helios.records import OutputRecord
+
+CHUNK_BYTES = 1024 * 1024
+
+
+def place_below(folder: Path, name: str) -> Path:
+    """Where an output of that name goes; raises CommandFailed for a name that leads elsewhere."""
+    try:
+        return folder.joinpath(*parts_of(name))
+    except NameRefused as refusal:
+        raise CommandFailed(f"the output is refused: {refusal}", hint="helios doctor", code=RUN_FAILED) from None
+
+
+def fetch_output(store: Minio, bucket: str, output: OutputRecord, target: Path) -> bool:
+    """Bring one output to its place; returns False when it is there already. Raises CommandFailed or OSError."""
+    if output.archive:
+        if target.exists():
+            raise CommandFailed(f"{target} exists already", hint="remove it, or give another --to", code=RUN_FAILED)
+    elif _is_there(target, output):
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name[:120]}.{output.sha256[:16]}.part")
+    digest = _download(store, bucket, output, part)
+    if digest != output.sha256:
+        part.unlink()
+        raise CommandFailed(
+            f"what the store holds of {output.name!r} is not what the task stored: its sha256 is {digest}, "
+            f"but {output.sha256} was recorded",
+            hint="run the DAG again; helios doctor checks the store",
+            code=RUN_FAILED,
+        )
+    if output.archive:
+        _unpack(part, target)
+        part.unlink()
+    else:
+        part.replace(target)
+    return True
+
+
+def _is_there(target: Path, output: OutputRecord) -> bool:
+    if not target.is_file() or target.stat().st_size != output.bytes:
+        return False
+    with target.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == output.sha256
+
+
+def _download(store: Minio, bucket: str, output: OutputRecord, part: Path) -> str:
+    """Complete the part; returns the digest of all of it."""
+    sha = hashlib.sha256()
+    with part.open("ab+") as file:
+        file.seek(0)
+        while data := file.read(CHUNK_BYTES):
+            sha.update(data)
+        done = file.tell()
+        if done > output.bytes:
+            file.truncate(0)
+            sha, done = hashlib.sha256(), 0
+        if done < output.bytes:
+            progress = TransferProgress(output.name, output.bytes, done)
+            answer: Any = store.get_object(bucket, output.key, offset=done, length=output.bytes - done)
+            try:
+                for data in answer.stream(CHUNK_BYTES):
+                    file.write(data)
+                    sha.update(data)
+                    progress.add(len(data))
+            finally:
+                progress.close()
+                answer.close()
+                answer.release_conn()
+        file.flush()
+        os.fsync(file.fileno())
+    return sha.hexdigest()
+
+
+def _unpack(part: Path, target: Path) -> None:
+    """A folder appears whole, under its name, or not at all."""
+    beside = target.with_name(f".{target.name[:120]}.unpacking-{os.getpid()}")
+    beside.mkdir()
+    try:
+        with part.open("rb") as archive, opened(str(beside)) as folder:
+            unpack_below(archive.fileno(), folder)
+        beside.rename(target)
+    except ArchiveRefused as refusal:
+        raise CommandFailed(f"the folder {target.name!r} is refused: {refusal}", hint="", code=RUN_FAILED) from None
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(beside)

@@ -1,0 +1,82 @@
+"""Where words go: data to stdout, narration to stderr, colours only to a terminal that wants them.
+
+Rule: a closed stderr never stops a command; a closed stdout raises BrokenPipeError, which ends the command quietly.
+"""
+
+import contextlib
+import os
+import re
+import sys
+from typing import Any, Literal, TextIO
+
+Format = Literal["table", "json"]
+
+STYLES = {"red": "31", "green": "32", "yellow": "33", "cyan": "36", "bold": "1", "dim": "2"}
+
+_CONTROL = re.compile(r"\x1b\[[0-9;]*m|[\x00-\x08\x0b-\x1f\x7f\x80-\x9f]")
+
+
+def put(text: str) -> None:
+    """A line, or several, of data."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def put_json(value: Any) -> None:
+    """One JSON value. Text that is not Unicode, which raw entries can carry, is made so."""
+    import msgspec
+
+    put(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def narrate(text: str) -> None:
+    """A line of narration."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+
+
+def colourful(stream: TextIO) -> bool:
+    """Whether colours may be written: a terminal, and neither NO_COLOR nor TERM=dumb says otherwise."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return is_terminal(stream)
+
+
+def is_terminal(stream: TextIO) -> bool:
+    try:
+        return stream.isatty()
+    except ValueError:  # closed
+        return False
+
+
+def styled(text: str, style: str, stream: TextIO) -> str:
+    if not style or not colourful(stream):
+        return text
+    return f"\x1b[{STYLES[style]}m{text}\x1b[0m"
+
+
+def harmless(text: str) -> str:
+    """A line fit for a terminal: colours stay, everything else that could move the cursor is shown escaped."""
+
+    def shown(match: re.Match[str]) -> str:
+        found = match[0]
+        return found if len(found) > 1 else f"\\x{ord(found):02x}"
+
+    cleaned = _CONTROL.sub(shown, text)
+    return f"{cleaned}\x1b[0m" if "\x1b[" in cleaned else cleaned
+
+
+def readable(text: str) -> str:
+    """Text as Unicode: bytes that were not UTF-8 become replacement characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return text
+
+
+def silence_stdout() -> None:
+    """After a broken pipe: nothing more is written, not even at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

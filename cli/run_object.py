@@ -1,0 +1,113 @@
+"""A run as `-o json` prints it: the run hash with its names unchanged, and its tasks. docs/cli.md documents the shape.
+
+Rule: every name below is there in every run; what is not known is null. Names are added, never renamed or removed.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cli.connection import Link
+from cli.failure import CommandFailed
+from cli.lookup import task_names
+from cli.output import readable
+from helios.records import RUN_NUMBERS, TaskView, read_tasks, run_numbers
+from helios.transitions import pipelined
+
+TEXTS = ("dagId", "dagName", "status", "cacheHit", "nodes", "reason")
+
+ORDER = (
+    "dagId",
+    "dagName",
+    "status",
+    "startTime",
+    "endTime",
+    "durationMs",
+    "cacheEnabled",
+    "cacheHit",
+    "taskCount",
+    "taskSucceeded",
+    "taskFailed",
+    "taskUpstreamFailed",
+    "taskCancelled",
+    "cacheHitTasks",
+    "cachePartialTasks",
+    "cacheMissTasks",
+    "cacheHitBytes",
+    "cacheMissBytes",
+    "nodes",
+    "reason",
+    "problems",
+    "warnings",
+)
+
+NULLABLE = ("startTime", "endTime", "durationMs")
+
+
+def read_run(link: Link, run: str) -> dict[str, Any]:
+    """The run without its tasks."""
+    found: Any = link.client.hgetall(link.keys(run).run(run))
+    if "status" not in found:
+        raise CommandFailed(f"run {run} is no longer kept", hint="`helios runs` lists those that are")
+    return run_object(found)
+
+
+def read_runs(link: Link, runs: Sequence[str]) -> list[dict[str, Any]]:
+    """Several runs without their tasks; one that was deleted meanwhile is left out."""
+    pipeline = pipelined(link.client)
+    for run in runs:
+        pipeline.hgetall(link.keys(run).run(run))
+    found: list[Any] = pipeline.execute(raise_on_error=False) if runs else []
+    hashes = [fields for fields in found if not isinstance(fields, Exception)]
+    return [run_object(fields) for fields in hashes if "status" in fields]
+
+
+def read_views(link: Link, run: str) -> list[TaskView]:
+    """The run's tasks in the order of its DAG."""
+    return read_tasks(link.client, link.keys(run), run, task_names(link, run))
+
+
+def run_object(fields: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        known = run_numbers({name: readable(text) for name, text in fields.items()})
+    except ValueError as error:
+        raise CommandFailed(
+            f"the record of run {fields.get('dagId', '?')} is damaged: {error}", hint="helios doctor"
+        ) from None
+    shown: dict[str, Any] = {}
+    for name in ORDER:
+        if name in known:
+            shown[name] = known[name]
+        elif name in NULLABLE or name == "reason":
+            shown[name] = None
+        elif name in RUN_NUMBERS:
+            shown[name] = 0
+        elif name in TEXTS:
+            shown[name] = ""
+        else:
+            shown[name] = False if name == "cacheEnabled" else []
+    for name, value in known.items():
+        shown.setdefault(name, value)
+    return shown
+
+
+def task_object(view: TaskView) -> dict[str, Any]:
+    return {
+        "name": view.name,
+        "status": view.status,
+        "attempt": view.attempt,
+        "node": view.node,
+        "cache": view.cache,
+        "cacheHitBytes": view.cacheHitBytes,
+        "cacheMissBytes": view.cacheMissBytes,
+        "inputs": [{"name": each.name, "bytes": each.bytes, "cause": each.cause} for each in view.inputs],
+        "startTime": view.startTime,
+        "endTime": view.endTime,
+        "exitCode": view.exitCode,
+        "reason": readable(view.reason) if view.reason is not None else None,
+        "outputs": [{"name": each.name, "bytes": each.bytes, "sha256": each.sha256} for each in view.outputs],
+    }
+
+
+def whole_object(run: Mapping[str, Any], views: Sequence[TaskView]) -> dict[str, Any]:
+    """What `helios run -o json` and `helios show -o json` print."""
+    return {**run, "tasks": [task_object(view) for view in views]}

@@ -1,0 +1,139 @@
+"""A run as people read it: its metrics, its tasks, its reasons. No I/O happens here."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cli.figures import count, duration, moment, size
+from cli.table import Cell, Column, Painter, lay_out, plain, shortened
+from helios.records import TaskView
+
+STATUS_STYLES = {
+    "SUCCEEDED": "green",
+    "FAILED": "red",
+    "UPSTREAM_FAILED": "red",
+    "REJECTED": "red",
+    "CANCELLED": "yellow",
+    "RUNNING": "cyan",
+}
+CACHE_STYLES = {"Hit": "green", "Partial": "yellow"}
+
+REASON_CHARACTERS = 90
+ROWS_SHOWN = 50
+"""Tasks listed after a run; those that did not succeed come first."""
+
+RUN_COLUMNS = (
+    Column("RUN"),
+    Column("DAG"),
+    Column("STATUS"),
+    Column("STARTED"),
+    Column("TIME", right=True),
+    Column("TASKS", right=True),
+    Column("CACHE"),
+    Column("HIT", right=True),
+    Column("MISSED", right=True),
+)
+TASK_COLUMNS = (
+    Column("TASK"),
+    Column("STATUS"),
+    Column("ATTEMPT", right=True),
+    Column("CACHE"),
+    Column("HIT", right=True),
+    Column("MISSED", right=True),
+    Column("TIME", right=True),
+    Column("REASON"),
+)
+
+
+def metrics_lines(run: Mapping[str, Any], paint: Painter = plain) -> list[str]:
+    """The run's metrics."""
+    status: str = run["status"]
+    time = f" in {duration(run['durationMs'])}" if run["durationMs"] is not None and status != "REJECTED" else ""
+    lines = [
+        f"run      {run['dagId']}",
+        f"dag      {run['dagName']}",
+        f"status   {paint(status, STATUS_STYLES.get(status, ''))}{time}",
+    ]
+    if run["startTime"] is not None:
+        ended = f", ended {moment(run['endTime'])}" if run["endTime"] is not None else ""
+        lines.append(f"started  {moment(run['startTime'])}{ended}")
+    if status == "REJECTED":
+        return lines
+    lines.append(f"tasks    {task_counts(run)}")
+    lines.append(f"cache    {cache_line(run, paint)}")
+    if run["nodes"]:
+        lines.append(f"nodes    {run['nodes'].replace(',', ', ')}")
+    if run["reason"]:
+        lines.append(f"reason   {run['reason']}")
+    return lines
+
+
+def task_counts(run: Mapping[str, Any]) -> str:
+    parts = [
+        f"{run[field]:,} {word}"
+        for field, word in (
+            ("taskSucceeded", "succeeded"),
+            ("taskFailed", "failed"),
+            ("taskUpstreamFailed", "not started because of a failure above"),
+            ("taskCancelled", "cancelled"),
+        )
+        if run[field]
+    ]
+    return f"{run['taskCount']:,}: {', '.join(parts)}" if parts else f"{run['taskCount']:,}"
+
+
+def cache_line(run: Mapping[str, Any], paint: Painter = plain) -> str:
+    if not run["cacheEnabled"]:
+        return "off for this run"
+    outcome: str = run["cacheHit"]
+    tasks = f"{run['cacheHitTasks']:,} tasks hit, {run['cachePartialTasks']:,} partly, {run['cacheMissTasks']:,} missed"
+    moved = f"{size(run['cacheHitBytes'])} from the cache, {size(run['cacheMissBytes'])} downloaded"
+    return f"{paint(outcome, CACHE_STYLES.get(outcome, ''))}; {tasks}; {moved}"
+
+
+def task_lines(views: Sequence[TaskView], paint: Painter = plain, limit: int | None = None) -> list[str]:
+    """The table of tasks; with a limit, first those that did not succeed, and a last line that says what is missing."""
+    shown = list(views)
+    if limit is not None and len(shown) > limit:
+        shown = sorted(shown, key=lambda view: view.status == "SUCCEEDED")[:limit]
+    lines = lay_out(TASK_COLUMNS, [task_row(view) for view in shown], paint)
+    if len(shown) < len(views):
+        lines.append(f"… and {count(len(views) - len(shown), 'more task')}")
+    return lines
+
+
+def task_row(view: TaskView) -> tuple[Cell | str, ...]:
+    spent = view.endTime - view.startTime if view.endTime is not None and view.startTime is not None else None
+    has_inputs = view.cache not in ("N/A",)
+    return (
+        view.name,
+        Cell(view.status, STATUS_STYLES.get(view.status, "")),
+        str(view.attempt or ""),
+        Cell(view.cache, CACHE_STYLES.get(view.cache, "")),
+        size(view.cacheHitBytes) if has_inputs else "",
+        size(view.cacheMissBytes) if has_inputs or view.cacheMissBytes else "",
+        duration(spent),
+        shortened(view.reason or "", REASON_CHARACTERS),
+    )
+
+
+def run_row(run: Mapping[str, Any]) -> tuple[Cell | str, ...]:
+    status: str = run["status"]
+    rejected = status == "REJECTED"
+    done = run["taskSucceeded"] + run["taskFailed"] + run["taskUpstreamFailed"] + run["taskCancelled"]
+    return (
+        run["dagId"],
+        run["dagName"],
+        Cell(status, STATUS_STYLES.get(status, "")),
+        moment(run["startTime"]),
+        "" if rejected else duration(run["durationMs"]),
+        "" if rejected else f"{done}/{run['taskCount']}",
+        "" if rejected else Cell(run["cacheHit"], CACHE_STYLES.get(run["cacheHit"], "")),
+        "" if rejected else size(run["cacheHitBytes"]),
+        "" if rejected else size(run["cacheMissBytes"]),
+    )
+
+
+def reason_lines(view: TaskView) -> list[str]:
+    """Why a task did not succeed, in full."""
+    attempts = f" after {view.attempt} attempts" if view.attempt > 1 else ""
+    return [f"task {view.name!r} {view.status}{attempts}: {view.reason or 'no reason is known'}"]

@@ -1,0 +1,140 @@
+"""Sending a DAG and controls: one XADD each, and the wait for what the submitter makes of it.
+
+Rule: an XADD whose reply is lost is repeated only where a repetition is harmless: with a request id, or for a cancel.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import redis
+from cyclopts import Parameter
+
+from cli.connection import Link
+from cli.failure import CommandFailed
+from cli.output import narrate, styled
+from helios.dag_problem import LIMITS, Problem
+from helios.keys import CONTROLS, SUBMISSIONS
+from helios.worker import live_services
+
+STDIN = "-"
+File = Annotated[str, Parameter(allow_leading_hyphen=True)]
+"""What commands take as FILE: a path, or - for standard input."""
+TRIES = 3
+
+
+class Verdict(NamedTuple):
+    """What became of a submission: `status` is that of its run, None while nobody has taken it up."""
+
+    run: str
+    status: str | None
+    is_alias: bool = False
+    problems: tuple[str, ...] = ()
+
+
+def read_dag(file: str) -> bytes:
+    """The text of a DAG. Larger ones than any service accepts are not even read."""
+    limit = LIMITS.max_payload_bytes
+    if file.startswith("-") and file != STDIN:
+        raise CommandFailed(f"there is no option {file}", hint=f"--help lists them; a file of that name is ./{file}")
+    try:
+        if file == STDIN:
+            text = sys.stdin.buffer.read(limit + 1)
+        else:
+            with Path(file).open("rb") as opened:
+                text = opened.read(limit + 1)
+    except OSError as error:
+        raise CommandFailed(
+            f"cannot read {file}: {error.strerror}", hint="name a file with a DAG, or - for standard input"
+        ) from None
+    if len(text) > limit:
+        raise CommandFailed(
+            f"{name_of(file)} has more than {limit:,} bytes, the limit of a DAG",
+            hint="split the work into several DAGs, or keep data in files and inputs",
+        )
+    return text
+
+
+def name_of(file: str) -> str:
+    return "standard input" if file == STDIN else file
+
+
+def problem_line(file: str, problem: Problem) -> str:
+    """`dag.yaml:12:5: tasks[2].image: …`, which editors can jump to."""
+    place = f"{file}:{problem.line}" if problem.line is not None else file
+    if problem.line is not None and problem.column is not None:
+        place += f":{problem.column}"
+    path = f"{problem.path}: " if problem.path else ""
+    return f"{place}: {path}{problem.message}"
+
+
+def submit(link: Link, text: bytes, *, use_cache: bool | None, request_id: str | None) -> str:
+    """Add a submission; returns its entry's id. A lost reply is asked for again only if there is a request id."""
+    fields: dict[Any, Any] = {"dag": text}
+    if use_cache is not None:
+        fields["useCache"] = "true" if use_cache else "false"
+    if request_id is not None:
+        fields["requestId"] = request_id
+    for left in reversed(range(TRIES)):
+        try:
+            return str(link.client.xadd(SUBMISSIONS, fields))
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            if request_id is None and not _was_refused(error):
+                raise CommandFailed(
+                    f"the connection was lost while the DAG was sent ({error}), so it may have been submitted or not",
+                    hint="look with `helios runs`; with --request-id, submitting again is always safe",
+                    code=3,
+                ) from None
+            if left == 0:
+                raise
+            time.sleep(0.2)
+    raise AssertionError
+
+
+def _was_refused(error: Exception) -> bool:
+    """Whether no connection came about at all, so that nothing can have been sent."""
+    return isinstance(error.__cause__ or error.__context__, ConnectionRefusedError | FileNotFoundError)
+
+
+def await_verdict(link: Link, entry: str, patience_seconds: float) -> Verdict:
+    """Wait for the submitter to accept or reject; after the patience the status is None."""
+    deadline = time.monotonic() + patience_seconds
+    wait = 0.002
+    keys = link.keys(entry)
+    while True:
+        status, alias, problems = link.client.hmget(keys.run(entry), "status", "aliasOf", "problems")
+        if alias:
+            first: Any = link.client.hget(link.keys(str(alias)).run(str(alias)), "status")
+            return Verdict(str(alias), first, is_alias=True)
+        if status:
+            return Verdict(entry, str(status), problems=tuple(str(problems or "").splitlines()))
+        if time.monotonic() > deadline:
+            return Verdict(entry, None)
+        time.sleep(wait)
+        wait = min(0.1, wait * 1.5)
+
+
+def tell_rejected(verdict: Verdict, name: str) -> None:
+    """Why a submission became no run."""
+    narrate(f"{styled('REJECTED', 'red', sys.stderr)} {name}:")
+    for problem in verdict.problems:
+        narrate(f"  {problem}")
+    narrate(f"  next: correct it and check it with `helios validate {name if name != 'standard input' else '-'}`")
+
+
+def is_alive(link: Link, service: str) -> bool:
+    """Whether a replica of the service has given a sign of life in the last seconds."""
+    return any(beat["service"] == service for beat in live_services(link.client))
+
+
+def cancel(link: Link, run: str) -> None:
+    """Ask for a run to be cancelled; asking twice changes nothing."""
+    for left in reversed(range(TRIES)):
+        try:
+            link.client.xadd(CONTROLS, {"run": run, "action": "cancel"})
+            return
+        except (redis.ConnectionError, redis.TimeoutError):
+            if left == 0:
+                raise
+            time.sleep(0.2)

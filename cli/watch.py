@@ -1,0 +1,139 @@
+"""Stays with a run until it ended, shows how it goes, and reports what came of it."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from cli.connection import Link
+from cli.failure import INTERRUPTED, STATUS_CODES
+from cli.follow import Follower
+from cli.interrupts import noting_interrupts
+from cli.output import Format, harmless, is_terminal, narrate, put, put_json, styled
+from cli.plain_progress import PlainProgress
+from cli.run_object import read_run, read_views, whole_object
+from cli.run_progress import RunProgress, TaskProgress
+from cli.run_text import ROWS_SHOWN, metrics_lines, reason_lines, task_lines
+from cli.submission import cancel, is_alive
+from cli.task_logs import last_lines
+from helios.records import TaskView
+
+CANCEL_SECONDS = 10.0
+"""How long an interrupted run is waited for after its cancellation was asked."""
+LOG_LINES = 10
+FAILURES_SHOWN = 5
+SERVICES = ("submitter", "jobrunner", "collector")
+SILENCE_SECONDS = 5.0
+"""After so long without any change it is looked whether the services are alive."""
+
+
+class Display(Protocol):
+    """Shows progress on stderr."""
+
+    def show(self, progress: RunProgress, changed: list[TaskProgress]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def watch(link: Link, run: str, title: str, *, cancels: bool, output: Format, report_to: Callable[[str], None]) -> int:
+    """Follow a run and report on it; returns the exit code. `cancels`: Ctrl-C cancels the run, else only the watching
+    ends.
+    """
+    follower = Follower(link, run)
+    changed = follower.read()
+    display = _display(title, follower.progress)
+    interrupted_at: float | None = None
+    silence = Silence(link)
+    with noting_interrupts() as interrupts:
+        try:
+            while True:
+                display.show(follower.progress, changed)
+                if follower.ended:
+                    break
+                if interrupts.wanted and interrupted_at is None:
+                    if not cancels:
+                        break
+                    narrate("cancelling the run; Ctrl-C again leaves at once")
+                    cancel(link, run)
+                    interrupted_at = time.monotonic()
+                if interrupted_at is not None and time.monotonic() > interrupted_at + CANCEL_SECONDS:
+                    break
+                changed = follower.read()
+                silence.note(changed)
+        finally:
+            display.close()
+    if not follower.ended:
+        state = "is still being cancelled" if cancels else "goes on"
+        narrate(f"run {run} {state}\n  next: helios show {run}, or helios cancel {run}")
+        return INTERRUPTED
+    code = report(link, run, output=output, report_to=report_to)
+    return INTERRUPTED if interrupts.wanted else code
+
+
+class Silence:
+    """Says once when nothing moves because a service is missing."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.since = time.monotonic()
+        self.told = False
+
+    def note(self, changed: Sequence[TaskProgress]) -> None:
+        now = time.monotonic()
+        if changed:
+            self.since = now
+        elif not self.told and now > self.since + SILENCE_SECONDS:
+            self.since = now
+            missing = [service for service in SERVICES if not is_alive(self.link, service)]
+            if missing:
+                self.told = True
+                narrate(f"nothing moves: no {' and no '.join(missing)} is alive\n  next: start it; see helios doctor")
+
+
+def _display(title: str, progress: RunProgress) -> Display:
+    if not is_terminal(sys.stderr):
+        return PlainProgress(progress)
+    from cli.live_progress import LiveProgress
+
+    return LiveProgress(title)
+
+
+def report(link: Link, run: str, *, output: Format, report_to: Callable[[str], None] = put) -> int:
+    """What came of a run that ended: metrics and tasks as data; reasons, log ends and the next command as narration."""
+    fields = read_run(link, run)
+    views = read_views(link, run)
+    if output == "json":
+        put_json(whole_object(fields, views))
+    else:
+        stream = sys.stdout if report_to is put else sys.stderr
+
+        def paint(text: str, style: str) -> str:
+            return styled(text, style, stream)
+
+        lines = [*metrics_lines(fields, paint), "", *task_lines(views, paint, ROWS_SHOWN)]
+        report_to("\n".join(lines))
+    _tell_failures(link, run, views)
+    _tell_next(run, fields, views)
+    return STATUS_CODES.get(fields["status"], 1)
+
+
+def _tell_failures(link: Link, run: str, views: Sequence[TaskView]) -> None:
+    failed = [view for view in views if view.status == "FAILED"]
+    for view in failed[:FAILURES_SHOWN]:
+        narrate("")
+        for line in reason_lines(view):
+            narrate(styled(harmless(line), "red", sys.stderr))
+        lines = last_lines(link, run, view.name, view.attempt, "task", LOG_LINES)
+        if lines:
+            narrate(f"the end of its log (helios logs {run} {view.name}):")
+            for line in lines:
+                narrate(f"  | {harmless(line)}")
+    if len(failed) > FAILURES_SHOWN:
+        narrate(f"… and {len(failed) - FAILURES_SHOWN:,} more failed tasks: helios show {run}")
+
+
+def _tell_next(run: str, fields: dict[str, Any], views: Sequence[TaskView]) -> None:
+    narrate("")
+    if any(view.outputs for view in views):
+        narrate(f"outputs: helios artifacts {run}, and with --to DIR they are fetched")
+    narrate(f"next: helios show {run}" if fields["status"] != "FAILED" else f"next: helios logs {run} TASK")

@@ -1,0 +1,97 @@
+"""Repairs what Redis lost: work whose record asks for an entry that no stream holds any more.
+
+A last second of the append-only file that a crash took away, a stream that somebody deleted: either leaves a task that
+waits for a message which will never come. Such a message is sent again; if it was not lost after all, the fence makes
+the second one change nothing. What is missing is repaired only when it is missing twice in a row, since an entry may be
+on its way while this looks.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import redis
+import structlog
+from redis.exceptions import ResponseError
+
+from helios.keys import Keys, all_partitions
+from helios.transitions import pipelined
+
+log = structlog.get_logger()
+
+EVERY_SECONDS = 30.0
+ENTRIES_AT_MOST = 50_000
+"""A stream longer than this is busy, not lost; the look at it is left for the next time."""
+
+COUNTERS = ("taskSucceeded", "taskFailed", "taskUpstreamFailed", "taskCancelled")
+
+
+class Missing(NamedTuple):
+    """An entry that should be there: its stream and its fields."""
+
+    stream: str
+    fields: tuple[tuple[str, str], ...]
+
+
+def wanted(keys: Keys, run: str, task: str, state: Iterable[str | None]) -> Missing | None:
+    """The entry that a task in this state waits for. `state`: status, attempt, settled, children, job."""
+    status, attempt, settled, children, job = state
+    named = (("run", run), ("task", task), ("attempt", attempt or ""))
+    if status == "QUEUED":
+        return Missing(keys.ready, named)
+    if status == "RUNNING":
+        return Missing(keys.launched, (*named, ("job", job or "")))
+    if settled == "0" and (status == "FAILED" or (status == "SUCCEEDED" and children)):
+        return Missing(keys.finished, named)
+    return None
+
+
+class Reconciler:
+    """Compares records with streams; keeps in mind what was missing the last time."""
+
+    def __init__(self, client: redis.Redis, partitions: int) -> None:
+        self.client = client
+        self.partitions = partitions
+        self.suspected: set[Missing] = set()
+
+    def look(self) -> int:
+        """One pass over the runs that have not ended; returns how many entries were sent again."""
+        missing: set[Missing] = set()
+        for keys in all_partitions(self.partitions):
+            missing |= self._missing(keys)
+        repaired = missing & self.suspected
+        self.suspected = missing - repaired
+        for each in repaired:
+            log.warning("an entry was lost and is sent again", stream=each.stream, **dict(each.fields))
+            self.client.xadd(each.stream, dict(each.fields))
+        return len(repaired)
+
+    def _missing(self, keys: Keys) -> set[Missing]:
+        expected: set[Missing] = set()
+        runs: Any = self.client.zrange(keys.active, 0, -1)  # pyright: ignore[reportUnknownMemberType] -- no stub
+        for run in runs:
+            expected |= self._expected(keys, run)
+        for stream in {each.stream for each in expected}:
+            if self.client.xlen(stream) > ENTRIES_AT_MOST:
+                expected = {each for each in expected if each.stream != stream}
+                continue
+            entries: Any = self.client.xrange(stream)
+            expected -= {Missing(stream, tuple(fields.items())) for _, fields in entries}
+        return expected
+
+    def _expected(self, keys: Keys, run: str) -> set[Missing]:
+        names: Any = self.client.lrange(keys.task_names(run), 0, -1)
+        pipeline = pipelined(self.client)
+        pipeline.hmget(keys.run(run), "taskCount", *COUNTERS)
+        for name in names:
+            pipeline.hmget(keys.task(run, name), "status", "attempt", "settled", "children", "job")
+        counts, *states = pipeline.execute(raise_on_error=False)
+        found = {
+            each
+            for name, state in zip(names, states, strict=True)
+            if not isinstance(state, ResponseError) and (each := wanted(keys, run, name, state))
+        }
+        if not isinstance(counts, ResponseError) and counts[0] is not None:
+            total, *ended = (int(count or 0) for count in counts)
+            if sum(ended) == total:
+                found.add(Missing(keys.settled, (("run", run),)))
+        return found

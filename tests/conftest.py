@@ -1,0 +1,53 @@
+"""Redis for tests: the same ones run on fakeredis and on a real Valkey."""
+
+from collections.abc import Iterator
+
+import fakeredis
+import pytest
+import redis
+
+from helios.streams import CLIENT_OPTIONS
+from tests.redis_servers import Valkey
+
+
+@pytest.fixture(scope="session")
+def shared_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    server = Valkey(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def valkey(shared_valkey: Valkey) -> Iterator[redis.Redis]:
+    """A client of a real and empty Valkey."""
+    client = shared_valkey.client()
+    client.flushall()
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def own_valkey(tmp_path: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """A server of the test's own, which keeps what it has acknowledged; the test may kill and start it."""
+    server = Valkey(tmp_path, append_only=True)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(params=["fakeredis", "valkey"])
+def client(request: pytest.FixtureRequest) -> Iterator[redis.Redis]:
+    """A client of an empty Redis: an imitation first, then a real one."""
+    if request.param == "valkey":
+        yield request.getfixturevalue("valkey")
+        return
+    options = {name: CLIENT_OPTIONS[name] for name in ("decode_responses", "encoding_errors")}
+    yield fakeredis.FakeRedis(server=fakeredis.FakeServer(), version=(7,), **options)
+
+
+@pytest.fixture
+def only_real(request: pytest.FixtureRequest, client: redis.Redis) -> None:
+    """Skips the imitation where it lacks what the test is about."""
+    if isinstance(client, fakeredis.FakeRedis):
+        pytest.skip("fakeredis does not imitate this")

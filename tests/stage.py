@@ -1,0 +1,220 @@
+"""A run taken through its transitions by hand, one call at a time: what the services do, without their loops."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import redis
+
+from helios.dag import ParsedDag, parse_dag
+from helios.events import AnyEvent, RunEnded, TaskEnded, TaskLaunched, decode_event
+from helios.keys import COLLECTOR_GROUP, JOBRUNNER_GROUP, SUBMITTER_GROUP, Keys
+from helios.records import AttemptRecord, read_tasks
+from helios.transitions import (
+    Call,
+    cancel_run,
+    commit,
+    commit_one,
+    end_attempt,
+    fail_task,
+    finalise,
+    launch,
+    settle,
+)
+from services.collector.metrics import fold
+from services.submitter.accept import open_calls
+
+RUN = "1764027260123-0"
+
+Tasks = Mapping[str, Sequence[str]]
+"""Task names with the names of their parents."""
+
+
+def dag_text(tasks: Tasks, *, name: str = "trial", retries: Mapping[str, int] | None = None) -> bytes:
+    return msgspec.json.encode(
+        {
+            "dagName": name,
+            "tasks": [
+                {
+                    "name": task,
+                    "image": "alpine:3.20",
+                    "command": ["true"],
+                    "depends_on": list(parents),
+                    "retries": {"count": (retries or {}).get(task, 0)},
+                }
+                for task, parents in tasks.items()
+            ],
+        }
+    )
+
+
+def parsed(tasks: Tasks, **options: Any) -> ParsedDag:
+    return parse_dag(dag_text(tasks, **options))
+
+
+class Stage:
+    """The state of one partition, and each transition as one call."""
+
+    def __init__(self, client: redis.Redis, partition: int = 0) -> None:
+        self.client = client
+        self.keys = Keys(partition)
+        self.groups = {
+            self.keys.ready: JOBRUNNER_GROUP,
+            self.keys.cancelled: JOBRUNNER_GROUP,
+            self.keys.launched: COLLECTOR_GROUP,
+            self.keys.settled: COLLECTOR_GROUP,
+            self.keys.finished: SUBMITTER_GROUP,
+        }
+        for stream, group in self.groups.items():
+            client.xgroup_create(stream, group, id="0", mkstream=True)
+
+    def open(self, tasks: Tasks, *, run: str = RUN, **options: Any) -> ParsedDag:
+        dag = parsed(tasks, **options)
+        for call in open_calls(self.keys, run, dag, None):
+            commit_one(self.client, call)
+        return dag
+
+    # What is there.
+
+    def status(self, task: str, run: str = RUN) -> str:
+        return self.task(task, run)["status"]
+
+    def task(self, task: str, run: str = RUN) -> dict[str, str]:
+        return self.client.hgetall(self.keys.task(run, task))
+
+    def run(self, run: str = RUN) -> dict[str, str]:
+        return self.client.hgetall(self.keys.run(run))
+
+    def entries(self, stream: str) -> list[tuple[str, dict[str, str]]]:
+        return self.client.xrange(stream)
+
+    def emitted(self, stream: str) -> list[tuple[str, str]]:
+        """Task and attempt of each entry."""
+        return [(fields["task"], fields["attempt"]) for _, fields in self.entries(stream)]
+
+    def events(self) -> list[AnyEvent]:
+        return [decode_event(fields["event"]) for _, fields in self.entries(self.keys.events)]
+
+    def deliver(self, stream: str) -> list[tuple[str, dict[str, str]]]:
+        """New entries, now pending."""
+        found = self.client.xreadgroup(self.groups[stream], "hand", {stream: ">"}, count=100_000)
+        return found[0][1] if found else []
+
+    def pending(self) -> int:
+        return sum(self.client.xpending(stream, group)["pending"] for stream, group in self.groups.items())
+
+    def left(self) -> int:
+        return sum(self.client.xlen(stream) for stream in self.groups)
+
+    def entry_of(self, stream: str, task: str, attempt: int = 1, run: str = RUN) -> str:
+        self.deliver(stream)
+        wanted = (run, task, str(attempt))
+        found = [i for i, f in self.entries(stream) if (f["run"], f["task"], f["attempt"]) == wanted]
+        return found[0] if found else "1-1"
+
+    # What may happen.
+
+    def launch_call(self, task: str, attempt: int = 1, *, entry: str | None = None, run: str = RUN) -> Call:
+        job = f"job-{task}-{attempt}"
+        entry = entry or self.entry_of(self.keys.ready, task, attempt, run)
+        event = TaskLaunched(run, task, attempt, job)
+        return launch(self.keys, entry=entry, run=run, task=task, attempt=attempt, job=job, event=event)
+
+    def end_call(
+        self,
+        task: str,
+        attempt: int = 1,
+        *,
+        status: str = "SUCCEEDED",
+        entry: str | None = None,
+        cache: str = "N/A",
+        hit: int = 0,
+        miss: int = 0,
+        node: str = "n1",
+        disrupted: bool = False,
+        run: str = RUN,
+    ) -> Call:
+        record = AttemptRecord(exitCode=0, node=node, cache=cache, cacheHitBytes=hit, cacheMissBytes=miss)
+        return end_attempt(
+            self.keys,
+            entry=self.entry_of(self.keys.launched, task, attempt, run) if entry is None else entry,
+            run=run,
+            task=task,
+            attempt=attempt,
+            status=status,
+            record=msgspec.json.encode(record),
+            cache=cache,
+            hit_bytes=hit,
+            miss_bytes=miss,
+            node=node,
+            disrupted=disrupted,
+            event=TaskEnded(run, task, attempt, status, cache, hit, miss, node),
+        )
+
+    def settle_call(self, task: str, attempt: int = 1, *, entry: str | None = None, run: str = RUN) -> Call:
+        entry = entry or self.entry_of(self.keys.finished, task, attempt, run)
+        return settle(self.keys, entry=entry, run=run, task=task, attempt=attempt)
+
+    def launch(self, task: str, attempt: int = 1, **options: Any) -> Any:
+        return commit_one(self.client, self.launch_call(task, attempt, **options))
+
+    def end(self, task: str, attempt: int = 1, **options: Any) -> Any:
+        return commit_one(self.client, self.end_call(task, attempt, **options))
+
+    def settle(self, task: str, attempt: int = 1, **options: Any) -> Any:
+        return commit_one(self.client, self.settle_call(task, attempt, **options))
+
+    def fail(self, task: str, below: Sequence[str] = (), attempt: int = 1, run: str = RUN) -> list[Any]:
+        entry = self.entry_of(self.keys.finished, task, attempt, run)
+        return commit(
+            self.client,
+            fail_task(self.keys, entry=entry, run=run, task=task, attempt=attempt, dependents=below),
+        )
+
+    def pass_through(self, task: str, **options: Any) -> None:
+        """The task's first attempt, from ready to settled."""
+        self.launch(task)
+        self.end(task, **options)
+        self.settle(task)
+
+    def cancel(self, tasks: Sequence[str], *, run: str = RUN, reason: str = "") -> list[Any]:
+        return commit(self.client, cancel_run(self.keys, run=run, tasks=tasks, reason=reason))
+
+    def folded(self, run: str = RUN) -> dict[str, str]:
+        names = self.client.lrange(self.keys.task_names(run), 0, -1)
+        return fold(read_tasks(self.client, self.keys, run, names), self.run(run))
+
+    def finalise_call(self, run: str = RUN, *, entry: str | None = None, kept: int = 100, in_all: int = 10_000) -> Call:
+        self.deliver(self.keys.settled)
+        found = [i for i, fields in self.entries(self.keys.settled) if fields["run"] == run]
+        final = self.folded(run)
+        return finalise(
+            self.keys,
+            entry=entry or (found[0] if found else "1-1"),
+            run=run,
+            dag_name=self.run(run).get("dagName", ""),
+            fields=final,
+            runs_kept_per_dag=kept,
+            runs_kept_in_all=in_all,
+            event=RunEnded(run, final["status"]),
+        )
+
+    def finalise(self, run: str = RUN, **options: Any) -> Any:
+        return commit_one(self.client, self.finalise_call(run, **options))
+
+
+COUNTERS = (
+    "taskSucceeded",
+    "taskFailed",
+    "taskUpstreamFailed",
+    "taskCancelled",
+    "cacheHitTasks",
+    "cachePartialTasks",
+    "cacheMissTasks",
+    "cacheHitBytes",
+    "cacheMissBytes",
+)
+
+
+def counters(fields: Mapping[str, str]) -> dict[str, str]:
+    return {name: fields[name] for name in COUNTERS}
