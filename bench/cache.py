@@ -39,7 +39,7 @@ AGENT = Path(__file__).parents[1] / "agent"
 BUCKET = "helios-bench"
 BIG = 1 << 30
 SMALL = 1 << 10
-ROUNDS = 3
+ROUNDS = 5
 HITS = 61
 
 

@@ -1,0 +1,489 @@
+"""A node's surroundings for the agent's tests: an object store, a pod endpoint, a node with its folders, and a real S3.
+
+The small object store speaks what the agent uses of S3 (Range, If-Match, ETag, multipart) and can misbehave on request;
+the real one is weed, started once, for the paths that must hold on S3 itself.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+import pytest
+
+from agent.fetch import fetch
+from agent.logs import Log
+from agent.publish import Outcome, publish
+from agent.settings import Attempt, FetchSettings, PublishSettings
+
+AGENT = Path(__file__).parents[2] / "agent"
+TOKEN = "secret-token"
+
+
+def wait_until(predicate: Callable[[], object], what: str, seconds: float = 15.0) -> None:
+    """Returns when the predicate is true; fails with `what` when it is not in time."""
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while not predicate():
+        assert time.monotonic() < deadline, f"not in {seconds} s: {what}"
+        pause.wait(0.005)
+
+
+class QuietHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def answer(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        if "Content-Length" not in (headers or {}):
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+class QuietServer(ThreadingHTTPServer):
+    """A client that breaks off is what many of these tests are about; anything else is still shown."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+    server = QuietServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class ObjectStore:
+    """Objects by key. `faults[key]` are taken one per GET or PUT: an int is a status, ("cut", n) breaks off after n
+    bytes of the body, ("hold", event) stops half-way until the event, a callable is called first. `generation` below a
+    URL's `sig` answers 403.
+    """
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.etags: dict[str, str] = {}
+        self.faults: dict[str, list[Any]] = defaultdict(list)
+        self.requests: list[tuple[str, str, str | None]] = []
+        self.oldest_valid = 0
+        self.honours_ranges = True
+        self.parts: dict[int, bytes] = {}
+        self.complete_bodies: list[bytes] = []
+        self.lock = threading.Lock()
+        self.port = 0
+
+    def put(self, key: str, data: bytes) -> str:
+        self.objects[key] = data
+        self.etags[key] = '"' + hashlib.md5(data).hexdigest() + '"'
+        return hashlib.sha256(data).hexdigest()
+
+    def url(self, key: str, generation: int = 0) -> str:
+        return f"http://127.0.0.1:{self.port}/{quote(key)}?sig={generation}"
+
+    def count(self, method: str, key: str) -> int:
+        with self.lock:
+            return sum(1 for seen in self.requests if seen[:2] == (method, key))
+
+    def handler(self) -> type[BaseHTTPRequestHandler]:
+        store = self
+
+        class Handler(QuietHandler):
+            def begin(self) -> tuple[str, Any, dict[str, list[str]]]:
+                pieces = urlsplit(self.path)
+                key, query = unquote(pieces.path[1:]), parse_qs(pieces.query, keep_blank_values=True)
+                with store.lock:
+                    store.requests.append((self.command, key, self.headers.get("Range")))
+                    fault = store.faults[key].pop(0) if store.faults[key] and self.command != "HEAD" else None
+                if callable(fault):
+                    fault()
+                    fault = None
+                if int(query.get("sig", ["0"])[0]) < store.oldest_valid:
+                    fault = 403
+                return key, fault, query
+
+            def do_HEAD(self) -> None:
+                self.do_GET()
+
+            def do_GET(self) -> None:
+                key, fault, _ = self.begin()
+                if isinstance(fault, int):
+                    return self.answer(fault, b"<Error><Code>SlowDown</Code></Error>")
+                data = store.objects.get(key)
+                if data is None:
+                    return self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+                etag = store.etags[key]
+                if self.headers.get("If-Match") not in (None, etag):
+                    return self.answer(412)
+                headers = {"ETag": etag}
+                status, body = 200, data
+                asked = self.headers.get("Range")
+                if asked and store.honours_ranges:
+                    first, last = (int(piece) for piece in asked.removeprefix("bytes=").split("-"))
+                    body = data[first : last + 1]
+                    status = 206
+                    headers["Content-Range"] = f"bytes {first}-{first + len(body) - 1}/{len(data)}"
+                headers["Content-Length"] = str(len(body))
+                if isinstance(fault, tuple):
+                    return self.send_part(status, headers, body, fault)
+                return self.answer(status, body, headers)
+
+            def send_part(self, status: int, headers: dict[str, str], body: bytes, fault: Any) -> None:
+                kind, argument = fault
+                if kind == "hold":
+                    self.answer(status, body[: len(body) // 2], headers)
+                    self.wfile.flush()
+                    argument.wait(60)
+                    with suppress(OSError):
+                        self.wfile.write(body[len(body) // 2 :])
+                    return
+                self.answer(status, body[:argument], headers)
+                self.wfile.flush()
+                with suppress(OSError):
+                    self.connection.shutdown(socket.SHUT_RDWR)
+                self.close_connection = True
+
+            def do_PUT(self) -> None:
+                key, fault, query = self.begin()
+                data = self.rfile.read(int(self.headers["Content-Length"]))
+                if isinstance(fault, int):
+                    return self.answer(fault, b"<Error><Code>SlowDown</Code></Error>")
+                if "partNumber" in query:
+                    store.parts[int(query["partNumber"][0])] = data
+                else:
+                    store.put(key, data)
+                return self.answer(200, b"", {"ETag": '"' + hashlib.md5(data).hexdigest() + '"'})
+
+            def do_POST(self) -> None:
+                key, fault, _ = self.begin()
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                store.complete_bodies.append(body)
+                if fault == "error-in-200":
+                    return self.answer(200, b"<Error><Code>InternalError</Code></Error>")
+                store.put(key, b"".join(store.parts[number] for number in sorted(store.parts)))
+                return self.answer(200, b"<CompleteMultipartUploadResult/>")
+
+        return Handler
+
+
+class PodEndpoint:
+    """The pod endpoint for one attempt. `script[path]` holds statuses to answer with before behaving."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+        self.inputs: list[dict[str, Any]] = []
+        self.outputs: list[dict[str, Any]] = []
+        self.cache_enabled = True
+        self.single_put_limit = 5 << 30
+        self.part_bytes = 1 << 20
+        self.generation = 0
+        self.script: dict[str, list[int]] = defaultdict(list)
+        self.reports: list[dict[str, Any]] = []
+        self.asked: list[str] = []
+        self.port = 0
+        self.make_url: Callable[[str, str], str] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def sign(self, method: str, key: str) -> str:
+        if self.make_url is not None:
+            return self.make_url(method, key)
+        return self.store.url(key, self.generation)
+
+    def add_input(self, name: str, key: str, **fields: Any) -> None:
+        """An external input; give sha256 and bytes (and headUrl=None) for another task's output."""
+        self.inputs.append({"name": name, "key": key, **fields})
+
+    def add_output(self, name: str, bucket: str = "bucket") -> None:
+        self.outputs.append({"name": name, "key": f"{bucket}/runs/r/t/0/pod/{name}"})
+
+    def plan(self) -> dict[str, Any]:
+        return {
+            "run": "r",
+            "task": "t",
+            "attempt": 0,
+            "cacheEnabled": self.cache_enabled,
+            "inputs": [
+                {
+                    "mode": "link",
+                    "verify": "size",
+                    "archive": False,
+                    "sha256": None,
+                    "bytes": None,
+                    "url": self.sign("GET", item["key"]),
+                    "headUrl": self.sign("HEAD", item["key"]),
+                    "source": f"http://s3.local/{item['key']}",
+                    **{name: value for name, value in item.items() if name != "key"},
+                }
+                for item in self.inputs
+            ],
+            "outputs": [{**item, "url": self.sign("PUT", item["key"])} for item in self.outputs],
+            "singlePutLimit": self.single_put_limit,
+        }
+
+    def handler(self) -> type[BaseHTTPRequestHandler]:
+        endpoint = self
+
+        class Handler(QuietHandler):
+            def reply(self, status: int, document: dict[str, Any]) -> None:
+                self.answer(status, json.dumps(document).encode(), {})
+
+            def enter(self) -> bool:
+                endpoint.asked.append(self.path)
+                if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                    self.reply(401, {"error": "bad token"})
+                    return False
+                if endpoint.script[self.path]:
+                    status = endpoint.script[self.path].pop(0)
+                    self.reply(status, {"error": f"scripted {status}"})
+                    return False
+                return True
+
+            def do_GET(self) -> None:
+                if self.enter():
+                    self.reply(200, endpoint.plan())
+
+            def do_POST(self) -> None:
+                document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if not self.enter():
+                    return None
+                if self.path == "/v1/result":
+                    endpoint.reports.append(document)
+                    return self.reply(200, {"status": "committed"})
+                key = next(item["key"] for item in endpoint.outputs if item["name"] == document["name"])
+                count = -(-document["bytes"] // endpoint.part_bytes)
+                base = endpoint.store.url(key, endpoint.generation)
+                urls = [f"{base}&partNumber={number}&uploadId=u" for number in range(1, count + 1)]
+                return self.reply(
+                    200, {"partBytes": endpoint.part_bytes, "urls": urls, "completeUrl": f"{base}&uploadId=u"}
+                )
+
+        return Handler
+
+
+class Node:
+    """Folders of one pod on a node, and its steps. Several pods may share one cache folder."""
+
+    def __init__(self, root: Path, endpoint: PodEndpoint, cache: Path, job: str = "job-1") -> None:
+        self.root = root
+        self.endpoint = endpoint
+        self.cache = cache
+        self.job = job
+        self.lines: list[str] = []
+        for name in ("artifacts", "control", "state"):
+            (root / name).mkdir(parents=True, exist_ok=True)
+        self.artifacts = root / "artifacts"
+        self.control = root / "control"
+
+    def attempt(self, patience: float = 20.0) -> Attempt:
+        return Attempt(self.endpoint.url, TOKEN, "r", "t", 0, "pod", "node-1", patience)
+
+    def log(self) -> Log:
+        return Log(lambda data: self.lines.append(data.decode()))
+
+    def fetch(self, *, cache_enabled: bool = True, patience: float = 20.0) -> dict[str, Any]:
+        settings = FetchSettings(
+            attempt=self.attempt(patience),
+            cache_enabled=cache_enabled,
+            cache_dir=str(self.cache),
+            job=self.job,
+            artifacts=str(self.artifacts),
+            state_dir=str(self.root / "state"),
+            termination_log=str(self.root / "fetch-message"),
+            parallel=4,
+        )
+        return fetch(settings, self.log())
+
+    def publish(self, *, patience: float = 20.0, start_patience: float | None = 10.0) -> Outcome:
+        settings = PublishSettings(
+            attempt=self.attempt(patience),
+            cache_dir=str(self.cache),
+            job=self.job,
+            artifacts=str(self.artifacts),
+            control_dir=str(self.control),
+            state_dir=str(self.root / "state"),
+            termination_log=str(self.root / "publish-message"),
+            parallel=4,
+            start_patience_seconds=start_patience,
+        )
+        return publish(settings, self.log())
+
+    def task_ended(self, code: int = 0, **fields: Any) -> None:
+        """Leaves the control folder as a wrapper whose command has ended does."""
+        record = {"exitCode": code, "signal": None, "timedOut": False, "cpuMs": 12, "peakMemoryBytes": 4096}
+        (self.control / "lock").touch()
+        (self.control / "started").touch()
+        (self.control / "exit").write_text(json.dumps({**record, "startedAt": 1, "endedAt": 2, **fields}))
+
+    def env(self) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "HELIOS_ENDPOINT": self.endpoint.url,
+            "HELIOS_TOKEN": TOKEN,
+            "HELIOS_RUN_ID": "r",
+            "HELIOS_TASK_NAME": "t",
+            "HELIOS_ATTEMPT": "0",
+            "HELIOS_CACHE_ENABLED": "true",
+            "HELIOS_CACHE_DIR": str(self.cache),
+            "HELIOS_JOB": self.job,
+            "HELIOS_POD_UID": "pod",
+            "HELIOS_NODE": "node-1",
+            "HELIOS_ARTIFACTS": str(self.artifacts),
+            "HELIOS_CONTROL_DIR": str(self.control),
+            "HELIOS_STATE_DIR": str(self.root / "state"),
+            "HELIOS_TERMINATION_LOG": str(self.root / "message"),
+        }
+
+    def start(self, verb: str, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+        """The verb as a process, the way a pod starts it."""
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "env": self.env(), **options}
+        return subprocess.Popen([sys.executable, "-I", "-S", str(AGENT), verb, *arguments], **options)
+
+    def blob(self, digest: str) -> Path:
+        return self.cache / "blobs" / "sha256" / digest[:2] / digest
+
+    def read(self, name: str) -> bytes:
+        return (self.artifacts / name).read_bytes()
+
+
+@pytest.fixture(name="wait_until")
+def wait_until_fixture() -> Callable[..., None]:
+    return wait_until
+
+
+@pytest.fixture
+def store() -> Iterator[ObjectStore]:
+    objects = ObjectStore()
+    with serving(objects.handler()) as port:
+        objects.port = port
+        yield objects
+
+
+@pytest.fixture
+def endpoint(store: ObjectStore) -> Iterator[PodEndpoint]:
+    pod = PodEndpoint(store)
+    with serving(pod.handler()) as port:
+        pod.port = port
+        yield pod
+
+
+@pytest.fixture
+def make_node(tmp_path: Path, endpoint: PodEndpoint) -> Callable[..., Node]:
+    """Pods on one node: each call gives a pod with its own folders and view, all with the same cache."""
+
+    def make(job: str = "job-1") -> Node:
+        return Node(tmp_path / job, endpoint, tmp_path / "cache", job)
+
+    return make
+
+
+@pytest.fixture
+def node(make_node: Callable[..., Node]) -> Node:
+    return make_node()
+
+
+class RealS3:
+    """A weed server of this test session, with a bucket `corpora`."""
+
+    def __init__(self, port: int) -> None:
+        from minio import Minio
+
+        self.endpoint = f"127.0.0.1:{port}"
+        self.client = Minio(self.endpoint, access_key="helios", secret_key="helios-secret", secure=False)
+
+    def sign(self, method: str, key: str) -> str:
+        bucket, _, name = key.partition("/")
+        return self.client.get_presigned_url(method, bucket, name)
+
+
+def free_ports(count: int) -> list[int]:
+    """Free ports whose neighbours 10,000 above, where weed puts its gRPC servers, are free too."""
+    found: list[int] = []
+    candidate = 21000 + os.getpid() % 5000
+    while len(found) < count:
+        candidate += 1
+        with socket.socket() as low, socket.socket() as high, suppress(OSError):
+            low.bind(("127.0.0.1", candidate))
+            high.bind(("127.0.0.1", candidate + 10000))
+            found.append(candidate)
+    return found
+
+
+@pytest.fixture(scope="session")
+def real_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealS3]:
+    folder = tmp_path_factory.mktemp("weed")
+    identity = {
+        "name": "helios",
+        "credentials": [{"accessKey": "helios", "secretKey": "helios-secret"}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    master, volume, filer, s3 = free_ports(4)
+    command = [
+        str(Path(sys.executable).with_name("weed")),
+        "server",
+        f"-dir={folder}",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        f"-master.port={master}",
+        f"-volume.port={volume}",
+        "-filer",
+        f"-filer.port={filer}",
+        "-s3",
+        f"-s3.port={s3}",
+        f"-s3.config={folder / 's3.json'}",
+        "-master.volumeSizeLimitMB=64",
+        "-volume.max=0",
+        "-master.telemetry=false",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-volume.preStopSeconds=0",
+    ]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True)
+    try:
+        real = RealS3(s3)
+
+        def ready() -> bool:
+            assert server.poll() is None, (folder / "log").read_text()[-2000:]
+            with suppress(Exception):
+                if not real.client.bucket_exists("corpora"):
+                    real.client.make_bucket("corpora")
+                real.client.put_object("corpora", "probe", __import__("io").BytesIO(b"x"), 1)
+                return True
+            return False
+
+        wait_until(ready, "weed answers", 40)
+        yield real
+    finally:
+        # On SIGTERM it takes its time; nothing of it is worth keeping.
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
