@@ -1,20 +1,20 @@
-"""What the node's cache costs, against the plain way of doing the same. Takes no arguments; `--json FILE` writes the
-figures too.
+"""What the node's cache costs, against the plain way of doing the same; then what it saves a whole run.
 
-    hit      fetch of a cached input, 1 KB against 1 GB: a hit must not depend on the size
-    cold     fetch of a 1 GB input that was never here (download, digest, into the cache) against `curl -o` of the same
-    presigned URL start    `python -I -S agent version` against a bare `python -I -S -c pass`
+    python -m bench.cache [--json FILE]
 
-Runs its own S3 (weed) unless HELIOS_S3_ENDPOINT, HELIOS_S3_ACCESS_KEY and HELIOS_S3_SECRET_KEY name one. Needs about 4
-GB of disk in the folder for temporary files and takes about a minute. Everything it makes or starts is gone at its end.
+    start  `python -I -S agent version` against a bare `python -I -S -c pass`
+    cold   fetch of a 1 GB input that was never here (download, digest, into the cache) against `curl -o` of the URL
+    hit    fetch of a cached input, 1 KB against 1 GB: a hit must not depend on the size
+    runs   a DAG whose tasks read large artifacts, run with the cache and without
+
+The object store is local mode's own. Needs about 5 GB of disk in the folder for temporary files and takes about two
+minutes; everything it makes or starts is gone at its end.
 """
 
-import argparse
+import io
 import json
 import os
 import shutil
-import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -22,18 +22,16 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
-
-from minio import Minio
 
 from agent.fetch import fetch
 from agent.logs import Log
 from agent.settings import Attempt, FetchSettings
+from bench.local import Local, local, succeeded
+from bench.report import Metric, arguments, tell
 
 AGENT = Path(__file__).parents[1] / "agent"
 BUCKET = "helios-bench"
@@ -41,20 +39,10 @@ BIG = 1 << 30
 SMALL = 1 << 10
 ROUNDS = 5
 HITS = 61
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One figure; `floor` is the plain way's, `ratio` value over floor, `target` what `value` or `ratio` must not
-    exceed.
-    """
-
-    value: float
-    unit: str
-    floor: float | None
-    ratio: float | None
-    target: float
-    met: bool
+RUNS = 3
+ARTIFACTS = 3
+ARTIFACT_BYTES = 200_000_000
+READERS = 4
 
 
 class Pod:
@@ -162,8 +150,11 @@ def measure_hits(pod: Pod) -> dict[str, Metric]:
                 raise SystemExit(f"not a hit: {manifest}")
     small, big = statistics.median(took["small"]), statistics.median(took["big"])
     apart = abs(big - small)
-    return {"cache_hit_1gb_over_1kb": Metric(big - small, "ms", None, None, 2.0, apart <= 2.0)} | {
-        "cache_hit_1gb": Metric(big, "ms", small, big / small, small + 2.0, big <= small + 2.0)
+    return {
+        "hit of 1 KB": Metric(value=small, unit="ms"),
+        "hit of 1 GB": Metric(
+            value=big, unit="ms", floor=small, ratio=big / small, target="within 2 ms of the floor", met=apart <= 2.0
+        ),
     }
 
 
@@ -184,7 +175,12 @@ def measure_cold(pod: Pod, sign: Callable[[str, str], str], root: Path) -> dict[
         ours.append(timed([sys.executable, "-I", "-S", str(AGENT), "fetch"], pod.env()))
     value, floor = min(ours), min(plain)
     print(f"  cold 1 GB, rounds: fetch {shown(ours)}, curl {shown(plain)}")
-    return {"cache_cold_1gb": Metric(value, "s", floor, value / floor, 1.3, value / floor <= 1.3)}
+    ratio = value / floor
+    return {
+        "cold 1 GB, against curl": Metric(
+            value=value, unit="s", floor=floor, ratio=ratio, target="≤ 1.3 × floor", met=ratio <= 1.3
+        )
+    }
 
 
 def measure_start() -> dict[str, Metric]:
@@ -194,7 +190,7 @@ def measure_start() -> dict[str, Metric]:
         for name, command in commands.items():
             took[name].append(timed([sys.executable, "-I", "-S", *command], {}) * 1000)
     value, floor = statistics.median(took["agent"][1:]), statistics.median(took["bare"][1:])
-    return {"agent_start": Metric(value, "ms", floor, value / floor, 60.0, value <= 60.0)}
+    return {"start of the agent": Metric(value=value, unit="ms", floor=floor, ratio=value / floor)}
 
 
 def timed(command: list[str], env: dict[str, str] | None) -> float:
@@ -210,126 +206,91 @@ def shown(seconds: list[float]) -> str:
     return " ".join(f"{value:.2f}" for value in seconds) + " s"
 
 
-@contextmanager
-def object_store(root: Path) -> Iterator[Minio]:
-    """The S3 to measure against: the one named by the environment, or weed on free ports, killed afterwards."""
-    named = os.environ.get("HELIOS_S3_ENDPOINT")
-    if named:
-        pieces = urlsplit(named)
-        keys = [os.environ.get(f"HELIOS_S3_{name}_KEY") for name in ("ACCESS", "SECRET")]
-        yield Minio(pieces.netloc, access_key=keys[0], secret_key=keys[1], secure=pieces.scheme == "https")
-        return
-    with weed(root) as client:
-        yield client
-
-
-@contextmanager
-def weed(root: Path) -> Iterator[Minio]:
-    data = root / "weed"
-    data.mkdir()
-    identity = {
-        "name": "helios",
-        "credentials": [{"accessKey": "helios", "secretKey": "helios-secret"}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
-    (data / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    ports = free_ports(4)
-    options = [
-        *(f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", f"-s3.config={data / 's3.json'}"),
-        *(f"-{name}.port={port}" for name, port in zip(("master", "volume", "filer", "s3"), ports, strict=True)),
-        *("-master.volumeSizeLimitMB=1024", "-volume.max=0", "-volume.preStopSeconds=0", "-master.telemetry=false"),
-        *("-s3.port.iceberg=0", "-s3.port.lance=0"),
-    ]
-    with (data / "log").open("wb") as log:
-        command = [str(Path(sys.executable).with_name("weed")), "server", *options]
-        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=data, start_new_session=True)
-    try:
-        client = Minio(f"127.0.0.1:{ports[3]}", access_key="helios", secret_key="helios-secret", secure=False)
-        deadline = time.monotonic() + 60
-        while not answers(client):
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit("weed does not answer: " + (data / "log").read_text()[-2000:])
-            time.sleep(0.1)
-        yield client
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def answers(client: Minio) -> bool:
-    with suppress(Exception):
-        client.list_buckets()
-        return True
-    return False
-
-
-def free_ports(count: int) -> list[int]:
-    """Free ports whose neighbours 10,000 above, where weed puts its gRPC servers, are free too."""
-    found: list[int] = []
-    candidate = 26000 + os.getpid() % 5000
-    while len(found) < count:
-        candidate += 1
-        with socket.socket() as low, socket.socket() as high, suppress(OSError):
-            low.bind(("127.0.0.1", candidate))
-            high.bind(("127.0.0.1", candidate + 10000))
-            found.append(candidate)
-    return found
-
-
-def upload(client: Minio, root: Path) -> None:
-    if not client.bucket_exists(BUCKET):
-        client.make_bucket(BUCKET)
+def upload(place: Local) -> None:
     for key, size in (("small", SMALL), ("big", BIG)):
-        path = root / key
-        with path.open("wb") as file:
-            for _ in range(-(-size // (1 << 20))):
-                file.write(os.urandom(min(size, 1 << 20)))
-        for attempt in range(20):
-            # weed takes reads before its first volume is ready for writes.
-            try:
-                client.fput_object(BUCKET, key, str(path), part_size=64 << 20)
-                break
-            except Exception:
-                if attempt == 19:
-                    raise
-                time.sleep(0.5)
-        path.unlink()
+        place.put(BUCKET, key, NoiseFile(size), size)
 
 
-def table(metrics: dict[str, Metric]) -> str:
-    rows = [("metric", "value", "floor", "ratio", "target", "met")]
-    for name, metric in metrics.items():
-        floor = "" if metric.floor is None else f"{metric.floor:.2f} {metric.unit}"
-        ratio = "" if metric.ratio is None else f"{metric.ratio:.2f}"
-        target = f"{metric.target:.2f}"
-        rows.append((name, f"{metric.value:.2f} {metric.unit}", floor, ratio, target, "yes" if metric.met else "NO"))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+class NoiseFile(io.RawIOBase):
+    """A file of random bytes that is nowhere on the disk: `read` hands out blocks until `size` bytes are gone."""
+
+    def __init__(self, size: int) -> None:
+        self.left = size
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        wanted = self.left if size < 0 else min(size, self.left)
+        self.left -= wanted
+        return os.urandom(wanted)
+
+
+def workload() -> dict[str, Any]:
+    """Tasks that each read all of the same large artifacts, and pass one of their own on to a last one."""
+    names = [f"artifact-{number}" for number in range(ARTIFACTS)]
+    readers = [f"read-{number}" for number in range(READERS)]
+    external = [{"uri": f"s3://{BUCKET}/{name}", "as": name} for name in names]
+    return {
+        "dagName": "large-artifacts",
+        "tasks": [
+            *(
+                {
+                    "name": reader,
+                    "image": "alpine:3.20",
+                    "command": ["sh", "-c", f"wc -c {' '.join(names)} > sizes; head -c 8000000 {names[0]} > sample"],
+                    "inputs": external,
+                    "outputs": ["sizes", "sample"],
+                }
+                for reader in readers
+            ),
+            {
+                "name": "join",
+                "image": "alpine:3.20",
+                "command": ["sh", "-c", "cat *.sizes | tail -n 1 > total"],
+                "inputs": [{"fromTask": reader, "name": "sizes", "as": f"{reader}.sizes"} for reader in readers],
+                "outputs": ["total"],
+            },
+        ],
+    }
+
+
+def measure_runs(place: Local) -> dict[str, Metric]:
+    """Average durations of the same DAG's runs with everything cached, and with the cache off, in turn."""
+    for number in range(ARTIFACTS):
+        place.put(BUCKET, f"artifact-{number}", NoiseFile(ARTIFACT_BYTES), ARTIFACT_BYTES)
+    run, tasks = place.run(workload())
+    succeeded(run, tasks)
+    durations: dict[bool, list[float]] = {True: [], False: []}
+    for use_cache in [True, False] * RUNS:
+        run, tasks = place.run(workload(), use_cache=use_cache)
+        succeeded(run, tasks)
+        if use_cache and run["cacheHit"] != "Hit":
+            raise RuntimeError(f"a run that should have hit is {run['cacheHit']}")
+        durations[use_cache].append(run["durationMs"] / 1000)
+    cached, uncached = (statistics.mean(durations[use_cache]) for use_cache in (True, False))
+    return {
+        "cached runs: average": Metric(value=cached, unit="s", floor=uncached, ratio=cached / uncached),
+        "non-cached runs: average": Metric(value=uncached, unit="s"),
+        "gain": Metric(value=(1 - cached / uncached) * 100, unit="%"),
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What the node's cache costs.")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE")
-    arguments = parser.parse_args()
-    with ExitStack() as stack:
+    options = arguments(__doc__ or "")
+    with local() as place, ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="helios-bench-")))
-        client = stack.enter_context(object_store(root))
-        upload(client, root)
+        upload(place)
 
         def sign(method: str, key: str) -> str:
-            return client.get_presigned_url(method, BUCKET, key)
+            return place.store.get_presigned_url(method, BUCKET, key)
 
         pod = Pod(root, sign)
         stack.enter_context(pod.serving())
         metrics = measure_start() | measure_cold(pod, sign, root) | measure_hits(pod)
-        if os.environ.get("HELIOS_S3_ENDPOINT"):
-            for key in ("small", "big"):
-                client.remove_object(BUCKET, key)
-    print(table(metrics))
-    if arguments.json is not None:
-        arguments.json.write_text(
-            json.dumps({name: asdict(metric) for name, metric in metrics.items()}, indent=2) + "\n"
-        )
+        shutil.rmtree(root / "cache", ignore_errors=True)
+        metrics |= measure_runs(place)
+    tell(metrics, options.json)
 
 
 if __name__ == "__main__":
