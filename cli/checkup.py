@@ -26,7 +26,8 @@ from helios.worker import live_services
 OLDEST_VERSION = (7, 0)
 WAITING_TOO_LONG_SECONDS = 60
 STUCK_SECONDS = 60
-RUNS_LOOKED_AT = 100
+RUNS_LOOKED_AT = 20
+"""The oldest active runs, which are the likeliest to be stuck."""
 SERVICES = (SUBMITTER_GROUP, JOBRUNNER_GROUP, COLLECTOR_GROUP)
 
 

@@ -17,6 +17,7 @@ from cli.embedded.lease import StackFailed, embedded_stack, running_stack
 from cli.embedded.stack import EVERYTHING, Stack
 from cli.failure import UNREACHABLE, CommandFailed
 from cli.output import narrate
+from cli.table import shortened
 from helios.keys import Keys, all_partitions, keys_of_run
 from helios.settings import SettingInvalid, Settings, settings_from
 from helios.streams import CLIENT_OPTIONS
@@ -53,6 +54,8 @@ def connected(need: AbstractSet[str] = REDIS) -> Generator[Link]:
         with _linked(read_settings()) as link:
             yield link
         return
+    if os.environ.get("HELIOS_S3_ENDPOINT"):
+        narrate("HELIOS_S3_ENDPOINT has no effect without HELIOS_REDIS_URL: the embedded object store is used")
     with stack_ready(need) as stack, _linked(read_settings({**os.environ, **stack.environ}), stack) as link:
         yield link
 
@@ -62,15 +65,21 @@ def stack_ready(need: AbstractSet[str] = ALL) -> Generator[Stack]:
     """The embedded stack, started if it does not run."""
     stack = contextlib.ExitStack()
     with stack:
+        home = home_from()
         try:
-            home = home_from()
-            if running_stack(home) is None and need == ALL:
+            if need == ALL and running_stack(home) is None:
                 narrate(f"starting Helios in {home.path} …")
             ready = stack.enter_context(embedded_stack(home, need=need, narrate=narrate))
         except (HomeUnusable, StackFailed) as error:
             message, _, rest = str(error).partition("\n")
             hint = rest or "helios doctor, or HELIOS_REDIS_URL=redis://… to use servers of your own"
             raise CommandFailed(message, hint=hint, code=UNREACHABLE) from None
+        except OSError as error:
+            raise CommandFailed(
+                f"HELIOS_HOME cannot be used: {error.strerror}: {shortened(str(error.filename or home.path), 120)}",
+                hint="make it writable, or set HELIOS_HOME to another folder",
+                code=UNREACHABLE,
+            ) from None
         yield ready
 
 

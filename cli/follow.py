@@ -24,6 +24,8 @@ BLOCK_MS = 250
 EVENTS_READ = 2_000
 CHECK_SECONDS = 2.0
 """After so long without news the run's record itself is asked."""
+SILENCE_SECONDS = 30.0
+"""After so long without news a snapshot is taken: the feed is written after the fact, and may lack an entry."""
 PATIENCE_SECONDS = 30.0
 """How long a Redis that was reached before may be away."""
 NAMES_READ = 1_000
@@ -41,6 +43,7 @@ class Follower:
         self.started_at: int | None = None
         self._last: str | None = None
         self._check_at = 0.0
+        self._news_at = time.monotonic()
 
     @property
     def ended(self) -> bool:
@@ -56,6 +59,11 @@ class Follower:
             self._wait_for_redis(error)
             self._last = None
             return []
+        now = time.monotonic()
+        if changed:
+            self._news_at = now
+        elif now > self._news_at + SILENCE_SECONDS:
+            self._news_at, self._last = now, None
         return changed
 
     def _snapshot(self) -> list[TaskProgress]:

@@ -11,6 +11,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.count = 0
+        self._patience = 1
 
     @property
     def wanted(self) -> bool:
@@ -18,6 +19,17 @@ class Interrupts:
 
     def note(self, _number: int, _frame: FrameType | None) -> None:
         self.count += 1
+        if self.count > self._patience:
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def held(self) -> Generator[None]:
+        """What must not be cut short: within, it takes one Ctrl-C more."""
+        self._patience = max(2, self.count + 1)
+        try:
+            yield
+        finally:
+            self._patience = 1
         if self.count > 1:
             raise KeyboardInterrupt
 

@@ -9,9 +9,6 @@ from cli.run_progress import ENDED, RunProgress, TaskProgress
 TASKS_TOLD_ONE_BY_ONE = 200
 SUMMARY_SECONDS = 2.0
 
-QUIET_PHASES = ("Fetching", "Publishing")
-"""Stages of a running task that get no line of their own."""
-
 
 class PlainProgress:
     """Writes to stderr."""

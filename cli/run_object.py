@@ -1,6 +1,7 @@
 """A run as `-o json` prints it: the run hash with its names unchanged, and its tasks. docs/cli.md documents the shape.
 
-Rule: every name below is there in every run; what is not known is null. Names are added, never renamed or removed.
+Rule: every name below is there in every run, and no other; what is not known is null. Names are added, never renamed or
+removed; what the services keep in the hash for themselves is left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -85,8 +86,6 @@ def run_object(fields: Mapping[str, str]) -> dict[str, Any]:
             shown[name] = ""
         else:
             shown[name] = False if name == "cacheEnabled" else []
-    for name, value in known.items():
-        shown.setdefault(name, value)
     return shown
 
 

@@ -40,6 +40,8 @@ def read_dag(file: str) -> bytes:
         raise CommandFailed(f"there is no option {file}", hint=f"--help lists them; a file of that name is ./{file}")
     try:
         if file == STDIN:
+            if sys.stdin is None or sys.stdin.closed:
+                raise CommandFailed("standard input is closed", hint="name a file with a DAG")
             text = sys.stdin.buffer.read(limit + 1)
         else:
             with Path(file).open("rb") as opened:

@@ -1,15 +1,19 @@
 """Stays with a run until it ended, shows how it goes, and reports what came of it."""
 
+import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import redis
+
 from cli.connection import Link
 from cli.failure import INTERRUPTED, STATUS_CODES
 from cli.follow import Follower
 from cli.interrupts import noting_interrupts
-from cli.output import Format, harmless, is_terminal, narrate, put, put_json, styled
+from cli.output import Format, harmless, is_terminal, narrate, put, put_json, silence_stdout, styled
 from cli.plain_progress import PlainProgress
 from cli.run_object import read_run, read_views, whole_object
 from cli.run_progress import RunProgress, TaskProgress
@@ -39,12 +43,13 @@ def watch(link: Link, run: str, title: str, *, cancels: bool, output: Format, re
     """Follow a run and report on it; returns the exit code. `cancels`: Ctrl-C cancels the run, else only the watching
     ends.
     """
-    follower = Follower(link, run)
-    changed = follower.read()
-    display = _display(title, follower.progress)
     interrupted_at: float | None = None
-    silence = Silence(link)
+    asked = False
     with noting_interrupts() as interrupts:
+        follower = Follower(link, run)
+        changed = follower.read()
+        silence = Silence(link)
+        display = _display(title, follower.progress)
         try:
             while True:
                 display.show(follower.progress, changed)
@@ -53,13 +58,20 @@ def watch(link: Link, run: str, title: str, *, cancels: bool, output: Format, re
                 if interrupts.wanted and interrupted_at is None:
                     if not cancels:
                         break
-                    narrate("cancelling the run; Ctrl-C again leaves at once")
-                    cancel(link, run)
                     interrupted_at = time.monotonic()
+                    narrate("cancelling the run; Ctrl-C again leaves at once")
+                    with interrupts.held():
+                        cancel(link, run)
+                        asked = True
                 if interrupted_at is not None and time.monotonic() > interrupted_at + CANCEL_SECONDS:
                     break
                 changed = follower.read()
                 silence.note(changed)
+        except KeyboardInterrupt:
+            if cancels and not asked:  # the second came before the first was heeded
+                with interrupts.held():
+                    cancel(link, run)
+            raise
         finally:
             display.close()
     if not follower.ended:
@@ -84,14 +96,17 @@ class Silence:
             self.since = now
         elif not self.told and now > self.since + SILENCE_SECONDS:
             self.since = now
-            missing = [service for service in SERVICES if not is_alive(self.link, service)]
-            if missing:
-                self.told = True
-                narrate(f"nothing moves: no {' and no '.join(missing)} is alive\n  next: start it; see helios doctor")
+            with contextlib.suppress(redis.ConnectionError, redis.TimeoutError):  # which the follower deals with
+                self._tell([service for service in SERVICES if not is_alive(self.link, service)])
+
+    def _tell(self, missing: list[str]) -> None:
+        if missing:
+            self.told = True
+            narrate(f"nothing moves: no {' and no '.join(missing)} is alive\n  next: start it; see helios doctor")
 
 
 def _display(title: str, progress: RunProgress) -> Display:
-    if not is_terminal(sys.stderr):
+    if not is_terminal(sys.stderr) or os.environ.get("TERM") == "dumb":
         return PlainProgress(progress)
     from cli.live_progress import LiveProgress
 
@@ -102,16 +117,19 @@ def report(link: Link, run: str, *, output: Format, report_to: Callable[[str], N
     """What came of a run that ended: metrics and tasks as data; reasons, log ends and the next command as narration."""
     fields = read_run(link, run)
     views = read_views(link, run)
-    if output == "json":
-        put_json(whole_object(fields, views))
-    else:
-        stream = sys.stdout if report_to is put else sys.stderr
+    try:
+        if output == "json":
+            put_json(whole_object(fields, views))
+        else:
+            stream = sys.stdout if report_to is put else sys.stderr
 
-        def paint(text: str, style: str) -> str:
-            return styled(text, style, stream)
+            def paint(text: str, style: str) -> str:
+                return styled(text, style, stream)
 
-        lines = [*metrics_lines(fields, paint), "", *task_lines(views, paint, ROWS_SHOWN)]
-        report_to("\n".join(lines))
+            lines = [*metrics_lines(fields, paint), "", *task_lines(views, paint, ROWS_SHOWN)]
+            report_to("\n".join(lines))
+    except BrokenPipeError:
+        silence_stdout()  # nobody reads the report; the exit code still tells how the run ended
     _tell_failures(link, run, views)
     _tell_next(run, fields, views)
     return STATUS_CODES.get(fields["status"], 1)

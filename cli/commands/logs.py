@@ -67,7 +67,7 @@ def logs(
 def task_state(link: Link, run: str, task: str) -> tuple[str, int, bool]:
     """Status, current attempt, and whether no attempt follows."""
     state: Any = link.client.hmget(link.keys(run).task(run, task), "status", "attempt", "settled")
-    return state[0] or "UNKNOWN", int(state[1] or 0), state[2] == "1" or state[0] is None
+    return state[0] or "UNKNOWN", int(state[1] or 0), state[2] == "1" or state[0] in ("SUCCEEDED", None)
 
 
 def write(line: str) -> None:
@@ -106,12 +106,14 @@ def follow_log(
                 follower.read(write)
                 continue
             follower.read_rest(write)
-            status, current, settled = task_state(link, run, task)
-            if not stay_through_retries or settled or status == "SUCCEEDED":
+            _, current, settled = task_state(link, run, task)
+            if not stay_through_retries:
                 return SUCCEEDED
             if current > follower.attempt:
                 narrate(f"attempt {current} of task {task!r}:")
                 follower = LogFollower(link, run, task, current, step, "0-0")
+            elif settled:
+                return SUCCEEDED
             else:
                 follower.read(write)  # it failed, and whether another attempt follows is not decided yet
     return INTERRUPTED

@@ -6,12 +6,15 @@ from cyclopts import Parameter
 
 from cli.connection import ALL, connected
 from cli.failure import UNREACHABLE, USAGE, CommandFailed
-from cli.output import Format, narrate, put
-from cli.submission import File, await_verdict, cancel, name_of, problem_line, read_dag, submit, tell_rejected
+from cli.output import Format, narrate, put, put_json
+from cli.run_object import read_run, whole_object
+from cli.submission import File, await_verdict, cancel, is_alive, name_of, problem_line, read_dag, submit, tell_rejected
 from cli.watch import watch
 from helios.dag import DagInvalid, ParsedDag, parse_dag
 
 ACCEPT_SECONDS = 60.0
+QUIET_SECONDS = 4.0
+"""After so long without a verdict the user is told."""
 
 
 def run(
@@ -42,7 +45,10 @@ def run(
             narrate("local mode: tasks run as processes on this machine; their images are not used")
         entry = submit(link, text, use_cache=False if no_cache else None, request_id=None)
         try:
-            verdict = await_verdict(link, entry, ACCEPT_SECONDS)
+            verdict = await_verdict(link, entry, QUIET_SECONDS)
+            if verdict.status is None:
+                narrate("not accepted yet" if is_alive(link, "submitter") else "no submitter is alive; waiting for one")
+                verdict = await_verdict(link, entry, ACCEPT_SECONDS - QUIET_SECONDS)
         except KeyboardInterrupt:
             cancel(link, entry)
             raise
@@ -54,6 +60,8 @@ def run(
             )
         if verdict.status == "REJECTED":
             tell_rejected(verdict, name)
+            if output == "json":
+                put_json(whole_object(read_run(link, entry), ()))
             return USAGE
         narrate(f"run {entry} of {parsed.dag.dag_name}")
         title = f"{parsed.dag.dag_name}  {entry}"

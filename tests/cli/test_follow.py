@@ -1,0 +1,200 @@
+"""Following a run: what is shown is what happened, however the feed is read."""
+
+import threading
+
+import pytest
+import redis
+
+from cli import follow
+from cli.connection import Link
+from cli.failure import CommandFailed
+from cli.follow import Follower
+from cli.plain_progress import PlainProgress, counts_text
+from cli.run_progress import SETTLED, RunProgress
+from helios.events import TaskEnded, TaskLaunched, TaskPhase, TasksQueued
+from helios.settings import Settings
+from tests.redis_servers import Valkey
+from tests.stage import RUN, Stage
+
+
+def read_all(follower: Follower) -> list[str]:
+    """Task and status of each change, until there is no news."""
+    told: list[str] = []
+    while changed := follower.read(block_ms=1):
+        told += [f"{task.name} {task.status}" for task in changed]
+    return told
+
+
+def test_every_change_is_told_once(link: Link, client: redis.Redis) -> None:
+    stage = Stage(client)
+    stage.open({"a": (), "b": ("a",)})
+    follower = Follower(link, RUN)
+    assert read_all(follower) == ["a QUEUED"]
+    stage.launch("a")
+    assert read_all(follower) == ["a RUNNING"]
+    stage.end("a")
+    stage.settle("a")
+    assert read_all(follower) == ["a SUCCEEDED", "b QUEUED"]
+    stage.pass_through("b")
+    stage.finalise()
+    assert read_all(follower) == ["b SUCCEEDED"]
+    assert follower.ended
+    assert follower.status == "SUCCEEDED"
+
+
+def test_a_snapshot_begins_where_the_run_is(link: Link, client: redis.Redis) -> None:
+    stage = Stage(client)
+    stage.open({"a": (), "b": ("a",), "c": ("b",)})
+    stage.pass_through("a", cache="Hit", hit=5)
+    follower = Follower(link, RUN)
+    assert read_all(follower) == ["a SUCCEEDED", "b QUEUED"]
+    assert follower.progress.tasks["a"].hit_bytes == 5
+    assert follower.progress.counts == {"SUCCEEDED": 1, "QUEUED": 1, "WAITING": 1}
+
+
+def test_a_failure_and_what_lies_below_are_told(link: Link, client: redis.Redis) -> None:
+    stage = Stage(client)
+    stage.open({"a": (), "b": ("a",)}, retries={"a": 1})
+    follower = Follower(link, RUN)
+    read_all(follower)
+    for attempt in (1, 2):
+        stage.launch("a", attempt)
+        stage.end("a", attempt, status="FAILED")
+        stage.settle("a", attempt)
+    stage.fail("a", ["b"], attempt=2)
+    stage.finalise()
+    told = read_all(follower)
+    assert told[-1] == "b UPSTREAM_FAILED" or told[-2:] == ["b UPSTREAM_FAILED", "a FAILED"]
+    assert follower.progress.tasks["a"].attempt == 2
+    assert follower.progress.tasks["b"].reason == "a failed"
+    assert follower.status == "FAILED"
+
+
+def test_a_cancelled_run_ends(link: Link, client: redis.Redis) -> None:
+    stage = Stage(client)
+    stage.open({"a": (), "b": ("a",)})
+    follower = Follower(link, RUN)
+    read_all(follower)
+    stage.cancel(["a", "b"])
+    stage.finalise()
+    assert read_all(follower) == ["a CANCELLED", "b CANCELLED"]
+    assert follower.status == "CANCELLED"
+
+
+def test_other_runs_are_not_mixed_in(link: Link, client: redis.Redis) -> None:
+    stage = Stage(client)
+    stage.open({"a": ()})
+    stage.open({"a": ()}, run="7-0")
+    follower = Follower(link, RUN)
+    read_all(follower)
+    stage.launch("a", run="7-0")
+    assert read_all(follower) == []
+
+
+def test_a_feed_that_lost_entries_is_made_good_by_a_snapshot(
+    link: Link, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(client)
+    stage.open({"a": (), "b": ()})
+    follower = Follower(link, RUN)
+    read_all(follower)
+    stage.pass_through("a")
+    stage.launch("b")
+    client.xtrim(stage.keys.events, maxlen=1, approximate=False)
+    monkeypatch.setattr(follow, "EVENTS_READ", 1)
+    assert read_all(follower) == ["a SUCCEEDED", "b RUNNING"]
+
+
+def test_a_lost_entry_of_the_feed_is_made_good_after_a_silence(
+    link: Link, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Transitions announce after the fact, so an announcement may be missing."""
+    stage = Stage(client)
+    stage.open({"a": ()})
+    follower = Follower(link, RUN)
+    read_all(follower)
+    stage.launch("a")
+    client.delete(stage.keys.events)
+    assert read_all(follower) == []
+    monkeypatch.setattr(follow, "SILENCE_SECONDS", -1.0)
+    follower.read(block_ms=1)
+    assert read_all(follower) == ["a RUNNING"]
+
+
+def test_a_run_that_was_deleted_is_not_waited_for(link: Link, client: redis.Redis) -> None:
+    Stage(client).open({"a": ()})
+    follower = Follower(link, RUN)
+    read_all(follower)
+    client.flushall()
+    follower._check_at = 0.0
+    with pytest.raises(CommandFailed, match="is gone"):
+        follower.read(block_ms=1)
+
+
+def test_following_goes_on_after_the_server_was_away(own_valkey: Valkey, capsys: pytest.CaptureFixture[str]) -> None:
+    """What happened in between is found by a new snapshot."""
+    client = own_valkey.client()
+    stage = Stage(client)
+    stage.open({"a": (), "b": ("a",)})
+    follower = Follower(Link(own_valkey.client(), Settings(redis_url=own_valkey.url)), RUN)
+    assert read_all(follower) == ["a QUEUED"]
+    stage.pass_through("a")
+    own_valkey.kill()
+    restart = threading.Thread(target=own_valkey.start)
+    restart.start()
+    assert follower.read(block_ms=1) == []  # the server was not there, and was waited for
+    restart.join()
+    assert read_all(follower) == ["a SUCCEEDED", "b QUEUED"]
+    assert "lost" in capsys.readouterr().err
+
+
+def test_a_task_only_moves_forward() -> None:
+    progress = RunProgress(RUN, ["a"])
+    ended = TaskEnded(RUN, "a", 1, "SUCCEEDED", "Hit", 5, 0, "n1")
+    assert progress.apply(TasksQueued(RUN, 1, ["a"]), 1)
+    assert progress.apply(ended, 5)
+    for late in (TaskLaunched(RUN, "a", 1, "job"), TaskPhase(RUN, "a", 1, "Running", "n1"), ended):
+        assert progress.apply(late, 9) == []
+    assert progress.counts["SUCCEEDED"] == 1
+    assert progress.tasks["a"].ended_at == 5
+    assert progress.apply(TasksQueued(RUN, 2, ["a"]), 10)
+    assert progress.tasks["a"].hit_bytes == 0
+
+
+def test_an_unknown_task_in_the_feed_changes_nothing() -> None:
+    progress = RunProgress(RUN, ["a"])
+    assert progress.apply(TasksQueued(RUN, 1, ["b"]), 1) == []
+    assert progress.load("a", ["RUNNING", "1", "Strange", "0", None, None, None, "3", None, None])
+    assert progress.tasks["a"].launched_at == 3
+    assert progress.tasks["a"].stage < SETTLED
+
+
+def test_lines_of_progress_say_what_the_cache_did(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = RunProgress(RUN, ["a"])
+    display = PlainProgress(progress)
+    display.show(progress, progress.apply(TaskLaunched(RUN, "a", 1, "job"), 1_000))
+    display.show(progress, progress.apply(TaskPhase(RUN, "a", 1, "Running", "n1"), 1_100))
+    display.show(progress, progress.apply(TaskEnded(RUN, "a", 1, "FAILED", "Miss", 0, 2_000, "n1", "code 3"), 2_500))
+    assert capsys.readouterr().err.splitlines() == [
+        "a  RUNNING",
+        "a  FAILED  Miss  2 KB downloaded  1.5 s  code 3",
+    ]
+
+
+def test_many_tasks_are_summed_up(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"t{number}" for number in range(1_000)]
+    progress = RunProgress(RUN, names)
+    display = PlainProgress(progress)
+    display.show(progress, progress.apply(TasksQueued(RUN, 1, names), 1))
+    display.close()
+    assert capsys.readouterr().err.splitlines() == ["0 of 1,000 tasks done: 1,000 queued"]
+    assert counts_text(progress) == "0 of 1,000 tasks done: 1,000 queued"
+
+
+def test_the_live_picture_draws_what_matters_first() -> None:
+    from cli.live_progress import most_telling
+
+    progress = RunProgress(RUN, ["waits", "runs", "failed"])
+    progress.apply(TaskLaunched(RUN, "runs", 1, "job"), 1)
+    progress.apply(TaskEnded(RUN, "failed", 1, "FAILED", "N/A", 0, 0, "n1"), 2)
+    assert [task.name for task in most_telling(list(progress.tasks.values()), 2)] == ["runs", "failed"]

@@ -1,0 +1,157 @@
+"""The shape of `-o json`, which scripts rely on, and how runs are found."""
+
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+
+from cli.connection import Link
+from cli.failure import CommandFailed
+from cli.lookup import check_task, find_run, newest_runs
+from cli.run_object import read_run, read_runs, read_views, whole_object
+from cli.run_text import metrics_lines, task_lines
+from helios.keys import SUBMISSIONS, Keys
+from helios.records import AttemptRecord, InputRecord, OutputRecord
+from services.submitter.accept import reject
+from tests.stage import RUN, Stage
+
+GOLDEN = {
+    "dagId": RUN,
+    "dagName": "trial",
+    "status": "SUCCEEDED",
+    "cacheEnabled": True,
+    "cacheHit": "Miss",
+    "taskCount": 1,
+    "taskSucceeded": 1,
+    "taskFailed": 0,
+    "taskUpstreamFailed": 0,
+    "taskCancelled": 0,
+    "cacheHitTasks": 0,
+    "cachePartialTasks": 0,
+    "cacheMissTasks": 1,
+    "cacheHitBytes": 0,
+    "cacheMissBytes": 7,
+    "nodes": "n1",
+    "reason": None,
+    "problems": [],
+    "warnings": [],
+    "tasks": [
+        {
+            "name": "a",
+            "status": "SUCCEEDED",
+            "attempt": 1,
+            "node": "n1",
+            "cache": "Miss",
+            "cacheHitBytes": 0,
+            "cacheMissBytes": 7,
+            "inputs": [{"name": "in", "bytes": 7, "cause": "never-here"}],
+            "exitCode": 0,
+            "reason": None,
+            "outputs": [{"name": "out", "bytes": 3, "sha256": "0" * 64}],
+        }
+    ],
+}
+RUN_TIMES = ("startTime", "endTime", "durationMs")
+
+
+def finished(client: redis.Redis) -> Stage:
+    stage = Stage(client)
+    stage.open({"a": ()})
+    stage.pass_through("a", cache="Miss", miss=7)
+    record = AttemptRecord(
+        exitCode=0,
+        node="n1",
+        cache="Miss",
+        cacheMissBytes=7,
+        inputs=[InputRecord("in", 7, "never-here")],
+        outputs=[OutputRecord("out", 3, "0" * 64, "runs/x/out")],
+    )
+    client.hset(stage.keys.task(RUN, "a"), "record", msgspec.json.encode(record))
+    stage.finalise()
+    return stage
+
+
+def shown(link: Link, run: str = RUN) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.json.decode(
+        msgspec.json.encode(whole_object(read_run(link, run), read_views(link, run)))
+    )
+    return found
+
+
+def test_a_finished_run_has_the_documented_shape(link: Link, client: redis.Redis) -> None:
+    finished(client)
+    run = shown(link)
+    times = [run.pop(name) for name in RUN_TIMES]
+    assert times[1] - times[0] == times[2] >= 0
+    task_times = [run["tasks"][0].pop(name) for name in ("startTime", "endTime")]
+    assert all(isinstance(each, int) for each in task_times)
+    assert run == GOLDEN
+
+
+def test_what_is_not_known_yet_is_null(link: Link, client: redis.Redis) -> None:
+    Stage(client).open({"a": ()})
+    run = shown(link)
+    assert (run["status"], run["endTime"], run["durationMs"], run["reason"]) == ("RUNNING", None, None, None)
+    task = run["tasks"][0]
+    assert (task["status"], task["startTime"], task["endTime"], task["exitCode"]) == ("QUEUED", None, None, None)
+
+
+def test_a_rejected_run_lists_its_problems(link: Link, client: redis.Redis) -> None:
+    reject(client, RUN, ["line 1: this", "line 2: that"], 1)
+    run = shown(link)
+    assert (run["status"], run["problems"], run["tasks"]) == ("REJECTED", ["line 1: this", "line 2: that"], [])
+    assert any("REJECTED" in line for line in metrics_lines(run))
+
+
+def test_latest_is_the_newest_of_all_partitions(client: redis.Redis) -> None:
+    from helios.settings import Settings
+
+    link = Link(client, Settings(partitions=3))
+    with pytest.raises(CommandFailed, match="no run yet"):
+        find_run(link, "@latest")
+    for run in ("1764027260123-0", "1764027260123-11", "1764027260123-2", "1764027260124-0"):
+        reject(client, run, ["no"], 3)
+    assert find_run(link, "@latest") == "1764027260124-0"
+    assert newest_runs(link, 3) == ["1764027260124-0", "1764027260123-11", "1764027260123-2"]
+    assert [run["dagId"] for run in read_runs(link, newest_runs(link, 2))] == ["1764027260124-0", "1764027260123-11"]
+
+
+def test_an_alias_stands_for_its_first_run(link: Link, client: redis.Redis) -> None:
+    Stage(client).open({"a": ()})
+    client.hset(Keys(0).run("5-0"), mapping={"dagId": "5-0", "aliasOf": RUN})
+    assert find_run(link, "5-0") == RUN
+
+
+def test_a_run_that_is_not_there_is_an_error_with_a_hint(link: Link, client: redis.Redis) -> None:
+    Stage(client).open({"a": ()})
+    for named, hint in (("5-0", "helios runs"), (RUN[:-1] + "1", RUN), ("last", "helios runs")):
+        with pytest.raises(CommandFailed) as raised:
+            find_run(link, named)
+        assert hint in raised.value.hint
+        assert raised.value.code == 2
+
+
+def test_a_run_that_waits_for_a_submitter_is_not_called_unknown(link: Link, client: redis.Redis) -> None:
+    entry = str(client.xadd(SUBMISSIONS, {"dag": "x"}))
+    with pytest.raises(CommandFailed, match="not accepted yet"):
+        find_run(link, entry)
+
+
+def test_a_task_that_is_not_there_is_an_error_with_the_nearest_name() -> None:
+    with pytest.raises(CommandFailed) as raised:
+        check_task(["split", "count"], RUN, "splt")
+    assert "'split'" in raised.value.hint
+
+
+def test_long_runs_list_what_went_wrong_first(link: Link, client: redis.Redis) -> None:
+    stage = Stage(client)
+    stage.open({"a": (), "b": (), "c": ()})
+    stage.pass_through("a")
+    stage.launch("c")
+    stage.end("c", status="FAILED")
+    stage.settle("c")
+    stage.fail("c")
+    lines = task_lines(read_views(link, RUN), limit=2)
+    assert "FAILED" in lines[2] or "FAILED" in lines[1]
+    assert lines[-1] == "… and 1 more task"

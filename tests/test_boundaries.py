@@ -1,0 +1,128 @@
+"""Who may import whom, and where things live: the rules of the layout, enforced."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OURS = ("helios", "services", "agent", "cli", "tui", "bench", "tests")
+SERVICES = ("submitter", "jobrunner", "collector")
+NO_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "manager", "core", "misc"}
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Dotted names of every module imported, wherever in the file."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            assert node.module
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def below(name: str, *allowed: str) -> bool:
+    return any(name == each or name.startswith(f"{each}.") for each in allowed)
+
+
+def offences(folder: str, *allowed: str) -> list[str]:
+    """Imports of ours that are not allowed below a folder."""
+    return [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sources(folder)
+        for name in imported(path)
+        if below(name, *OURS) and not below(name, *allowed)
+    ]
+
+
+def test_helios_imports_nothing_else_of_ours() -> None:
+    assert offences("helios", "helios") == []
+
+
+def test_the_agent_imports_the_standard_library_and_itself_only() -> None:
+    """It starts once per task, with `python -I -S`, where no library is to be found."""
+    found = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sources("agent")
+        for name in imported(path)
+        if not below(name, "agent") and name.partition(".")[0] not in sys.stdlib_module_names
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_no_service_imports_another_nor_what_is_built_on_them(service: str) -> None:
+    """They talk through Redis Streams only."""
+    assert offences(f"services/{service}", "helios", f"services.{service}") == []
+
+
+def test_there_is_no_other_service() -> None:
+    folders = {path.name for path in (ROOT / "services").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert folders == set(SERVICES)
+
+
+def test_nobody_imports_relatively() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources("helios", "services", "agent", "cli", "tui", "bench")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ImportFrom) and node.level
+    ]
+    assert found == []
+
+
+def test_no_module_has_a_name_that_says_nothing() -> None:
+    found = [
+        str(path.relative_to(ROOT))
+        for path in sources("helios", "services", "agent", "cli", "tui", "bench")
+        if path.stem in NO_NAMES or path.parent.name in NO_NAMES
+    ]
+    assert found == []
+
+
+def test_only_one_module_spells_out_keys() -> None:
+    """Every key and stream name is a function or a constant of helios/keys.py."""
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno} has {node.value!r}"
+        for path in sources("helios", "services", "cli", "tui")
+        if path != ROOT / "helios" / "keys.py"
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.match(r"helios:\S", node.value)
+    ]
+    assert found == []
+
+
+def test_no_module_of_helios_reads_the_environment_or_makes_a_client_when_imported() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in sources("helios", "services")
+        for statement in tree(path).body
+        if isinstance(statement, ast.Assign | ast.Expr | ast.AnnAssign)
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("redis.Redis", "os.getenv", "connect", "Minio")
+    ]
+    assert found == []
+
+
+def test_every_script_has_its_function_and_is_shipped() -> None:
+    """A .lua file that nothing loads, or one that is loaded and missing, is a mistake."""
+    scripts = {path.stem for path in (ROOT / "helios" / "transitions").glob("*.lua")}
+    source = tree(ROOT / "helios" / "transitions" / "__init__.py")
+    loaded = {
+        node.args[0].value
+        for node in ast.walk(source)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Script" and isinstance(node.args[0], ast.Constant)
+    }
+    assert scripts == loaded
