@@ -41,7 +41,7 @@ class LocalJob(msgspec.Struct, frozen=True, kw_only=True):
     secrets: list[EnvFromSecret] = []
     timeoutSeconds: int | None = None
     agentEnv: dict[str, str] = {}
-    """HELIOS_* variables of the agent's steps that the jobrunner decides: endpoint, token, run, task, attempt, cache."""
+    """HELIOS_* variables of the agent's steps that the jobrunner decides: endpoint, token, attempt, cache."""
     specHash: str = ""
 
 

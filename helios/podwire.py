@@ -10,7 +10,7 @@ import msgspec
 
 
 class PlanInput(msgspec.Struct, frozen=True, kw_only=True):
-    """One input to bring. Another task's output comes with its digest; an external object with a signed HEAD instead."""
+    """One input to bring. Another task's output comes with its digest, an external object with a signed HEAD."""
 
     name: str
     mode: str

@@ -11,7 +11,7 @@ import redis
 from redis.exceptions import ResponseError
 
 from helios.keys import Keys
-from helios.transitions import pipelined
+from helios.wire import hash_values
 
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED", "REJECTED")
 """The states in which a run stays."""
@@ -121,7 +121,7 @@ def task_view(name: str, values: Sequence[str | None]) -> TaskView:
     view = TaskView(
         name=name,
         status=status or "UNKNOWN",
-        attempt=int(attempt or 0),
+        attempt=_number(attempt) or 0,
         node=node or "",
         queuedTime=_number(queued),
         startTime=_number(launched),
@@ -150,7 +150,7 @@ def task_view(name: str, values: Sequence[str | None]) -> TaskView:
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text else None
+    return int(text) if text and text.isdecimal() else None
 
 
 def read_tasks(client: redis.Redis, keys: Keys, run: str, names: Iterable[str]) -> list[TaskView]:
@@ -159,15 +159,10 @@ def read_tasks(client: redis.Redis, keys: Keys, run: str, names: Iterable[str]) 
     views: list[TaskView] = []
     for start in range(0, len(wanted), 1000):
         chunk = wanted[start : start + 1000]
-        pipeline = pipelined(client)
-        for name in chunk:
-            pipeline.hmget(keys.task(run, name), TASK_FIELDS)
-        results: list[Any] = pipeline.execute(raise_on_error=False)
-        for name, values in zip(chunk, results, strict=True):
+        found = hash_values(client, [keys.task(run, name) for name in chunk], TASK_FIELDS)
+        for name, values in zip(chunk, found, strict=True):
             if isinstance(values, ResponseError):
                 views.append(TaskView(name=name, status="UNKNOWN", cache="Unknown", reason=str(values)))
-            elif isinstance(values, Exception):
-                raise values
             else:
                 views.append(task_view(name, values))
     return views

@@ -1,5 +1,6 @@
 """Settings come from the environment, once, into one frozen struct. Nothing reads the environment at import."""
 
+import math
 import os
 import socket
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One process's settings. The field `redis_url` is read from `HELIOS_REDIS_URL`, and so on."""
 
     redis_url: str = "redis://127.0.0.1:6379/0"
-    """Where Redis or Valkey listens: `redis://`, `rediss://` or `unix://`, with user and password where it needs them."""
+    """Where Redis or Valkey listens: `redis://`, `rediss://` or `unix://`, with user and password if it needs them."""
 
     partitions: int = 1
     """How many partitions (hash tags `{p0}`, `{p1}` …) runs are spread over; the same for every process."""
@@ -106,8 +107,8 @@ def settings_from(environ: Mapping[str, str] = os.environ) -> Settings:
             raise SettingInvalid(f"{variable} is {text!r}, but it takes {wanted}") from None
     settings = Settings(**values)
     for field in ("partitions", "deliveries_before_dead_letter", "batch_entries", "runs_kept_per_dag", "lease_seconds"):
-        if getattr(settings, field) <= 0:
-            raise SettingInvalid(f"HELIOS_{field.upper()} must be above zero")
+        if not 0 < getattr(settings, field) < math.inf:
+            raise SettingInvalid(f"HELIOS_{field.upper()} must be a number above zero")
     host = socket.gethostname()
     return msgspec.structs.replace(
         settings,

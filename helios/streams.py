@@ -33,8 +33,9 @@ CLIENT_OPTIONS: dict[str, Any] = {
 }
 """How every process of ours makes its client.
 
-No client retries: redis-py's default ones turn one lost reply to a bare XADD into two entries. The socket timeout is well
-above READ_BLOCK_MS, because a shorter one makes a blocking read loop for ever. What a user sends need not be UTF-8.
+No client retries: redis-py's default ones turn one lost reply to a bare XADD into two entries. The socket timeout is
+well above READ_BLOCK_MS, because a shorter one makes a blocking read loop for ever. What a user sends need not be
+UTF-8.
 """
 
 
@@ -91,7 +92,7 @@ class Inbox:
     def read(self, block_ms: int = READ_BLOCK_MS) -> list[Entry]:
         """The next entries to handle, none after `block_ms`. Raises redis.RedisError when Redis cannot be read.
 
-        After such an error the consumer's own pending entries are read again, since a reply may have been lost on its way.
+        After such an error the consumer's own pending entries are read again, since a reply may have been lost.
         """
         try:
             if not self.groups_exist:

@@ -195,8 +195,8 @@ def work(
 ) -> None:
     """Run until stopped.
 
-    `on_turn` is called before each read and may shorten its wait by returning milliseconds. `on_bury` is told of an entry
-    and the reason before it goes to the dead letters.
+    `on_turn` is called before each read and may shorten its wait by returning milliseconds. `on_bury` is told of an
+    entry and the reason before it goes to the dead letters.
     """
     trouble = 0
     while not stop.wanted:
@@ -323,7 +323,7 @@ def bury(inbox: Inbox, entry: Entry, reason: str, settings: Settings) -> None:
             ),
         )
         return
-    # An ingress stream shares no partition with the dead letters, so this takes two steps; at worst the letter is doubled.
+    # An ingress stream shares no partition with the dead letters, so this takes two steps: the letter may be doubled.
     pipelined(inbox.client).xadd(keys.dead, {**small, **letter}).execute()
     acknowledge(inbox, entry)
 
@@ -350,7 +350,7 @@ def acknowledge(inbox: Inbox, entry: Entry) -> None:
 
 
 def fail_run(client: redis.Redis, keys: Keys, run: str, reason: str) -> None:
-    """Fail a run as a whole: its tasks are cancelled and it ends FAILED with the reason. A run that ended is left alone."""
+    """Fail a run as a whole: its tasks are cancelled, it ends FAILED with the reason. One that ended is left alone."""
     tasks: list[str] = client.lrange(keys.task_names(run), 0, -1)  # pyright: ignore[reportAssignmentType] -- the stubs mix in async
     for result in commit(client, cancel_run(keys, run=run, tasks=tasks, reason=reason)):
         if isinstance(result, ResponseError):

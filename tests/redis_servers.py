@@ -3,7 +3,6 @@
 import platform
 import socket
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +44,10 @@ class Valkey:
     def start(self) -> None:
         durability = ("--appendonly", "yes", "--appendfsync", "always") if self.append_only else ("--appendonly", "no")
         self.process = subprocess.Popen(
-            [server_program(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.folder, "--save", ""]
-            + [*durability, "--daemonize", "no", "--logfile", "valkey.log"],
+            [
+                *(server_program(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.folder),
+                *("--save", "", *durability, "--daemonize", "no", "--logfile", "valkey.log"),
+            ],
             stdin=subprocess.DEVNULL,
         )
         client = self.client()
@@ -72,6 +73,3 @@ def commands_sent(client: redis.Redis, name: str) -> int:
     """How often the server has executed a command."""
     stats: Any = client.info("commandstats")
     return stats.get(f"cmdstat_{name}", {}).get("calls", 0)
-
-
-Reset = Callable[[], None]

@@ -2,8 +2,8 @@
 
 The rule every script keeps: check the fence and the types of what it will write, emit to the streams, then flip the
 state, then acknowledge. Scripts do not roll back, so an emit that comes first can at worst be repeated, and a repeated
-message meets a fence. Events are the exception: they come last and their failure is ignored, because a broken feed must not
-stop the work. A stale or repeated delivery acknowledges and changes nothing.
+message meets a fence. Events are the exception: they come last and their failure is ignored, because a broken feed must
+not stop the work. A stale or repeated delivery acknowledges and changes nothing.
 
 A function here builds a Call; `commit` sends many in one round trip.
 """
@@ -18,11 +18,18 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from helios.events import EVENTS_KEPT, Event, encode_event
 from helios.keys import COLLECTOR_GROUP, JOBRUNNER_GROUP, SUBMITTER_GROUP, Keys
+from helios.wire import send
 
 DISRUPTIONS_ALLOWED = 5
 """So many times an attempt that was lost to its node is repeated without using up the user's retries."""
 
 REQUEST_KEPT_SECONDS = 7 * 86_400
+
+UNREADABLE_DAG = "(unreadable)"
+"""The DAG name under which rejected submissions are listed: no DAG can have it."""
+
+REJECTED_KEPT = 100
+"""So many rejected submissions of a partition stay readable, however many come."""
 
 NAMES_IN_A_CALL = 1_000
 """Scripts that touch many tasks take them in chunks of this size, so that none holds the server up for long."""
@@ -76,10 +83,7 @@ def commit(client: redis.Redis, calls: Sequence[Call]) -> list[Any]:
     """
     if not calls:
         return []
-    pipeline = pipelined(client)
-    for call in calls:
-        pipeline.execute_command("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args)
-    results: list[Any] = pipeline.execute(raise_on_error=False)
+    results = send(client, [("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args) for call in calls])
     missing = {call.script for call, result in zip(calls, results, strict=True) if isinstance(result, NoScriptError)}
     if not missing:
         return results
@@ -100,7 +104,7 @@ def commit_one(client: redis.Redis, call: Call) -> Any:
 
 
 class NewTask(NamedTuple):
-    """A task's record before its run is open. `children` are the tasks that wait for it, `waiting` how many it waits for."""
+    """A task's record before its run is open. `children` wait for it, it waits for `waiting` others."""
 
     name: str
     waiting: int
@@ -110,7 +114,7 @@ class NewTask(NamedTuple):
 
 
 def open_tasks(keys: Keys, *, run: str, before: int, tasks: Sequence[NewTask]) -> Call:
-    """`before` tasks were written by earlier calls. Returns 0 when these are written too, or the run is open already."""
+    """`before` tasks were written by earlier calls. Returns 0 when these are too, or the run is open."""
     args: list[Any] = [keys.task_prefix(run), before]
     for task in tasks:
         args += (task.name, task.waiting, task.retries, "\n".join(task.children), task.spec)
@@ -145,13 +149,13 @@ def open_run(
     )
 
 
-def reject_run(keys: Keys, *, run: str, score: float, dag_name: str, fields: dict[str, str], event: Event) -> Call:
+def reject_run(keys: Keys, *, run: str, score: float, fields: dict[str, str], event: Event) -> Call:
     """Returns 0 when a record of that run exists already."""
     flat = [text for pair in fields.items() for text in pair]
     return Call(
         REJECT_RUN,
-        (keys.run(run), keys.events, keys.runs, keys.dag_runs(dag_name)),
-        (run, score, encode_event(event), EVENTS_KEPT, *flat),
+        (keys.run(run), keys.events, keys.runs, keys.dag_runs(UNREADABLE_DAG)),
+        (run, score, encode_event(event), EVENTS_KEPT, keys.prefix, REJECTED_KEPT, *flat),
     )
 
 

@@ -74,25 +74,28 @@ class Endpoint:
 
 
 def sweep(pods: LocalPods, client: redis.Redis, settings: Settings) -> None:
-    """Release pods that are over and were wrapped up, but whose release was lost, as when a collector died just then."""
+    """Release pods that were wrapped up but whose release was lost, as when a collector died just then."""
     over = pods.pods()
     if not over:
         return
-    launched: set[str] = set()
-    for keys in all_partitions(settings.partitions):
-        entries: Any = client.xrange(keys.launched)
-        launched |= {fields["job"] for _, fields in entries}
+    ended: list[str] = []
     for status in over:
         job = pods.job(status.job)
-        if status.job in launched:
-            continue
         if job is not None:
             found: Any = client.hmget(
                 keys_of_run(job.run, settings.partitions).task(job.run, job.task), "status", "attempt"
             )
             if found[0] == "QUEUED" and found[1] == str(job.attempt):
                 continue  # its launch is about to be recorded
-        pods.release(status.job)
+        ended.append(status.job)
+    # Read last, so that an attempt found launched above is in here unless it has been wrapped up since.
+    launched: set[str] = set()
+    for keys in all_partitions(settings.partitions):
+        entries: Any = client.xrange(keys.launched)
+        launched |= {fields.get("job", "") for _, fields in entries}
+    for name in ended:
+        if name not in launched:
+            pods.release(name)
 
 
 def main() -> None:

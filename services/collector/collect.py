@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import msgspec
 import redis
@@ -19,6 +18,7 @@ from helios.records import read_tasks
 from helios.settings import Settings
 from helios.streams import Entry, Inbox
 from helios.transitions import Call, commit, commit_one, end_attempt, finalise, note_phase, pipelined
+from helios.wire import hash_values
 from helios.worker import Failure
 from services.collector.classify import Classification, classify
 from services.collector.metrics import disagreements, fold
@@ -125,7 +125,7 @@ class Collector:
             kept = self.inbox.renew(stream, mine)
             for entry in mine:
                 if entry not in kept:
-                    # Acknowledged by an earlier commit whose reply was lost, or taken over while this process was paused.
+                    # Acknowledged by a commit whose reply was lost, or taken over while this process was paused.
                     del self.held[stream, entry]
 
     def _tail(self, over: list[tuple[Held, PodStatus | None]]) -> None:
@@ -157,22 +157,20 @@ class Collector:
     def _wrap_up(self, over: list[tuple[Held, PodStatus | None]]) -> list[Failure]:
         """Commit the ends of attempts and acknowledge their entries; then the pods may go."""
         failures: list[Failure] = []
-        pipeline = pipelined(self.client)
-        for held, _ in over:
-            pipeline.hmget(held.keys.task(held.launched.run, held.launched.task), TASK_VALUES)
-        runs = {held.launched.run: held.keys for held, _ in over}
-        for run, keys in runs.items():
-            pipeline.hget(keys.run(run), "cacheEnabled")
-        found: list[Any] = pipeline.execute(raise_on_error=False)
-        enabled = dict(zip(runs, found[len(over) :], strict=True))
+        runs = {held.launched.run: held.keys.run(held.launched.run) for held, _ in over}
+        switches = hash_values(self.client, list(runs.values()), ("cacheEnabled",))
+        enabled = dict(zip(runs, switches, strict=True))
+        tasks = [held.keys.task(held.launched.run, held.launched.task) for held, _ in over]
         calls: list[Call] = []
         committing: list[Held] = []
-        for (held, pod), values in zip(over, found, strict=False):
-            if isinstance(values, ResponseError):
-                failures.append(Failure(held.entry, values))
+        for (held, pod), values in zip(over, hash_values(self.client, tasks, TASK_VALUES), strict=True):
+            switch = enabled[held.launched.run]
+            broken = next((each for each in (values, switch) if isinstance(each, ResponseError)), None)
+            if broken is not None:
+                failures.append(Failure(held.entry, broken))
                 continue
             try:
-                ended = self._ended(held, pod, values, enabled[held.launched.run] == "true")
+                ended = self._ended(held, pod, values, switch[0] == "true")
             except (OSError, ValueError) as error:
                 failures.append(Failure(held.entry, error))
                 continue

@@ -1,4 +1,4 @@
-"""A run's metrics as the fold of its tasks' records. Pure functions; the live counters must come to the same figures."""
+"""A run's metrics as the fold of its tasks' records. Pure functions; the live counters must come to the same."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,8 @@ from helios.records import TaskView
 
 
 def run_cache(tasks: Sequence[TaskView], cache_enabled: bool) -> str:
-    """Hit if every task with inputs hit, Miss if every one missed, N/A if none has inputs or the cache is off, Unknown if
-    any task is, else Partial. Tasks that never got to fetch their inputs have no say."""
+    """Hit if every task with inputs hit, Miss if every one missed, N/A if none has inputs or the cache is off, Unknown
+    if any task is, else Partial. Tasks that never got to fetch their inputs have no say."""
     if not cache_enabled:
         return "N/A"
     outcomes = {task.cache for task in tasks} - {"N/A"}
@@ -20,11 +20,11 @@ def run_cache(tasks: Sequence[TaskView], cache_enabled: bool) -> str:
 
 
 def run_status(tasks: Sequence[TaskView], run: Mapping[str, str]) -> str:
-    """FAILED with a reason of the run's own, or where a task failed; CANCELLED where the user cancelled what was left."""
+    """FAILED with a reason of its own or where a task failed; CANCELLED where a cancel found something left to stop."""
     if run.get("reason"):
         return "FAILED"
     statuses = Counter(task.status for task in tasks)
-    if run.get("cancelledAt"):
+    if run.get("cancelledAt") and statuses["CANCELLED"]:
         return "CANCELLED"
     return "SUCCEEDED" if statuses["SUCCEEDED"] == len(tasks) else "FAILED"
 

@@ -16,7 +16,8 @@ from helios.keys import JOBRUNNER_GROUP, keys_of_run
 from helios.messages import Cancelled, Ready, decode
 from helios.settings import Settings
 from helios.streams import Entry, Inbox
-from helios.transitions import Call, commit, launch, pipelined
+from helios.transitions import Call, commit, launch
+from helios.wire import hash_values
 from helios.worker import Failure, Later, acknowledge
 from services.jobrunner.jobs import Launcher, WantedJob, job_name, wanted_job
 
@@ -72,11 +73,8 @@ class JobRunner:
         return failures
 
     def _states(self, batch: list[Ready]) -> list[Any]:
-        pipeline = pipelined(self.client)
-        for ready in batch:
-            keys = keys_of_run(ready.run, self.settings.partitions)
-            pipeline.hmget(keys.task(ready.run, ready.task), "status", "attempt", "spec")
-        return pipeline.execute(raise_on_error=False)
+        tasks = [keys_of_run(each.run, self.settings.partitions).task(each.run, each.task) for each in batch]
+        return hash_values(self.client, tasks, ("status", "attempt", "spec"))
 
     def _wanted(self, job: str, ready: Ready, spec: str) -> WantedJob:
         return wanted_job(

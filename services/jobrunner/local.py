@@ -2,9 +2,14 @@
 
 from pathlib import Path
 
+import msgspec
+import structlog
+
 from helios.dag import EnvSecret, EnvValue
 from helios.localjobs import EnvFromSecret, LocalJob, create_job, delete_job, list_jobs, read_job
 from services.jobrunner.jobs import WantedJob
+
+log = structlog.get_logger()
 
 
 def local_job(job: WantedJob) -> LocalJob:
@@ -40,6 +45,14 @@ class LocalLauncher:
         return len(list_jobs(self.directory)) < self.jobs_alive
 
     def jobs(self) -> list[LocalJob]:
-        """Every Job that exists."""
-        found = (read_job(self.directory, name) for name in list_jobs(self.directory))
-        return [job for job in found if job is not None]
+        """Every Job that exists and can be read."""
+        found: list[LocalJob] = []
+        for name in list_jobs(self.directory):
+            try:
+                job = read_job(self.directory, name)
+            except msgspec.DecodeError as error:
+                log.error("a Job's file is damaged", job=name, error=str(error))
+                continue
+            if job is not None:
+                found.append(job)
+        return found

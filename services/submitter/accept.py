@@ -17,6 +17,7 @@ from helios.messages import Submission, decode
 from helios.streams import Entry
 from helios.transitions import (
     NAMES_IN_A_CALL,
+    UNREADABLE_DAG,
     Call,
     NewTask,
     claim_request,
@@ -30,17 +31,14 @@ from helios.worker import has_raw_bytes
 
 ALIAS_KEPT_SECONDS = 7 * 86_400
 REQUEST_ID_CHARACTERS = 256
-UNKNOWN_DAG = "(unreadable)"
-"""The DAG name under which a submission without a readable one is listed."""
 
 
 class Refusal(Exception):
     """The submission cannot become a run; `problems` is what its sender reads."""
 
-    def __init__(self, problems: list[str], dag_name: str = UNKNOWN_DAG) -> None:
+    def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems[:3]))
         self.problems = problems
-        self.dag_name = dag_name
 
 
 def accept(client: redis.Redis, entry: Entry, partitions: int) -> str:
@@ -58,27 +56,26 @@ def accept(client: redis.Redis, entry: Entry, partitions: int) -> str:
             return "alias"
         parsed = _parse(text)
     except Refusal as refusal:
-        reject(client, entry.id, refusal.problems, partitions, refusal.dag_name)
+        reject(client, entry.id, refusal.problems, partitions)
         return "rejected"
     _open(client, keys, entry.id, parsed, use_cache)
     return "accepted"
 
 
-def reject(client: redis.Redis, run: str, problems: list[str], partitions: int, dag_name: str = UNKNOWN_DAG) -> None:
+def reject(client: redis.Redis, run: str, problems: list[str], partitions: int) -> None:
     """Leave a run with status REJECTED and one problem a line in `problems`."""
     fields = {
         "dagId": run,
-        "dagName": dag_name,
+        "dagName": UNREADABLE_DAG,
         "status": "REJECTED",
         "cacheEnabled": "false",
         "cacheHit": "N/A",
         **_zero_counts(0),
         "problems": "\n".join(problem.replace("\n", " ") for problem in problems),
     }
-    event = RunRejected(run, dag_name, len(problems))
-    call = reject_run(
-        keys_of_run(run, partitions), run=run, score=run_score(run), dag_name=dag_name, fields=fields, event=event
-    )
+    event = RunRejected(run, UNREADABLE_DAG, len(problems))
+    keys = keys_of_run(run, partitions)
+    call = reject_run(keys, run=run, score=run_score(run), fields=fields, event=event)
     commit_one(client, call)
 
 

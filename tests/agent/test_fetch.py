@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agent.logs import read_fetch_log
+from agent.logs import LoggedInput, read_fetch_log
 
 
 def causes(manifest: dict[str, Any]) -> dict[str, str]:
@@ -64,7 +64,7 @@ def test_the_log_has_the_published_lines_and_gives_back_the_classification(
     logged = read_fetch_log(warm.lines)
     assert logged is not None
     assert logged.complete
-    assert logged.inputs == (("data.txt", True, "cached", 5),)
+    assert logged.inputs == (LoggedInput("data.txt", True, "cached", 5),)
 
 
 def test_another_tasks_output_needs_no_head_and_hits_by_its_digest(store: Any, endpoint: Any, make_node: Any) -> None:

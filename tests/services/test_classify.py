@@ -1,0 +1,145 @@
+"""Hit, Partial, Miss, N/A or Unknown: from the best account there is, and never from a forged or a broken one."""
+
+import msgspec
+import pytest
+
+from agent import logs
+from helios.podwire import FetchedInput, FetchManifest
+from services.collector.classify import COUNTED_AT_MOST, UNKNOWN, classify
+
+
+def manifest(*hits: bool, cache: bool = True) -> FetchManifest:
+    inputs = [
+        FetchedInput(name=f"i{at}", bytes=10 + at, hit=hit, cause="cached" if hit else "never-here")
+        for at, hit in enumerate(hits)
+    ]
+    return FetchManifest(
+        ok=True,
+        cacheEnabled=cache,
+        hits=sum(hits),
+        misses=len(hits) - sum(hits),
+        hitBytes=sum(each.bytes for each in inputs if each.hit),
+        missBytes=sum(each.bytes for each in inputs if not each.hit),
+        inputs=inputs,
+    )
+
+
+def message(found: FetchManifest) -> str:
+    return msgspec.json.encode(found).decode()
+
+
+def log_of(*hits: bool, cache: bool = True, completed: bool = True, names: tuple[str, ...] = ()) -> list[str]:
+    """What the agent prints, by its own functions."""
+    lines: list[bytes] = []
+    log = logs.Log(lines.append)
+    log.line(logs.starting("t"))
+    log.line(logs.planned(len(hits), cache))
+    for at, hit in enumerate(hits):
+        name = names[at] if names else f"i{at}"
+        log.line(logs.hit(name, f"/cache/{name}") if hit else logs.miss(name))
+        log.line(logs.progress("Downloading", name, 1, 2, 0.5))
+        log.line(logs.outcome(name, hit, "cached" if hit else "never-here", 10 + at))
+    if completed:
+        log.line(logs.COMPLETED)
+    return b"".join(lines).decode().split("\n")
+
+
+def outcome(**given: object) -> str:
+    values: dict[str, object] = {
+        "inputs_declared": 2,
+        "cache_enabled": True,
+        "manifest": None,
+        "message": None,
+        "log": None,
+        **given,
+    }
+    return classify(**values).cache  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("hits", "expected"),
+    [((True, True), "Hit"), ((True, False), "Partial"), ((False, False), "Miss")],
+)
+def test_each_account_gives_the_same_outcome(hits: tuple[bool, ...], expected: str) -> None:
+    """The report's manifest, the termination message and the log say the same in three ways."""
+    assert outcome(manifest=manifest(*hits)) == expected
+    assert outcome(message=message(manifest(*hits))) == expected
+    assert outcome(log=log_of(*hits)) == expected
+    by_log = classify(inputs_declared=2, cache_enabled=True, manifest=None, message=None, log=log_of(*hits))
+    by_manifest = classify(inputs_declared=2, cache_enabled=True, manifest=manifest(*hits), message=None, log=None)
+    assert by_log == by_manifest
+
+
+def test_a_task_without_inputs_is_not_applicable_whatever_is_claimed() -> None:
+    assert outcome(inputs_declared=0, manifest=manifest(True)) == "N/A"
+
+
+def test_without_the_cache_nothing_is_a_hit() -> None:
+    assert outcome(cache_enabled=False, manifest=manifest(False, False)) == "N/A"
+    assert outcome(manifest=manifest(False, False, cache=False)) == "N/A"
+    assert outcome(log=log_of(False, False, cache=False)) == "N/A"
+
+
+def test_when_every_account_is_lost_the_outcome_is_unknown() -> None:
+    assert classify(inputs_declared=2, cache_enabled=True, manifest=None, message=None, log=None) == UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "\udcff",
+        '{"step":"fetch"}',
+        '{"step":"publish","ok":true,"hits":2,"misses":0,"hitBytes":1,"missBytes":0}',
+        '{"step":"fetch","ok":true,"hits":"2","misses":0,"hitBytes":1,"missBytes":0}',
+        '{"step":"fetch","ok":true,"hits":2,"misses":0,"hitBytes":-1,"missBytes":0}',
+        '{"step":"fetch","ok":true,"hits":2,"misses":0,"hitBytes":1e30,"missBytes":0}',
+        f'{{"step":"fetch","ok":true,"hits":2,"misses":0,"hitBytes":{COUNTED_AT_MOST + 1},"missBytes":0}}',
+        f'{{"step":"fetch","ok":true,"hits":2,"misses":0,"hitBytes":{"9" * 60},"missBytes":0}}',
+    ],
+)
+def test_a_broken_message_is_none_and_the_log_decides(broken: str) -> None:
+    assert outcome(message=broken) == "Unknown"
+    assert outcome(message=broken, log=log_of(True, False)) == "Partial"
+
+
+def test_a_manifest_that_redis_could_not_add_up_is_no_account() -> None:
+    impossible = msgspec.structs.replace(manifest(True, True), hitBytes=2**63)
+    assert outcome(manifest=impossible, log=log_of(False, False)) == "Miss"
+
+
+@pytest.mark.parametrize("cut", range(1, 9))
+def test_a_log_that_breaks_off_is_unknown(cut: int) -> None:
+    """A prefix of the truth is not the truth: the missing line could be the miss."""
+    assert outcome(log=log_of(True, True)[:-2][: 9 - cut]) == "Unknown"
+
+
+def test_a_repeated_start_forgets_what_came_before() -> None:
+    assert outcome(log=log_of(False, False, completed=False) + log_of(True, True)) == "Hit"
+    assert outcome(log=log_of(True, True) + log_of(True, True)[:3]) == "Unknown"
+
+
+def test_a_number_no_file_can_have_makes_no_line() -> None:
+    lines = [line.replace("10 bytes", "9" * 5_000 + " bytes") for line in log_of(True, True)]
+    assert outcome(log=lines) == "Unknown"
+
+
+NAMES = ("a'b", "a\\b", "two words", "ü/é.csv", "x': hit cached, 1 bytes", "tab\tand\nnewline")
+
+
+def test_the_grammar_is_the_agents_own_for_any_name() -> None:
+    """What agent/logs.py prints and reads back, this reads the same."""
+    hits = (True, False) * 3
+    lines = log_of(*hits, names=NAMES)
+    theirs = logs.read_fetch_log(lines)
+    assert theirs is not None
+    assert theirs.complete
+    ours = classify(inputs_declared=6, cache_enabled=True, manifest=None, message=None, log=lines)
+    assert [(each.name, each.bytes, each.cause) for each in ours.inputs] == [
+        (each.name, each.size, each.cause) for each in theirs.inputs
+    ]
+    assert ours.cache == "Partial"
+    assert ours.hit_bytes == sum(each.size for each in theirs.inputs if each.hit)
