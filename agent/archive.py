@@ -9,11 +9,14 @@ anything. That is stricter than tarfile's data filter and the same on every Pyth
 import errno
 import os
 import stat
-import tarfile
-from dataclasses import dataclass
 
 from agent.folders import below
+from agent.frozen import TYPE_CHECKING, Frozen
 from agent.names import NameRefused, escape, parts_of
+
+# Imported only where a tar is written or read: it costs four milliseconds, and most inputs and outputs are plain files.
+if TYPE_CHECKING:
+    import tarfile
 
 BLOCK = 512
 MAX_ENTRIES = 1_000_000
@@ -24,8 +27,7 @@ class ArchiveRefused(Exception):
     """Something that an archive must not hold; the message names it."""
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(Frozen):
     """One path of a folder to be packed, `path` relative to it; folders have a size of 0."""
 
     path: str
@@ -36,6 +38,8 @@ class Entry:
     mtime_ns: int
 
     def header(self) -> bytes:
+        import tarfile
+
         info = tarfile.TarInfo(self.path)
         info.type = tarfile.DIRTYPE if self.is_folder else tarfile.REGTYPE
         info.mode = 0o755 if self.is_folder or self.executable else 0o644
@@ -101,6 +105,8 @@ def kind_of(mode: int) -> str:
 
 def unpack_below(fd: int, folder: int) -> None:
     """Unpacks the tar in the open file `fd` below the open folder. Raises ArchiveRefused or OSError."""
+    import tarfile
+
     os.lseek(fd, 0, os.SEEK_SET)
     allowed = stat.S_IMODE(os.fstat(folder).st_mode) & 0o777
     try:
@@ -113,7 +119,7 @@ def unpack_below(fd: int, folder: int) -> None:
         raise ArchiveRefused(f"not a readable tar: {error}") from None
 
 
-def _unpack_one(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: int, allowed: int) -> None:
+def _unpack_one(archive: "tarfile.TarFile", member: "tarfile.TarInfo", folder: int, allowed: int) -> None:
     try:
         parts = parts_of(member.name.rstrip("/") if member.isdir() else member.name)
     except NameRefused as refusal:

@@ -8,12 +8,12 @@ released and is missing when the wrapper was killed. agent/exec.c keeps the same
 """
 
 import fcntl
-import json
 import os
 import signal
 import time
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Mapping
+
+from agent.frozen import Frozen
 
 MAX_RECORD_BYTES = 65536
 
@@ -22,8 +22,7 @@ class NotStarted(Exception):
     """The task did not start within the patience."""
 
 
-@dataclass(frozen=True)
-class ExitRecord:
+class ExitRecord(Frozen):
     """How the command ended; times in epoch ms, memory in bytes. `exit_code` and `signal` are None when nobody lived to
     tell.
     """
@@ -89,19 +88,20 @@ def wait_for_end(control_dir: str) -> None:
 
 def read_exit(control_dir: str) -> ExitRecord | None:
     """The exit record, or None when there is none that can be read."""
+    from agent.documents import read_object  # exec, which imports this module too, starts its command without JSON
+
     try:
         fd = os.open(f"{control_dir}/exit", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
     try:
-        document = json.loads(os.read(fd, MAX_RECORD_BYTES))
-    except (OSError, ValueError, RecursionError):
+        fields = read_object(os.read(fd, MAX_RECORD_BYTES))
+    except OSError:
         return None
     finally:
         os.close(fd)
-    if not isinstance(document, dict):
+    if fields is None:
         return None
-    fields = cast("dict[str, object]", document)
     exit_code, signal_text, error = fields.get("exitCode"), fields.get("signal"), fields.get("error")
     if not isinstance(exit_code, int):
         return None
@@ -117,6 +117,6 @@ def read_exit(control_dir: str) -> ExitRecord | None:
     )
 
 
-def _whole(fields: dict[str, object], name: str) -> int:
+def _whole(fields: Mapping[str, object], name: str) -> int:
     value = fields.get(name)
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else 0

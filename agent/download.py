@@ -12,8 +12,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
+from agent.frozen import Frozen
 from agent.logs import Log, progress
 from agent.pace import Backoff, Every
 from agent.web import Response, Web, WebError
@@ -49,8 +49,7 @@ class _RangesIgnored(Exception):
     """The server sent the whole object where a part was asked for."""
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(Frozen):
     """Which object, and what is known of it beforehand."""
 
     name: str

@@ -8,9 +8,9 @@ connection are retried until the attempt's patience ends. Nothing else is.
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import cast
 
+from agent.documents import Json, read_object
+from agent.frozen import Frozen
 from agent.logs import Log, one_line
 from agent.pace import Backoff, Every
 from agent.plan import Plan, PlanRefused, read_plan
@@ -28,13 +28,12 @@ class AttemptOver(EndpointError):
     """The endpoint refuses this attempt: it was fenced, its run is over, or the token is not valid."""
 
 
-@dataclass(frozen=True)
-class Parts:
+class Parts(Frozen, secret=("urls", "complete_url")):
     """Where the parts of one big upload go: every part but the last has `part_bytes` bytes."""
 
     part_bytes: int
-    urls: tuple[str, ...] = field(repr=False)
-    complete_url: str = field(repr=False)
+    urls: tuple[str, ...]
+    complete_url: str
 
 
 class Endpoint:
@@ -60,14 +59,14 @@ class Endpoint:
         part_bytes, urls, complete_url = answer.get("partBytes"), answer.get("urls"), answer.get("completeUrl")
         if not isinstance(part_bytes, int) or part_bytes < 1 or not isinstance(complete_url, str):
             raise EndpointError("the endpoint's answer to a multipart request is malformed")
-        if not isinstance(urls, list) or len(cast("list[object]", urls)) != -(-size // part_bytes):
+        if not isinstance(urls, list) or len(urls) != -(-size // part_bytes):
             raise EndpointError("the endpoint's answer to a multipart request has the wrong number of parts")
-        return Parts(part_bytes, tuple(str(url) for url in cast("list[object]", urls)), complete_url)
+        return Parts(part_bytes, tuple(str(url) for url in urls), complete_url)
 
     def result(self, report: Mapping[str, object]) -> str:
         """Delivers the report; returns the endpoint's word on it: committed, recorded or stale."""
         # The first answer is often 425, because the result overtakes the event that says the task was launched.
-        answer = _object(self._ask("POST", "/v1/result", report, Backoff(0.05, 5.0)))
+        answer = _object(self._ask("POST", "/v1/result", report, Backoff(0.02, 5.0)))
         return str(answer.get("status", "recorded"))
 
     def _ask(self, method: str, path: str, document: Mapping[str, object] | None, backoff: Backoff) -> bytes:
@@ -119,19 +118,13 @@ def _short(length: str | None, answer: bytes) -> str | None:
 
 
 def _reason(status: int, answer: bytes) -> str:
-    try:
-        document = json.loads(answer)
-    except (ValueError, RecursionError):
-        document = None
-    said: object = cast("dict[str, object]", document).get("error") if isinstance(document, dict) else None
+    document = read_object(answer)
+    said = document.get("error") if document is not None else None
     return f"HTTP {status}: {one_line(said[:200])}" if isinstance(said, str) and said else f"HTTP {status}"
 
 
-def _object(body: bytes) -> dict[str, object]:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        document = None
-    if not isinstance(document, dict):
+def _object(body: bytes) -> dict[str, Json]:
+    document = read_object(body)
+    if document is None:
         raise EndpointError("the endpoint's answer is not a JSON object")
-    return cast("dict[str, object]", document)
+    return document

@@ -26,17 +26,18 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
+from agent.frozen import Frozen
 from agent.names import escape
 
 PREFIX = "[HELIOS] "
 
-INPUT_LINE = re.compile(r"^\[HELIOS\] Input '((?:[^'\\]|\\.)*)': (hit|miss) ([a-z-]+), (\d+) bytes$")
-PLAN_LINE = re.compile(r"^\[HELIOS\] Plan: (\d+) inputs, cache (on|off)$")
+# Compiled by whoever reads a log, which no step does.
+INPUT_LINE = r"^\[HELIOS\] Input '((?:[^'\\]|\\.)*)': (hit|miss) ([a-z-]+), (\d+) bytes$"
+PLAN_LINE = r"^\[HELIOS\] Plan: (\d+) inputs, cache (on|off)$"
 
 
-class LoggedInput(NamedTuple):
+class LoggedInput(Frozen):
     """One `Input` line; `name` is still escaped, `size` is in bytes."""
 
     name: str
@@ -45,7 +46,7 @@ class LoggedInput(NamedTuple):
     size: int
 
 
-class LoggedFetch(NamedTuple):
+class LoggedFetch(Frozen):
     """What a fetch log says: `complete` only if the closing line and one line for each planned input were read."""
 
     cache_enabled: bool
@@ -100,9 +101,9 @@ def read_fetch_log(lines: Iterable[str]) -> LoggedFetch | None:
         line = raw.rstrip("\n")
         if line.startswith(PREFIX + "Init container starting for task '"):
             plan, inputs, completed = None, {}, False
-        elif match := PLAN_LINE.match(line):
+        elif match := re.match(PLAN_LINE, line):
             plan = (int(match[1]), match[2] == "on")
-        elif match := INPUT_LINE.match(line):
+        elif match := re.match(INPUT_LINE, line):
             inputs[match[1]] = LoggedInput(match[1], match[2] == "hit", match[3], int(match[4]))
         elif line == PREFIX + COMPLETED:
             completed = True

@@ -5,17 +5,16 @@ A termination message is at most MESSAGE_BYTES of compact JSON; what does not fi
 the middle, so that it always parses.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import cast
+
+from agent.documents import Json, read_object
+from agent.frozen import Frozen
 
 MESSAGE_BYTES = 1024
 
 
-@dataclass(frozen=True)
-class InputOutcome:
+class InputOutcome(Frozen):
     """How one input came to be in place."""
 
     name: str
@@ -64,6 +63,8 @@ def fetch_message(manifest: Mapping[str, object]) -> bytes:
     """The manifest as a termination message: whole with its own digest if it fits, else without `inputs`, its error
     shortened if need be.
     """
+    import hashlib  # only here: publish imports this module too and digests nothing of it
+
     whole = compact(manifest)
     document = {**manifest, "manifestSha256": hashlib.sha256(whole).hexdigest()}
     if len(compact(document)) <= MESSAGE_BYTES:
@@ -84,26 +85,19 @@ def fitted(document: Mapping[str, object], text_field: str) -> bytes:
     return data
 
 
-def read_manifest(data: bytes) -> dict[str, object] | None:
+def read_manifest(data: bytes) -> dict[str, Json] | None:
     """A manifest as fetch wrote it, or None when it is not one."""
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(document, dict):
-        return None
-    manifest = cast("dict[str, object]", document)
-    return manifest if manifest.get("v") == 1 and manifest.get("step") == "fetch" else None
+    manifest = read_object(data)
+    return manifest if manifest is not None and manifest.get("v") == 1 and manifest.get("step") == "fetch" else None
 
 
-def manifest_digests(manifest: Mapping[str, object]) -> list[tuple[str, str]]:
+def manifest_digests(manifest: Mapping[str, Json]) -> list[tuple[str, str]]:
     """(name, sha256) of each input that fetch brought."""
     inputs = manifest.get("inputs")
     found: list[tuple[str, str]] = []
-    for item in cast("list[object]", inputs) if isinstance(inputs, list) else []:
+    for item in inputs if isinstance(inputs, list) else []:
         if isinstance(item, dict):
-            fields = cast("dict[str, object]", item)
-            name, sha256 = fields.get("name"), fields.get("sha256")
+            name, sha256 = item.get("name"), item.get("sha256")
             if isinstance(name, str) and isinstance(sha256, str):
                 found.append((name, sha256))
     return found

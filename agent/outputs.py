@@ -11,7 +11,6 @@ import errno
 import os
 import stat
 from collections.abc import Generator
-from typing import Protocol
 
 from agent.archive import ArchiveRefused, Entry, ending, kind_of, list_folder, padding
 from agent.download import BUFFER
@@ -23,64 +22,11 @@ class OutputRefused(Exception):
     """The output cannot be stored; the message names it and says why."""
 
 
-class Content(Protocol):
-    """An output's bytes. Any part can be read at any time, from several threads at once."""
-
-    name: str
-    size: int
-    archive: bool
-    """Whether the bytes are a folder's tar."""
-
-    def pieces(self, start: int, end: int) -> Generator[memoryview]:
-        """The bytes [start, end) in pieces; each is valid until the next is asked for. Raises OutputRefused."""
-        ...
-
-    def check(self) -> None:
-        """Raises OutputRefused if the output is not what it was when it was opened."""
-        ...
-
-
-@contextlib.contextmanager
-def open_output(artifacts: str, name: str) -> Generator[Content]:
-    """The output artifacts/<name>; raises OutputRefused when it is missing, a link, a device, a FIFO, a socket, or
-    leads out.
-    """
-    parts = parts_of(name)
-    with contextlib.ExitStack() as stack:
-        try:
-            root = stack.enter_context(opened(artifacts))
-            folder = stack.enter_context(below(root, parts[:-1]))
-            found = os.stat(parts[-1], dir_fd=folder, follow_symlinks=False)
-            if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
-                raise OutputRefused(
-                    f"output {escape(name)} is {kind_of(found.st_mode)}; only files and folders are stored"
-                )
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            fd = os.open(parts[-1], flags, dir_fd=folder)
-            stack.callback(os.close, fd)
-            # What was opened decides, not what had the name a moment before.
-            mode = os.fstat(fd).st_mode
-            if stat.S_ISDIR(mode):
-                content: Content = FolderContent(name, fd)
-            elif stat.S_ISREG(mode):
-                content = FileContent(name, fd)
-            else:
-                raise OutputRefused(f"output {escape(name)} is {kind_of(mode)}; only files and folders are stored")
-        except FileNotFoundError:
-            raise OutputRefused(f"output {escape(name)} was not written by the task") from None
-        except ArchiveRefused as refusal:
-            raise OutputRefused(f"output {escape(name)}: {refusal}; only files and folders are stored") from None
-        except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                raise OutputRefused(f"output {escape(name)}: its path goes through a symbolic link or a file") from None
-            raise OutputRefused(f"output {escape(name)} cannot be read: {error.strerror}") from None
-        yield content
-
-
 class FileContent:
     """A regular file, as it is."""
 
     archive = False
+    """Whether the bytes are a folder's tar."""
 
     def __init__(self, name: str, fd: int) -> None:
         self.name = name
@@ -90,9 +36,11 @@ class FileContent:
         self._mtime_ns = found.st_mtime_ns
 
     def pieces(self, start: int, end: int) -> Generator[memoryview]:
+        """The bytes [start, end) in pieces; each is valid until the next is asked for. Raises OutputRefused."""
         yield from _pieces(self.name, self._fd, start, end)
 
     def check(self) -> None:
+        """Raises OutputRefused if the output is not what it was when it was opened."""
         found = os.fstat(self._fd)
         if (found.st_size, found.st_mtime_ns) != (self.size, self._mtime_ns):
             raise OutputRefused(f"output {escape(self.name)} changed while it was read")
@@ -168,6 +116,47 @@ class FolderContent:
         seen = ((found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns)
         if seen != (entry.inode, entry.size, entry.mtime_ns):
             raise OutputRefused(f"output {escape(self.name)}: {escape(entry.path)} changed while it was read")
+
+
+Content = FileContent | FolderContent
+"""An output's bytes. Any part can be read at any time, from several threads at once."""
+
+
+@contextlib.contextmanager
+def open_output(artifacts: str, name: str) -> Generator[Content]:
+    """The output artifacts/<name>; raises OutputRefused when it is missing, a link, a device, a FIFO, a socket, or
+    leads out.
+    """
+    parts = parts_of(name)
+    with contextlib.ExitStack() as stack:
+        try:
+            root = stack.enter_context(opened(artifacts))
+            folder = stack.enter_context(below(root, parts[:-1]))
+            found = os.stat(parts[-1], dir_fd=folder, follow_symlinks=False)
+            if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+                raise OutputRefused(
+                    f"output {escape(name)} is {kind_of(found.st_mode)}; only files and folders are stored"
+                )
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            fd = os.open(parts[-1], flags, dir_fd=folder)
+            stack.callback(os.close, fd)
+            # What was opened decides, not what had the name a moment before.
+            mode = os.fstat(fd).st_mode
+            if stat.S_ISDIR(mode):
+                content: Content = FolderContent(name, fd)
+            elif stat.S_ISREG(mode):
+                content = FileContent(name, fd)
+            else:
+                raise OutputRefused(f"output {escape(name)} is {kind_of(mode)}; only files and folders are stored")
+        except FileNotFoundError:
+            raise OutputRefused(f"output {escape(name)} was not written by the task") from None
+        except ArchiveRefused as refusal:
+            raise OutputRefused(f"output {escape(name)}: {refusal}; only files and folders are stored") from None
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise OutputRefused(f"output {escape(name)}: its path goes through a symbolic link or a file") from None
+            raise OutputRefused(f"output {escape(name)} cannot be read: {error.strerror}") from None
+        yield content
 
 
 def _pieces(name: str, fd: int, start: int, end: int) -> Generator[memoryview]:

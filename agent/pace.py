@@ -1,6 +1,5 @@
 """How long to wait before trying again, and how long in all."""
 
-import random
 import time
 from collections.abc import Callable
 
@@ -18,6 +17,8 @@ class Backoff:
         self._step = 0
 
     def pause(self, at_most: float | None = None) -> None:
+        import random  # a millisecond, and most steps never wait
+
         full = min(self._most, self._first * 2 ** min(self._step, 30))
         self._step += 1
         seconds = full * (0.5 + random.random() / 2)  # noqa: S311  # jitter, not a secret

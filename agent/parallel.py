@@ -4,19 +4,28 @@ threads are home.
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from agent.frozen import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    Item = TypeVar("Item")
+    Result = TypeVar("Result")
 
 
-def for_each(items: Sequence[Item], width: int, work: Callable[[Item], Result]) -> list[Result]:
+def for_each(items: "Sequence[Item]", width: int, work: "Callable[[Item], Result]") -> "list[Result]":
     """`work` of each item, results in the items' order. At most `width` threads; with one item or a width of 1, none is
     started.
     """
     if len(items) <= 1 or width <= 1:
         return [work(item) for item in items]
-    crew = _Crew(items, work)
+    results: dict[int, Result] = {}
+
+    def work_one(index: int) -> None:
+        results[index] = work(items[index])
+
+    crew = _Crew(len(items), work_one)
     threads = [threading.Thread(target=crew.run, daemon=True) for _ in range(min(width, len(items)))]
     for thread in threads:
         thread.start()
@@ -24,16 +33,15 @@ def for_each(items: Sequence[Item], width: int, work: Callable[[Item], Result]) 
         thread.join()
     if crew.failure is not None:
         raise crew.failure
-    return [crew.results[index] for index in range(len(items))]
+    return [results[index] for index in range(len(items))]
 
 
-class _Crew(Generic[Item, Result]):
-    """Hands out the items one by one and keeps the results and the first failure."""
+class _Crew:
+    """Hands out the items' numbers one by one and keeps the first failure."""
 
-    def __init__(self, items: Sequence[Item], work: Callable[[Item], Result]) -> None:
-        self.results: dict[int, Result] = {}
+    def __init__(self, count: int, work: Callable[[int], None]) -> None:
         self.failure: BaseException | None = None
-        self._items = items
+        self._count = count
         self._work = work
         self._next = 0
         self._lock = threading.Lock()
@@ -41,17 +49,15 @@ class _Crew(Generic[Item, Result]):
     def run(self) -> None:
         while (index := self._take()) is not None:
             try:
-                result = self._work(self._items[index])
+                self._work(index)
             except BaseException as failure:  # noqa: BLE001  # carried to the caller's thread and raised there
                 with self._lock:
                     self.failure = self.failure or failure
                 return
-            with self._lock:
-                self.results[index] = result
 
     def _take(self) -> int | None:
         with self._lock:
-            if self.failure is not None or self._next >= len(self._items):
+            if self.failure is not None or self._next >= self._count:
                 return None
             self._next += 1
             return self._next - 1

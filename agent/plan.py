@@ -2,29 +2,31 @@
 to be a path.
 """
 
-import json
-from dataclasses import dataclass, field
-from typing import Literal, cast
-
+from agent.documents import Json, read_json
+from agent.frozen import TYPE_CHECKING, Frozen
 from agent.names import NameRefused, check_digest, check_disjoint, escape
 
-Mode = Literal["link", "copy"]
-Verify = Literal["size", "always"]
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Mode = Literal["link", "copy"]
+    Verify = Literal["size", "always"]
+else:
+    Mode = Verify = str
 
 
 class PlanRefused(ValueError):
     """The plan is not what the protocol says; the message names the field."""
 
 
-@dataclass(frozen=True)
-class PlannedInput:
+class PlannedInput(Frozen, secret=("url", "head_url")):
     """One file (or archived folder) to bring to artifacts/<name>."""
 
     name: str
     mode: Mode
     verify: Verify
-    url: str = field(repr=False)
-    head_url: str | None = field(repr=False)
+    url: str
+    head_url: str | None
     """Presigned HEAD of an external object; None for another task's output."""
     source: str
     """endpoint/bucket/key, without a version."""
@@ -35,17 +37,15 @@ class PlannedInput:
     """The object is a folder's deterministic tar, to be unpacked at artifacts/<name>/."""
 
 
-@dataclass(frozen=True)
-class PlannedOutput:
+class PlannedOutput(Frozen, secret=("url",)):
     """One file or folder that the task must have written at artifacts/<name>."""
 
     name: str
     key: str
-    url: str = field(repr=False)
+    url: str
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(Frozen):
     run: str
     task: str
     attempt: int
@@ -59,8 +59,8 @@ class Plan:
 def read_plan(body: bytes) -> Plan:
     """The plan in a response's body, or PlanRefused."""
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
+        document = read_json(body)
+    except ValueError:
         raise PlanRefused("the plan is not JSON") from None
     top = _Fields(document, "plan")
     plan = Plan(
@@ -112,10 +112,10 @@ def _output(item: "_Fields") -> PlannedOutput:
 class _Fields:
     """Typed reading of one JSON object; `where` names it in errors."""
 
-    def __init__(self, value: object, where: str) -> None:
+    def __init__(self, value: Json, where: str) -> None:
         if not isinstance(value, dict):
             raise PlanRefused(f"{where} is not an object")
-        self._fields = cast("dict[str, object]", value)
+        self._fields = value
         self.where = where
 
     def text(self, name: str) -> str:
@@ -154,8 +154,8 @@ class _Fields:
             raise PlanRefused(f"{self.where}: {name} must be one of {', '.join(allowed)}")
         return value
 
-    def items(self, name: str) -> list[object]:
+    def items(self, name: str) -> list[Json]:
         value = self._fields.get(name)
         if not isinstance(value, list):
             raise PlanRefused(f"{self.where}: {name} must be a list")
-        return cast("list[object]", value)
+        return value

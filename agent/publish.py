@@ -11,35 +11,40 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from agent import logs
 from agent.control import ExitRecord, NotStarted, read_exit, wait_for_end, wait_for_start
+from agent.documents import Json
 from agent.endpoint import AttemptOver, Endpoint, EndpointError
-from agent.fetch import write_message
+from agent.frozen import TYPE_CHECKING
+from agent.handover import nothing_to_store, write_message
 from agent.logs import Log
 from agent.manifest import fitted, manifest_digests, read_manifest
-from agent.names import NameRefused, escape
-from agent.outputs import OutputRefused, open_output
+from agent.names import NameRefused, check_view, escape
 from agent.pace import now_ms
 from agent.parallel import for_each
 from agent.plan import Plan, PlannedOutput, PlanRefused
 from agent.settings import PublishSettings, SettingsError, publish_settings
-from agent.store import CacheFault, Store
-from agent.upload import StoredOutput, Uploader, UploadFailed
 from agent.web import Web
+
+# Loaded only for a task that has inputs in the cache, or outputs to store.
+if TYPE_CHECKING:
+    from agent.store import Store
+    from agent.upload import StoredOutput
 
 PLAN_FRESH_SECONDS = 300.0
 """A plan asked for while the task ran is used for this long; its URLs may have expired after that."""
+PLAN_AHEAD_SECONDS = 1.0
+"""How long the answer to that is waited for, once the task has ended, before it is asked for again."""
 
 
-@dataclass
 class Outcome:
     """How the attempt ended, as far as it is known by now."""
 
-    record: ExitRecord
-    reason: str | None = None
-    outputs: list[StoredOutput] = field(default_factory=list[StoredOutput])
+    def __init__(self, record: ExitRecord, reason: str | None = None) -> None:
+        self.record = record
+        self.reason = reason
+        self.outputs: list[StoredOutput] = []
 
     @property
     def good(self) -> bool:
@@ -63,13 +68,16 @@ class _Publish:
         self._endpoint = Endpoint(web, settings.attempt, log)
         self._manifest = _read_fetch_manifest(settings.state_dir)
         self._store = _open_store(settings)
+        self._nothing_to_store = nothing_to_store(settings.state_dir)
         self._ahead: tuple[float, Plan] | None = None
+        self._asked_ahead = threading.Event()
 
     def run(self) -> Outcome:
         started_at = now_ms()
         try:
             started_at = wait_for_start(self._settings.control_dir, self._settings.start_patience_seconds)
-            threading.Thread(target=self._work_ahead, daemon=True).start()
+            if self._store is not None or not self._nothing_to_store:
+                threading.Thread(target=self._work_ahead, daemon=True).start()
             wait_for_end(self._settings.control_dir)
             outcome = self._settle_outcome(started_at)
         except NotStarted as failure:
@@ -80,8 +88,7 @@ class _Publish:
         delivered = self._report(outcome)
         write_message(self._settings.termination_log, _message(outcome, delivered), self._log)
         if self._store is not None:
-            with contextlib.suppress(CacheFault):
-                self._store.drop_view()
+            self._drop_view(self._store)
         return outcome
 
     def _settle_outcome(self, started_at: int) -> Outcome:
@@ -96,19 +103,26 @@ class _Publish:
             outcome.reason = f"input {', '.join(escape(name) for name in changed)} was changed by the task"
             return outcome
         try:
-            self._store_outputs(outcome)
-        except (OutputRefused, UploadFailed, NameRefused) as failure:
-            outcome.reason = str(failure)
+            plan = None if self._nothing_to_store else self._plan()
+            if plan is not None and plan.outputs:
+                self._store_outputs(plan, outcome)
         except (EndpointError, PlanRefused) as failure:
             outcome.reason = f"the outputs were not stored: {failure}"
         return outcome
 
     def _work_ahead(self) -> None:
         """While the task runs: ask for the plan, and wait for the disk on behalf of the blobs that fetch brought."""
-        with contextlib.suppress(EndpointError, PlanRefused):
-            self._ahead = (time.monotonic(), self._endpoint.plan())
+        try:
+            if not self._nothing_to_store:
+                self._ahead = (time.monotonic(), self._endpoint.plan())
+        except (EndpointError, PlanRefused):
+            pass  # It is asked for again when the task has ended, and whatever is wrong then is the reason.
+        finally:
+            self._asked_ahead.set()
         if self._store is None or self._manifest is None:
             return
+        from agent.store import CacheFault
+
         for _, digest in manifest_digests(self._manifest):
             with contextlib.suppress(CacheFault, NameRefused):
                 self._store.settle(digest)
@@ -118,6 +132,8 @@ class _Publish:
         changed: list[str] = []
         if self._store is None or self._manifest is None:
             return changed
+        from agent.store import CacheFault
+
         for name, digest in manifest_digests(self._manifest):
             try:
                 if not self._store.check_view_link(digest, name):
@@ -127,19 +143,25 @@ class _Publish:
                 self._log.line(f"Input {escape(name)} could not be checked: {logs.one_line(str(fault))}")
         return changed
 
-    def _store_outputs(self, outcome: Outcome) -> None:
-        plan = self._plan()
+    def _store_outputs(self, plan: Plan, outcome: Outcome) -> None:
+        from agent.outputs import OutputRefused, open_output
+        from agent.upload import Uploader, UploadFailed
+
         uploader = Uploader(self._web, self._endpoint, self._log, plan.single_put_limit, self._fresh)
 
-        def store(output: PlannedOutput) -> StoredOutput:
+        def store(output: PlannedOutput) -> "StoredOutput":
             with open_output(self._settings.artifacts, output.name) as content:
                 stored = uploader.store(output, content)
             self._log.line(f"Stored output {escape(stored.name)}, {stored.size} bytes")
             return stored
 
-        outcome.outputs = for_each(plan.outputs, self._settings.parallel, store)
+        try:
+            outcome.outputs = for_each(plan.outputs, self._settings.parallel, store)
+        except (OutputRefused, UploadFailed, NameRefused) as failure:
+            outcome.reason = str(failure)
 
     def _plan(self) -> Plan:
+        self._asked_ahead.wait(PLAN_AHEAD_SECONDS)
         ahead = self._ahead
         if ahead is not None and time.monotonic() - ahead[0] < PLAN_FRESH_SECONDS:
             return ahead[1]
@@ -150,6 +172,12 @@ class _Publish:
             if fresh.name == output.name and fresh.key == output.key:
                 return fresh
         raise PlanRefused(f"output {escape(output.name)} is no longer in the plan")
+
+    def _drop_view(self, store: "Store") -> None:
+        from agent.store import CacheFault
+
+        with contextlib.suppress(CacheFault):
+            store.drop_view()
 
     def _say(self, outcome: Outcome) -> None:
         record = outcome.record
@@ -219,7 +247,7 @@ def _nobody_told(started_at: int) -> ExitRecord:
     return ExitRecord(None, None, False, 0, 0, started_at, now_ms(), None)
 
 
-def _read_fetch_manifest(state_dir: str) -> dict[str, object] | None:
+def _read_fetch_manifest(state_dir: str) -> dict[str, Json] | None:
     try:
         fd = os.open(f"{state_dir}/fetch.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with open(fd, "rb") as file:
@@ -228,9 +256,12 @@ def _read_fetch_manifest(state_dir: str) -> dict[str, object] | None:
         return None
 
 
-def _open_store(settings: PublishSettings) -> Store | None:
-    if settings.cache_dir is None or not os.access(f"{settings.cache_dir}/views", os.W_OK):
+def _open_store(settings: PublishSettings) -> "Store | None":
+    """None when this step does not see the cache, or fetch made no view in it because nothing came from there."""
+    if settings.cache_dir is None or not os.access(f"{settings.cache_dir}/views/{check_view(settings.job)}", os.W_OK):
         return None
+    from agent.store import Store
+
     return Store(settings.cache_dir, settings.job)
 
 

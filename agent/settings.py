@@ -3,15 +3,15 @@ its variable.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from agent.frozen import Frozen
 
 
 class SettingsError(ValueError):
     """A variable is missing or has a wrong value; the message begins with its name."""
 
 
-@dataclass(frozen=True)
-class Attempt:
+class Attempt(Frozen):
     """Whose work this is, and where its report goes."""
 
     endpoint: str
@@ -30,8 +30,7 @@ class Attempt:
         return f"Attempt({self.run_id!r}, {self.task!r}, {self.attempt}, token=***)"
 
 
-@dataclass(frozen=True)
-class FetchSettings:
+class FetchSettings(Frozen):
     """Everything `fetch` is told from outside; paths are absolute."""
 
     attempt: Attempt
@@ -45,8 +44,7 @@ class FetchSettings:
     """How many inputs are brought at the same time."""
 
 
-@dataclass(frozen=True)
-class PublishSettings:
+class PublishSettings(Frozen):
     """Everything `publish` is told from outside; paths are absolute."""
 
     attempt: Attempt
@@ -62,8 +60,7 @@ class PublishSettings:
     """How long the task's start is waited for; None means for ever."""
 
 
-@dataclass(frozen=True)
-class ExecSettings:
+class ExecSettings(Frozen):
     """Everything `exec` is told from outside; paths are absolute."""
 
     artifacts: str

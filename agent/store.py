@@ -21,11 +21,11 @@ import json
 import os
 import stat
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
-from typing import Literal, cast
 
+from agent.documents import Json, read_object
 from agent.download import BUFFER, PartFile, SinkFault
 from agent.folders import below, opened, remove, remove_tree, write_whole
+from agent.frozen import TYPE_CHECKING, Frozen
 from agent.locks import LockTimeout, held
 from agent.names import check_digest, check_view, parts_of
 from agent.stamp import Seal, boot_id, durable_ns, pending_ns, read_seal
@@ -37,15 +37,19 @@ SPARE_BYTES = 64 * 1024 * 1024
 _TMP = "tmp"
 _PRIVATE = ("blobs", "blobs/sha256", "refs", "locks", _TMP, "quarantine")
 
-Absence = Literal["never-here", "evicted", "changed", "corrupt"]
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Absence = Literal["never-here", "evicted", "changed", "corrupt"]
+else:
+    Absence = str
 
 
 class CacheFault(Exception):
     """The cache cannot do it now: bypass it."""
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(Frozen):
     """One version of an external object; `version` is its version id, or its ETag where it has none."""
 
     source: str
@@ -56,15 +60,13 @@ class Identity:
         return f"object\n{self.source}\n{self.version}\n{self.size}"
 
 
-@dataclass(frozen=True)
-class Linked:
+class Linked(Frozen):
     """A blob's hard link in a view: the path that a task reads."""
 
     path: str
 
 
-@dataclass(frozen=True)
-class Absent:
+class Absent(Frozen):
     """Why a blob cannot be linked."""
 
     cause: Absence
@@ -305,17 +307,16 @@ class Store:
     def _same(self, key: str, record: Mapping[str, object]) -> bool:
         return self._read_ref(key) == {"v": 1, **record}
 
-    def _read_ref(self, key: str) -> dict[str, object] | None:
+    def _read_ref(self, key: str) -> dict[str, Json] | None:
+        """The ref, or None: one that a crash left empty or that cannot be read is one that was never written."""
         try:
             fd = os.open(self._ref(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                document = json.loads(os.read(fd, 65536))
+                return read_object(os.read(fd, 65536))
             finally:
                 os.close(fd)
-        except (OSError, ValueError):
-            # A ref that a crash left empty or that cannot be read is one that was never written.
+        except OSError:
             return None
-        return cast("dict[str, object]", document) if isinstance(document, dict) else None
 
 
 def _make_folder(path: str, mode: int) -> None:

@@ -6,9 +6,9 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 
 from agent.endpoint import Endpoint, Parts
+from agent.frozen import Frozen
 from agent.logs import Log, progress
 from agent.names import escape
 from agent.outputs import Content
@@ -35,8 +35,7 @@ class _TryAgain(Exception):
     """An answer that another try may improve."""
 
 
-@dataclass(frozen=True)
-class StoredOutput:
+class StoredOutput(Frozen):
     """One output as the report names it."""
 
     name: str

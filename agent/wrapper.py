@@ -10,7 +10,6 @@ that cannot be run or found, and 125 when the wrapper itself cannot do its work,
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import select
 import signal
@@ -66,6 +65,8 @@ def run(settings: ExecSettings, command: Sequence[str], env: Mapping[str, str]) 
         os.close(started)
         started_at = now_ms()
         task = _Task(settings, signals, command, env)
+        import json  # only now, beside the running command, which need not wait for it
+
         record = task.watch(started_at)
     try:
         write_whole(f"{settings.control_dir}/exit", json.dumps(record.document()).encode())

@@ -1,0 +1,222 @@
+"""Bringing one input of a task into its artifacts folder, through the node's cache.
+
+Everything the cache cannot do is done without it: a CacheFault makes an input a miss with the cause `cache-fault`,
+downloaded straight into the artifacts folder. Only the endpoint, the store and the artifacts folder can fail it.
+"""
+
+import contextlib
+
+from agent import logs, place
+from agent.archive import ArchiveRefused
+from agent.download import DownloadFailed, Link, ObjectChanged, ObjectMissing, PartFile, SinkFault, Wanted, download
+from agent.endpoint import Endpoint
+from agent.frozen import Frozen
+from agent.logs import Log
+from agent.manifest import InputOutcome
+from agent.names import escape
+from agent.pace import Backoff
+from agent.plan import Plan, PlannedInput, PlanRefused
+from agent.settings import FetchSettings
+from agent.store import Absent, CacheFault, Identity, Linked, Store
+from agent.web import Web, WebError
+
+HEAD_TRIES = 8
+
+
+class InputFailed(Exception):
+    """An input could not be brought; the message names it."""
+
+
+class _Known(Frozen):
+    """What is known of an object before it is brought: its identity if it is external, else its digest."""
+
+    identity: Identity | None
+    etag: str | None
+    sha256: str | None
+    size: int
+
+
+class Bringer:
+    """Brings inputs, one by one or side by side; opens the cache when it is made, if the cache is on."""
+
+    def __init__(self, settings: FetchSettings, log: Log, web: Web, endpoint: Endpoint, *, cache_enabled: bool) -> None:
+        self._settings = settings
+        self._log = log
+        self._web = web
+        self._endpoint = endpoint
+        self._cache_enabled = cache_enabled
+        self._store: Store | None = None
+        self._store_fault = ""
+        if cache_enabled:
+            self._open_store()
+
+    def _open_store(self) -> None:
+        try:
+            store = Store(self._settings.cache_dir, self._settings.job)
+            store.prepare()
+            self._store = store
+        except CacheFault as fault:
+            self._store_fault = str(fault)
+
+    def bring(self, item: PlannedInput) -> InputOutcome:
+        """Brings one input and says in the log and in its answer what it was. Raises InputFailed."""
+        try:
+            outcome = self._bring_unchanged(item)
+        except ObjectMissing:
+            raise InputFailed(f"input {escape(item.name)}: no object at s3://{_location(item.source)}") from None
+        except DownloadFailed as failure:
+            where = f"s3://{_location(item.source)}"
+            raise InputFailed(f"input {escape(item.name)} from {where}: {failure}") from None
+        except (SinkFault, OSError) as failure:
+            words = failure.strerror if isinstance(failure, OSError) else failure
+            raise InputFailed(f"input {escape(item.name)}: writing to the artifacts folder: {words}") from None
+        except ArchiveRefused as refusal:
+            raise InputFailed(f"input {escape(item.name)}: its archive is refused: {refusal}") from None
+        self._log.line(logs.outcome(outcome.name, outcome.hit, outcome.cause, outcome.size))
+        return outcome
+
+    def _bring_unchanged(self, item: PlannedInput) -> InputOutcome:
+        """An external object that changes under the download is looked at once more and begun again."""
+        link = Link(item.url, lambda: self._fresh(item).url)
+        try:
+            return self._bring_known(item, self._look(item), link)
+        except ObjectChanged:
+            if item.head_url is None:
+                raise
+            self._log.line(f"Input {escape(item.name)} changed at its source meanwhile; starting again")
+            return self._bring_known(item, self._look(item), link)
+
+    def _bring_known(self, item: PlannedInput, known: _Known, link: Link) -> InputOutcome:
+        if not self._cache_enabled:
+            return self._bring_directly(item, known, link, "disabled")
+        try:
+            if self._store is None:
+                raise CacheFault(self._store_fault)
+            return self._bring_cached(self._store, item, known, link)
+        except CacheFault as fault:
+            self._log.line(f"Cache bypassed for {escape(item.name)}: {logs.one_line(str(fault))}")
+            return self._bring_directly(item, known, link, "cache-fault")
+
+    def _bring_cached(self, store: Store, item: PlannedInput, known: _Known, link: Link) -> InputOutcome:
+        digest, found = self._find(store, item, known)
+        if isinstance(found, Linked) and digest is not None:
+            return self._hit(store, item, known, digest, found, "cached")
+        with store.single_flight(_flight_key(known, digest)) as (waited, lock):
+            # Only now is it certain who repairs or downloads: what was missing or broken before the lock may be in
+            # place after it.
+            digest, found = self._find(store, item, known)
+            if isinstance(found, Linked) and digest is not None:
+                return self._hit(store, item, known, digest, found, "coalesced" if waited else "cached")
+            assert isinstance(found, Absent)
+            if found.cause == "corrupt" and digest is not None:
+                store.quarantine(digest)
+            self._log.line(logs.miss(item.name))
+            wanted = Wanted(item.name, known.size, known.etag, known.sha256)
+            with store.part(lock, known.size) as part:
+                brought = download(self._web, link, wanted, part, self._log)
+                linked = store.keep(part, lock, brought, known.size, item.name)
+            if known.identity is not None:
+                store.remember(known.identity, brought)
+        self._place(store, item, linked)
+        return InputOutcome(item.name, known.size, False, found.cause, brought)
+
+    def _find(self, store: Store, item: PlannedInput, known: _Known) -> tuple[str | None, Linked | Absent]:
+        digest = known.sha256
+        if known.identity is not None:
+            digest = store.recall(known.identity)
+            if digest is None:
+                return None, Absent("changed" if store.saw_other_version(known.identity) else "never-here")
+        assert digest is not None
+        return digest, store.link(digest, known.size, item.name, read_through=item.verify == "always")
+
+    def _hit(
+        self, store: Store, item: PlannedInput, known: _Known, digest: str, linked: Linked, cause: str
+    ) -> InputOutcome:
+        self._place(store, item, linked)
+        self._log.line(logs.hit(item.name, linked.path))
+        return InputOutcome(item.name, known.size, True, cause, digest)
+
+    def _place(self, store: Store, item: PlannedInput, linked: Linked) -> None:
+        artifacts = self._settings.artifacts
+        try:
+            if item.archive:
+                place.unpack(artifacts, item.name, linked.path)
+            elif item.mode == "copy":
+                place.copy(artifacts, item.name, linked.path)
+            else:
+                place.link(artifacts, item.name, linked.path)
+                return
+        except OSError as failure:
+            # Whichever side failed, the way around the cache is the next thing to try, and it names the artifacts
+            # folder if that is it.
+            raise CacheFault(f"placing: {failure.strerror}") from failure
+        store.unlink(item.name)
+
+    def _bring_directly(self, item: PlannedInput, known: _Known, link: Link, cause: str) -> InputOutcome:
+        self._log.line(logs.miss(item.name))
+        artifacts = self._settings.artifacts
+        wanted = Wanted(item.name, known.size, known.etag, known.sha256)
+        target: contextlib.AbstractContextManager[PartFile]
+        if item.archive:
+            target = place.direct_archive(artifacts, item.name)
+        else:
+            target = place.direct(artifacts, item.name, writable=item.mode == "copy")
+        with target as part:
+            digest = download(self._web, link, wanted, part, self._log)
+        return InputOutcome(item.name, known.size, False, cause, digest)
+
+    def _look(self, item: PlannedInput) -> _Known:
+        """An external object's version and size, by HEAD; another task's output is known from the plan."""
+        if item.head_url is None:
+            assert item.size is not None
+            return _Known(None, None, item.sha256, item.size)
+        link = Link(item.head_url, lambda: self._fresh(item).head_url or "")
+        backoff = Backoff(0.1, 5.0)
+        trouble = ""
+        for _ in range(HEAD_TRIES):
+            url = link.url()
+            try:
+                with self._web.request("HEAD", url, {}) as response:
+                    status = response.status
+                    if status == 200:
+                        etag, version = response.header("ETag"), response.header("x-amz-version-id")
+                        length = response.header("Content-Length") or ""
+                        return _seen(item, etag, version, length)
+                trouble = f"HTTP {status}"
+            except WebError as error:
+                trouble, status = str(error), 0
+            if status == 404:
+                raise ObjectMissing("no object")
+            if status == 403:
+                link.renew(url)
+            elif 400 <= status < 500 and status not in (408, 429):
+                break
+            backoff.pause()
+        raise DownloadFailed(f"the store does not describe it: {trouble}")
+
+    def _fresh(self, item: PlannedInput) -> PlannedInput:
+        plan: Plan = self._endpoint.plan()
+        for fresh in plan.inputs:
+            if fresh.name == item.name and fresh.source == item.source:
+                return fresh
+        raise PlanRefused(f"input {escape(item.name)} is no longer in the plan")
+
+
+def _seen(item: PlannedInput, etag: str | None, version: str | None, length: str) -> _Known:
+    if not length.isdigit() or not (etag or version):
+        raise DownloadFailed("the store gives neither its size nor its version")
+    named = f"version {version}" if version and version != "null" else f"etag {etag}"
+    return _Known(Identity(item.source, named, int(length)), etag, item.sha256, int(length))
+
+
+def _flight_key(known: _Known, digest: str | None) -> str:
+    if digest is not None:
+        return f"content\n{digest}"
+    assert known.identity is not None
+    return known.identity.key()
+
+
+def _location(source: str) -> str:
+    """bucket/key of endpoint/bucket/key, on one line."""
+    pieces = source.split("://")[-1].split("/", 1)
+    return logs.one_line(pieces[1] if len(pieces) == 2 else source)

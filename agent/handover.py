@@ -1,0 +1,29 @@
+"""What a step leaves behind in files: its termination message, and what fetch tells publish beside its manifest."""
+
+import os
+
+from agent import logs
+from agent.logs import Log
+
+
+def write_message(path: str | None, message: bytes, log: Log) -> None:
+    """Writes a step's termination message, in place: Kubernetes mounts the very file."""
+    if path is None:
+        return
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(fd, message)
+        finally:
+            os.close(fd)
+    except OSError as failure:
+        log.line(logs.error(f"the termination message cannot be written: {failure.strerror}"))
+
+
+def note_nothing_to_store(state_dir: str) -> None:
+    """Tells publish that the plan has no outputs, so that it need not ask for it. May raise OSError."""
+    os.close(os.open(f"{state_dir}/nothing-to-store", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+
+
+def nothing_to_store(state_dir: str) -> bool:
+    return os.access(f"{state_dir}/nothing-to-store", os.F_OK)
