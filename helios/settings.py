@@ -8,6 +8,8 @@ from typing import Any, get_type_hints
 
 import msgspec
 
+LAUNCHERS = ("local", "kubernetes")
+
 
 class SettingInvalid(ValueError):
     """An environment variable has no usable value; the message names it and says what it takes."""
@@ -74,7 +76,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where pods reach that endpoint."""
 
     launcher: str = "local"
-    """What the jobrunner creates Jobs with: local (processes on this machine)."""
+    """Where Jobs run: local (processes on this machine) or kubernetes."""
 
     jobs_alive: int = 200
     """Jobs that may exist at once; above that, ready tasks wait in their stream."""
@@ -84,6 +86,42 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     local_slots: int = 0
     """Pods that run at once in local mode; 0 means twice the number of processors."""
+
+    namespace: str = "helios-tasks"
+    """The Kubernetes namespace of Jobs and their pods; one Helios each."""
+
+    agent_image: str = ""
+    """Image of fetch and publish in every Job."""
+
+    image_pull_secrets: str = ""
+    """Names of the pull secrets of every Job's images, separated by commas."""
+
+    cache_host_path: str = "/var/helios/cache"
+    """Where the cache folder is on the nodes' own file systems."""
+
+    job_create_threads: int = 16
+    """Jobs that are created at the same time."""
+
+    job_ttl_seconds: int = 3600
+    """How long a finished Job stays in Kubernetes when nothing else removes it."""
+
+    job_deadline_margin_seconds: int = 3600
+    """What a pod may take beyond its task's timeoutSeconds, for images, inputs and outputs, before it is ended."""
+
+    image_pull_seconds: int = 60
+    """A pod whose image cannot be pulled fails after this."""
+
+    unschedulable_seconds: int = 300
+    """A pod that no node takes, or a Job that stays suspended, fails after this."""
+
+    pod_start_seconds: int = 600
+    """A pod whose next container has not started, though it has a node, fails after this."""
+
+    pod_refused_seconds: int = 30
+    """A Job whose pod Kubernetes refuses to create, as for a quota, fails after this."""
+
+    node_lost_seconds: int = 30
+    """A node that is not ready for so long is lost, and its attempts are repeated elsewhere."""
 
     cache_dir: str = "/var/helios/cache"
     """The node's cache folder."""
@@ -106,9 +144,32 @@ def settings_from(environ: Mapping[str, str] = os.environ) -> Settings:
             wanted = {int: "a whole number", float: "a number"}.get(kind, "text")
             raise SettingInvalid(f"{variable} is {text!r}, but it takes {wanted}") from None
     settings = Settings(**values)
-    for field in ("partitions", "deliveries_before_dead_letter", "batch_entries", "runs_kept_per_dag", "lease_seconds"):
+    for field in (
+        "partitions",
+        "deliveries_before_dead_letter",
+        "batch_entries",
+        "runs_kept_per_dag",
+        "lease_seconds",
+        "jobs_alive",
+        "job_create_threads",
+    ):
         if not 0 < getattr(settings, field) < math.inf:
             raise SettingInvalid(f"HELIOS_{field.upper()} must be a number above zero")
+    for field in (
+        "job_ttl_seconds",
+        "job_deadline_margin_seconds",
+        "image_pull_seconds",
+        "unschedulable_seconds",
+        "pod_start_seconds",
+        "pod_refused_seconds",
+        "node_lost_seconds",
+    ):
+        if getattr(settings, field) < 0:
+            raise SettingInvalid(f"HELIOS_{field.upper()} must not be below zero")
+    if settings.launcher not in LAUNCHERS:
+        raise SettingInvalid(f"HELIOS_LAUNCHER is {settings.launcher!r}, but it takes {' or '.join(LAUNCHERS)}")
+    if not settings.cache_host_path.startswith("/") or ".." in settings.cache_host_path.split("/"):
+        raise SettingInvalid(f"HELIOS_CACHE_HOST_PATH is {settings.cache_host_path!r}, but it takes an absolute path")
     host = socket.gethostname()
     return msgspec.structs.replace(
         settings,

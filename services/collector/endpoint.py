@@ -21,7 +21,8 @@ from helios.settings import Settings
 from helios.tokens import Attempt, TokenInvalid, check
 from helios.transitions import commit_one, keep_report, pipelined
 from services.collector.classify import classify
-from services.collector.collect import end_call, output_prefix
+from services.collector.ends import end_call, output_prefix
+from services.collector.kept import KeptReports
 from services.collector.outcome import ended_well, from_report
 from services.collector.store import Store, StoreRefused
 
@@ -47,10 +48,11 @@ class Answer(Exception):
 class PodEndpoint:
     """A WSGI application."""
 
-    def __init__(self, client: redis.Redis, store: Store, settings: Settings) -> None:
+    def __init__(self, client: redis.Redis, store: Store, settings: Settings, kept: KeptReports | None = None) -> None:
         self.client = client
         self.store = store
         self.settings = settings
+        self.kept = kept or KeptReports()
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         status = "200 OK"
@@ -201,7 +203,10 @@ class PodEndpoint:
                     report=msgspec.json.encode(report),
                 ),
             )
-            return ResultAnswer("recorded" if kept else "stale")
+            if not kept:
+                return ResultAnswer("stale")
+            self.kept.add(attempt)
+            return ResultAnswer("recorded")
         classification = classify(
             inputs_declared=len(task.inputs),
             cache_enabled=self.client.hget(keys.run(attempt.run), "cacheEnabled") == "true",

@@ -1,7 +1,7 @@
 """How an attempt ended, from its pod's status and its report. Pure functions.
 
 A report alone can end an attempt well: the outputs are stored and the command exited 0. A failure waits for the pod's
-status, because only that knows what the pod itself cannot.
+status, because only that knows what the pod itself cannot: that it was killed for its memory, evicted, or lost.
 """
 
 from collections.abc import Sequence
@@ -61,6 +61,16 @@ def from_pod(
     return Ended("FAILED", _record(report, pod, classification, _reason(pod, report, messages)), pod.disrupted)
 
 
+def contradicts(pod: PodStatus | None, status: str | None, current: str | None, attempt: int) -> bool:
+    """Whether the pod failed although its attempt's report was committed as a success."""
+    return pod is not None and pod.phase == "Failed" and status == "SUCCEEDED" and current == str(attempt)
+
+
+def refused(reason: str) -> Ended:
+    """The end of an attempt whose Job was refused for good: no pod, and no input that was looked for in a cache."""
+    return Ended("FAILED", AttemptRecord(reason=_short(reason), cache="N/A"), disrupted=False)
+
+
 def vanished(classification: Classification) -> Ended:
     """The end of an attempt whose pod is gone without a trace."""
     return Ended("FAILED", AttemptRecord(reason="its pod vanished", cache=classification.cache), disrupted=True)
@@ -70,6 +80,8 @@ def _reason(pod: PodStatus, report: Report | None, messages: dict[str, str | Non
     """The most telling account of a failure, for a person."""
     if pod.disrupted:
         return _short(pod.reason or "the node was lost")
+    if pod.overrules and pod.reason:
+        return _short(pod.reason)
     if report is not None:
         if report.reason:
             return _short(report.reason)

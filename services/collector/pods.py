@@ -5,16 +5,27 @@ Rule: a pod is released only after its end is committed, so that none vanishes u
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from helios import localjobs
 from helios.localjobs import PodStatus
+from services.collector.loglines import LogPart, cut
+
+FETCH_LOG_BYTES = 16 * 1024 * 1024
+
+
+class JobOf(NamedTuple):
+    """The attempt that a Job is for."""
+
+    run: str
+    task: str
+    attempt: int
 
 
 class Pods(Protocol):
-    """What the collector asks of whatever runs pods."""
+    """What the collector asks of whatever runs pods. The loop calls it often, so nothing here waits for a network."""
 
     def statuses(self, jobs: Iterable[str]) -> dict[str, PodStatus | None]:
         """The status of each Job's pod: None while it has none yet. A Job that is gone with its pod is left out."""
@@ -24,16 +35,24 @@ class Pods(Protocol):
         """The step's termination message; None when it is missing, oversized or not UTF-8."""
         ...
 
-    def log(self, job: str, step: str, offset: int, limit: int) -> bytes:
-        """At most `limit` bytes of the step's log from `offset`."""
+    def lines(self, job: str, step: str, after: int, *, final: bool) -> LogPart:
+        """What is known of the step's log after the position `after`, which is 0 at its start; `final` when over."""
         ...
 
-    def log_bytes(self, job: str, step: str) -> int:
-        """How long the step's log is so far."""
+    def fetch_log(self, job: str) -> list[str]:
+        """The lines of fetch's log, for when nothing better tells what it did."""
         ...
 
     def release(self, job: str) -> None:
-        """Let the Job and its pod go."""
+        """Let the Job and its pod go. May do so later, and `unreleased` names the Job until it is done."""
+        ...
+
+    def unreleased(self) -> list[str]:
+        """Jobs that still exist although nothing of theirs runs any more, or yet."""
+        ...
+
+    def attempt_of(self, job: str) -> JobOf | None:
+        """Which attempt the Job is for, as far as it says so itself."""
         ...
 
 
@@ -64,28 +83,29 @@ class LocalPods:
         except UnicodeDecodeError:
             return None
 
-    def log(self, job: str, step: str, offset: int, limit: int) -> bytes:
+    def lines(self, job: str, step: str, after: int, *, final: bool) -> LogPart:
         try:
-            with localjobs.log_file(self.directory, job, step).open("rb") as file:
-                file.seek(offset)
-                return file.read(limit)
+            length = localjobs.log_file(self.directory, job, step).stat().st_size
         except OSError:
-            return b""
+            length = 0
+        return cut(lambda offset, limit: self._read(job, step, offset, limit), length, after, final=final)
 
-    def log_bytes(self, job: str, step: str) -> int:
-        try:
-            return localjobs.log_file(self.directory, job, step).stat().st_size
-        except OSError:
-            return 0
+    def fetch_log(self, job: str) -> list[str]:
+        return self._read(job, "fetch", 0, FETCH_LOG_BYTES).decode("utf-8", "replace").split("\n")
 
     def release(self, job: str) -> None:
         localjobs.release_pod(self.directory, job)
 
-    def job(self, name: str) -> localjobs.LocalJob | None:
+    def unreleased(self) -> list[str]:
+        found = (self._status(job) for job in localjobs.list_pods(self.directory))
+        return [status.job for status in found if status is not None and status.final]
+
+    def attempt_of(self, job: str) -> JobOf | None:
         try:
-            return localjobs.read_job(self.directory, name)
+            found = localjobs.read_job(self.directory, job)
         except msgspec.DecodeError:
             return None
+        return JobOf(found.run, found.task, found.attempt) if found else None
 
     def _status(self, job: str) -> PodStatus | None:
         """A task of local mode can reach its pod's folder, so what is there may be anything."""
@@ -94,7 +114,10 @@ class LocalPods:
         except msgspec.DecodeError:
             return PodStatus(job=job, uid="", node="", phase="Failed", reason="its pod's status file is unreadable")
 
-    def pods(self) -> list[PodStatus]:
-        """Every pod that is over and has not been released."""
-        found = (self._status(job) for job in localjobs.list_pods(self.directory))
-        return [status for status in found if status is not None and status.final]
+    def _read(self, job: str, step: str, offset: int, limit: int) -> bytes:
+        try:
+            with localjobs.log_file(self.directory, job, step).open("rb") as file:
+                file.seek(offset)
+                return file.read(limit)
+        except OSError:
+            return b""
