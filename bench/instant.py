@@ -10,10 +10,11 @@ from collections.abc import Iterable
 
 from helios.localjobs import PodStatus, StepStatus
 from helios.settings import settings_from
-from helios.worker import Stop, configure_logging, connect
+from helios.worker import Stop
 from services.collector.__main__ import run as run_collector
 from services.jobrunner.__main__ import run as run_jobrunner
 from services.jobrunner.jobs import WantedJob
+from services.process import configure_logging, connect
 
 
 class InstantLauncher:

@@ -9,20 +9,20 @@ import structlog
 from redis.exceptions import ResponseError
 
 from helios.dag import Task
-from helios.events import RunEnded, TaskEnded, TaskPhase
-from helios.keys import COLLECTOR_GROUP, Keys, keys_of_run
+from helios.events import RunEnded, TaskPhase
+from helios.keys import Keys, keys_of_run
 from helios.localjobs import PodStatus
 from helios.messages import Launched, Settled, decode
 from helios.podwire import Report
 from helios.records import read_tasks
 from helios.settings import Settings
 from helios.streams import Entry, Inbox
-from helios.transitions import Call, commit, commit_one, end_attempt, finalise, note_phase, pipelined
+from helios.transitions import Call, commit, commit_one, finalise, note_phase, pipelined
 from helios.wire import hash_values
 from helios.worker import Failure
 from services.collector.classify import Classification, classify
 from services.collector.metrics import disagreements, fold
-from services.collector.outcome import Ended, from_pod, vanished
+from services.collector.outcome import Ended, end_call, from_pod, output_prefix, vanished
 from services.collector.pods import Pods
 from services.collector.tail import LogTail
 
@@ -249,41 +249,6 @@ class Collector:
                 log.error("live counters differ from the tasks' records", run=run, counters=wrong)
 
 
-def output_prefix(run: str, task: str, attempt: int) -> str:
-    """Where in the artifact bucket an attempt may store its outputs."""
-    return f"runs/{run}/{task}/{attempt}/"
-
-
-def end_call(keys: Keys, entry: str, run: str, task: str, attempt: int, ended: Ended) -> Call:
-    """The transition that ends an attempt; an empty entry leaves its Job to be wrapped up."""
-    record = ended.record
-    return end_attempt(
-        keys,
-        entry=entry,
-        run=run,
-        task=task,
-        attempt=attempt,
-        status=ended.status,
-        record=msgspec.json.encode(record),
-        cache=record.cache,
-        hit_bytes=record.cacheHitBytes,
-        miss_bytes=record.cacheMissBytes,
-        node=record.node,
-        disrupted=ended.disrupted,
-        event=TaskEnded(
-            run,
-            task,
-            attempt,
-            ended.status,
-            record.cache,
-            record.cacheHitBytes,
-            record.cacheMissBytes,
-            record.node,
-            record.reason,
-        ),
-    )
-
-
 def _phase_call(held: Held, status: PodStatus) -> Call:
     launched = held.launched
     return note_phase(
@@ -295,6 +260,3 @@ def _phase_call(held: Held, status: PodStatus) -> Call:
         node=status.node,
         event=TaskPhase(launched.run, launched.task, launched.attempt, status.phase, status.node),
     )
-
-
-GROUP = COLLECTOR_GROUP

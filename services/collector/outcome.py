@@ -9,9 +9,12 @@ from typing import NamedTuple
 
 import msgspec
 
+from helios.events import TaskEnded
+from helios.keys import Keys
 from helios.localjobs import PodStatus
 from helios.podwire import FetchManifest, PublishMessage, Report
 from helios.records import AttemptRecord, OutputRecord
+from helios.transitions import Call, end_attempt
 from services.collector.classify import Classification
 
 REASON_CHARACTERS = 1_000
@@ -58,12 +61,48 @@ def from_pod(
         # The outputs are stored, but where and with which digests only the lost report knew.
         reason = "the report on its stored outputs was lost"
         return Ended("FAILED", _record(None, pod, classification, reason), disrupted=True)
-    return Ended("FAILED", _record(report, pod, classification, _reason(pod, report, messages)), pod.disrupted)
+    disrupted = pod.disrupted or (report is not None and report.disrupted)
+    return Ended("FAILED", _record(report, pod, classification, _reason(pod, report, messages)), disrupted)
 
 
 def vanished(classification: Classification) -> Ended:
     """The end of an attempt whose pod is gone without a trace."""
     return Ended("FAILED", AttemptRecord(reason="its pod vanished", cache=classification.cache), disrupted=True)
+
+
+def output_prefix(run: str, task: str, attempt: int) -> str:
+    """Where in the artifact bucket an attempt may store its outputs."""
+    return f"runs/{run}/{task}/{attempt}/"
+
+
+def end_call(keys: Keys, entry: str, run: str, task: str, attempt: int, ended: Ended) -> Call:
+    """The transition that ends an attempt; an empty entry leaves its Job to be wrapped up."""
+    record = ended.record
+    return end_attempt(
+        keys,
+        entry=entry,
+        run=run,
+        task=task,
+        attempt=attempt,
+        status=ended.status,
+        record=msgspec.json.encode(record),
+        cache=record.cache,
+        hit_bytes=record.cacheHitBytes,
+        miss_bytes=record.cacheMissBytes,
+        node=record.node,
+        disrupted=ended.disrupted,
+        event=TaskEnded(
+            run,
+            task,
+            attempt,
+            ended.status,
+            record.cache,
+            record.cacheHitBytes,
+            record.cacheMissBytes,
+            record.node,
+            record.reason,
+        ),
+    )
 
 
 def _reason(pod: PodStatus, report: Report | None, messages: dict[str, str | None]) -> str:

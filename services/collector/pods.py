@@ -1,16 +1,24 @@
 """Where pods are seen: their status, messages and logs, and the release that lets them go.
 
-Rule: a pod is released only after its end is committed, so that none vanishes unseen.
+Rule: a pod is released only after its end is committed, so that none vanishes unseen; and nothing that a task may have
+put into its pod's folder raises here or makes anybody wait.
 """
 
+import errno
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
-import msgspec
+import structlog
 
 from helios import localjobs
 from helios.localjobs import PodStatus
+
+log = structlog.get_logger()
+
+OUR_OWN_TROUBLE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors that tell of this process and not of the file: the status is looked at again at the next turn."""
 
 
 class Pods(Protocol):
@@ -47,52 +55,39 @@ class LocalPods:
         found: dict[str, PodStatus | None] = {}
         for job in jobs:
             status = self._status(job)
-            if status is not None or localjobs.job_file(self.directory, job).exists():
+            if status is not None or os.path.lexists(localjobs.job_file(self.directory, job)):
                 found[job] = status
         return found
 
     def message(self, job: str, step: str) -> str | None:
-        try:
-            with localjobs.message_file(self.directory, job, step).open("rb") as file:
-                text = file.read(localjobs.MESSAGE_BYTES + 1)
-        except OSError:
-            return None
-        if len(text) > localjobs.MESSAGE_BYTES:
-            return None
-        try:
-            return text.decode()
-        except UnicodeDecodeError:
-            return None
+        return localjobs.read_message(self.directory, job, step)
 
     def log(self, job: str, step: str, offset: int, limit: int) -> bytes:
-        try:
-            with localjobs.log_file(self.directory, job, step).open("rb") as file:
-                file.seek(offset)
-                return file.read(limit)
-        except OSError:
-            return b""
+        return localjobs.read_log(self.directory, job, step, offset, limit)
 
     def log_bytes(self, job: str, step: str) -> int:
-        try:
-            return localjobs.log_file(self.directory, job, step).stat().st_size
-        except OSError:
-            return 0
+        return localjobs.log_length(self.directory, job, step)
 
     def release(self, job: str) -> None:
-        localjobs.release_pod(self.directory, job)
+        """One that does not succeed is tried again by the sweep."""
+        try:
+            localjobs.release_pod(self.directory, job)
+        except OSError as error:
+            log.error("a pod cannot be released", job=job, error=str(error))
 
     def job(self, name: str) -> localjobs.LocalJob | None:
         try:
             return localjobs.read_job(self.directory, name)
-        except msgspec.DecodeError:
+        except localjobs.Unreadable:
             return None
 
     def _status(self, job: str) -> PodStatus | None:
-        """A task of local mode can reach its pod's folder, so what is there may be anything."""
         try:
             return localjobs.read_status(self.directory, job)
-        except msgspec.DecodeError:
-            return PodStatus(job=job, uid="", node="", phase="Failed", reason="its pod's status file is unreadable")
+        except localjobs.Unreadable as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in OUR_OWN_TROUBLE:
+                return None
+            return PodStatus(job=job, uid="", node="", phase="Failed", reason=str(error))
 
     def pods(self) -> list[PodStatus]:
         """Every pod that is over and has not been released."""

@@ -8,13 +8,15 @@ from typing import Any
 import redis
 import structlog
 
+from helios.heartbeat import Heartbeat
 from helios.keys import JOBRUNNER_GROUP, all_partitions, keys_of_run
 from helios.settings import SettingInvalid, Settings, settings_from
 from helios.streams import Inbox
-from helios.worker import Heartbeat, Stop, configure_logging, connect, repeat, run_loops, work
+from helios.worker import Stop, work
 from services.jobrunner.jobs import Launcher
 from services.jobrunner.launch import Deleter, JobRunner, superseded
 from services.jobrunner.local import LocalLauncher
+from services.process import configure_logging, connect, repeat, run_loops
 
 log = structlog.get_logger()
 
@@ -57,11 +59,14 @@ def run(settings: Settings, launcher: Launcher, client: redis.Redis, stop: Stop,
 def sweep(launcher: LocalLauncher, client: redis.Redis, settings: Settings) -> None:
     """Delete Jobs whose attempt is no longer wanted, which a crash between two steps can leave."""
     for job in launcher.jobs():
-        keys = keys_of_run(job.run, settings.partitions)
-        found: Any = client.hmget(keys.task(job.run, job.task), "status", "attempt")
-        if superseded(found, job.attempt):
-            log.info("deleting a Job that nobody wants", job=job.job, run=job.run, task=job.task)
-            launcher.delete(job.job)
+        try:
+            keys = keys_of_run(job.run, settings.partitions)
+            found: Any = client.hmget(keys.task(job.run, job.task), "status", "attempt")
+            if superseded(found, job.attempt):
+                log.info("deleting a Job that nobody wants", job=job.job, run=job.run, task=job.task)
+                launcher.delete(job.job)
+        except (OSError, ValueError, redis.ResponseError) as error:
+            log.error("a Job cannot be looked at", job=job.job, error=str(error))
 
 
 def main() -> None:
