@@ -84,8 +84,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """What the jobrunner creates Jobs with: local (processes on this machine)."""
 
     jobs_alive: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
-    """Jobs that may exist at once; above that, ready tasks wait in their stream. The jobrunner looks before it reads, so
-    there may be up to one batch (`batch_entries`) more."""
+    """Jobs that may exist at once; above that, ready tasks wait in their stream. The jobrunner looks before it reads a
+    batch, so there may be up to one batch (`batch_entries`) more."""
 
     local_dir: str = ""
     """The folder that stands for the API server in local mode: Jobs in, pod statuses and logs out."""

@@ -1,6 +1,7 @@
 """Signed URLs for single objects: what a plan may hand to a pod instead of a credential."""
 
 from datetime import timedelta
+from typing import Any
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
@@ -49,10 +50,9 @@ class Store:
         return self._signed("PUT", self.bucket, key)
 
     def _signed(self, method: str, bucket: str, key: str, **parameters: str) -> str:
+        query: dict[str, Any] = dict(parameters)
         try:
-            return self.client.get_presigned_url(
-                method, bucket, key, expires=self.expiry, extra_query_params=parameters or None
-            )
+            return self.client.get_presigned_url(method, bucket, key, expires=self.expiry, extra_query_params=query)
         except ValueError as error:
             raise ObjectRefused(f"s3://{bucket}/{key} cannot be signed for: {error}") from None
 
