@@ -1,11 +1,12 @@
 """A run as people read it: its metrics, its tasks, its reasons. No I/O happens here."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cli.figures import count, duration, moment, size
 from cli.table import Cell, Column, Painter, lay_out, plain, shortened
-from helios.records import TaskView
+from helios.records import MISS_CAUSES, TaskView
 
 STATUS_STYLES = {
     "SUCCEEDED": "green",
@@ -34,6 +35,9 @@ RUN_COLUMNS = (
     Column("HIT", right=True),
     Column("MISSED", right=True),
 )
+NAME_CHARACTERS = 24
+"""Of an input's name in the table of tasks; `-o json` has them whole."""
+
 TASK_COLUMNS = (
     Column("TASK"),
     Column("STATUS"),
@@ -41,6 +45,7 @@ TASK_COLUMNS = (
     Column("CACHE"),
     Column("HIT", right=True),
     Column("MISSED", right=True),
+    Column("WHY MISSED"),
     Column("WAIT", right=True),
     Column("TIME", right=True),
     Column("REASON"),
@@ -114,10 +119,19 @@ def task_row(view: TaskView) -> tuple[Cell | str, ...]:
         Cell(view.cache, CACHE_STYLES.get(view.cache, "")),
         size(view.cacheHitBytes) if has_inputs else "",
         size(view.cacheMissBytes) if has_inputs or view.cacheMissBytes else "",
+        why_missed(view),
         duration(waited) if waited is not None and waited >= LONG_WAIT_MS else "",
         duration(run_ms(view)),
         shortened(view.reason or "", REASON_CHARACTERS),
     )
+
+
+def why_missed(view: TaskView) -> str:
+    """`corpus.txt never-here`, or with several misses `2 never-here, 1 changed`; empty without a miss."""
+    missed = [each for each in view.inputs if each.cause in MISS_CAUSES]
+    if len(missed) == 1:
+        return f"{shortened(missed[0].name, NAME_CHARACTERS)} {missed[0].cause}"
+    return ", ".join(f"{number} {cause}" for cause, number in Counter(each.cause for each in missed).most_common())
 
 
 def run_ms(view: TaskView) -> int | None:
