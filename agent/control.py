@@ -4,7 +4,7 @@
 
 The wrapper holds an exclusive flock on `lock` from before `started` exists until it is gone, however it goes; so once
 `started` is seen, a shared lock is granted exactly when the task has ended. `exit` is written before the lock is
-released and is missing when the wrapper was killed. agent/exec.c keeps the same rules in containers.
+released and is missing when the wrapper was killed. The static wrapper of containers will keep the same rules.
 """
 
 import fcntl
@@ -79,7 +79,7 @@ def wait_for_start(control_dir: str, patience_seconds: float | None) -> int:
 
 def wait_for_end(control_dir: str) -> None:
     """Sleeps in the kernel until the wrapper is gone."""
-    fd = os.open(f"{control_dir}/lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = os.open(f"{control_dir}/lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH)
     finally:

@@ -114,16 +114,62 @@ def test_the_command_inherits_no_descriptor(node: Any) -> None:
     assert output == b"[0, 1, 2, 3]\n"
 
 
-def test_a_daemon_of_the_command_does_not_hold_the_lock(node: Any) -> None:
-    escape = "import os, time\nif os.fork() == 0:\n os.setsid(); os.dup2(os.open('/dev/null', 1), 1)\n os.dup2(1, 2)\n"
-    escape += " open('daemon', 'w').write(str(os.getpid())); time.sleep(600)\n"
-    escape += "while not (os.path.exists('daemon') and open('daemon').read()): pass"
-    try:
-        assert run(node, sys.executable, "-I", "-S", "-c", escape)[0] == 0
-        with (node.control / "lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    finally:
-        os.kill(int(node.read("daemon")), signal.SIGKILL)
+DAEMON = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.dup2(os.open("/dev/null", 1), 1)
+    os.dup2(1, 2)
+    open("daemon.new", "w").write(str(os.getpid()))
+    os.rename("daemon.new", "daemon")
+    number = 0
+    while True:
+        number += 1
+        open("out", "w").write(str(number))
+while not os.path.exists("out"):
+    time.sleep(0.01)
+if "wait" in sys.argv:
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans can be adopted on Linux only")
+def test_a_daemon_without_the_environment_is_killed_before_the_lock_is_given_up(node: Any) -> None:
+    """`env -i setsid`, twice forked: publish must not read outputs that it still writes."""
+    assert run(node, "env", "-i", sys.executable, "-I", "-S", "-c", DAEMON)[0] == 0
+    assert is_gone(int(node.read("daemon")))
+    assert record(node)["exitCode"] == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans can be adopted on Linux only")
+@pytest.mark.parametrize("how", ["signal", "lifeline", "timeout"])
+def test_a_daemon_does_not_outlive_a_command_that_was_ended(node: Any, wait_until: Any, how: str) -> None:
+    read_end, write_end = os.pipe()
+    env = {**node.env(), "HELIOS_LIFELINE_FD": str(read_end)}
+    if how == "timeout":
+        env["HELIOS_TIMEOUT_SECONDS"] = "0.5"
+    command = ["env", "-i", sys.executable, "-I", "-S", "-c", DAEMON, "wait"]
+    process = node.start("exec", "--", *command, env=env, pass_fds=[read_end])
+    os.close(read_end)
+    wait_until(lambda: (node.artifacts / "out").exists(), "the daemon runs")
+    if how == "signal":
+        process.terminate()
+    if how == "lifeline":
+        os.close(write_end)
+    process.communicate(timeout=20)
+    assert process.returncode == {"signal": 143, "lifeline": 137, "timeout": 124}[how]
+    assert is_gone(int(node.read("daemon")))
+    if how != "lifeline":
+        os.close(write_end)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans can be adopted on Linux only")
+def test_adopted_orphans_that_end_by_themselves_do_not_pile_up(node: Any) -> None:
+    script = "for n in 1 2 3 4; do (sleep 0.01 &) ; done; sleep 0.5; ps -o stat= --ppid $PPID | grep -c Z || true"
+    code, output = run(node, "sh", "-c", script)
+    assert (code, output.strip()) == (0, "0")
 
 
 def test_the_lock_is_held_before_started_exists(node: Any, wait_until: Any) -> None:
