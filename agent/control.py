@@ -79,7 +79,7 @@ def wait_for_start(control_dir: str, patience_seconds: float | None) -> int:
 
 def wait_for_end(control_dir: str) -> None:
     """Sleeps in the kernel until the wrapper is gone."""
-    fd = os.open(f"{control_dir}/lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = os.open(f"{control_dir}/lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH)
     finally:

@@ -4,15 +4,16 @@
  * exists until this process is gone; `exit` is written whole before that. The command gets a session of its own, the
  * working folder and the environment as they are, and neither the lock nor any other descriptor of ours.
  *
- * As a container's first process it also reaps orphans, and at the command's end it kills all that is left in the
- * container: the kernel closes the lock of a dying first process before it kills the others, and until then they could
- * still write to outputs that are being stored.
+ * It also reaps orphans, and at the command's end it kills all that is left: as a container's first process whatever is
+ * in the container, else every process below it, for which it adopts orphans. The kernel closes the lock of a dying
+ * first process before it kills the others, and until then they could still write to outputs that are being stored.
  *
  * Exit codes are the command's; 128+n for a signal, 124 for a timeout, 126 and 127 for a command that cannot be run or
  * found, and 125 when the wrapper itself cannot do its work, in which case the command was not run. It is linked
  * statically, since it runs in images of which nothing is known.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -22,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -227,6 +229,33 @@ static int watch(pid_t command, const sigset_t *waited, long long timeout_ms) {
   return timed_out;
 }
 
+/* The parent of a process by its number, or -1 when it is gone. */
+static pid_t parent_of(const char *number) {
+  char path[64], text[512], *after;
+  int fd;
+  ssize_t length;
+  if (snprintf(path, sizeof path, "/proc/%s/stat", number) >= (int)sizeof path) return -1;
+  if ((fd = open(path, O_RDONLY | O_CLOEXEC)) < 0) return -1;
+  length = read(fd, text, sizeof text - 1);
+  close(fd);
+  text[length > 0 ? length : 0] = '\0';
+  /* The name before it may hold anything, also brackets. */
+  return (after = strrchr(text, ')')) && strlen(after) > 4 ? atoi(after + 4) : -1;
+}
+
+/* Kills the children; theirs are adopted then, and children the next time. */
+static void kill_children(void) {
+  DIR *processes = opendir("/proc");
+  struct dirent *each;
+  if (!processes) return;
+  while ((each = readdir(processes))) {
+    if (*each->d_name >= '0' && *each->d_name <= '9' && parent_of(each->d_name) == getpid()) {
+      kill(atoi(each->d_name), SIGKILL);
+    }
+  }
+  closedir(processes);
+}
+
 /* Kills what the command left behind and returns the command's wait status. What it cannot kill it leaves in the end. */
 static int clean_up(pid_t command, const sigset_t *waited) {
   long long deadline = now_ms(CLOCK_MONOTONIC) + GRACE_MS;
@@ -237,7 +266,9 @@ static int clean_up(pid_t command, const sigset_t *waited) {
   for (;;) {
     pid_t reaped = waitpid(-1, NULL, WNOHANG);
     if (reaped < 0 || now_ms(CLOCK_MONOTONIC) >= deadline) return status;
-    if (reaped == 0) next_signal(waited, deadline);
+    if (reaped > 0) continue;
+    if (getpid() != 1) kill_children();
+    next_signal(waited, deadline);
   }
 }
 
@@ -302,6 +333,7 @@ int main(int argc, char **argv) {
     complain("the task was not run: %s: %s", strerror(errno), job.control_dir);
     return CANNOT_WRAP;
   }
+  if (getpid() != 1) prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
   record.started_at = now_ms(CLOCK_REALTIME);
   pid_t command = start(job.command, &former, record.error, sizeof record.error);
   if (command < 0) {

@@ -17,7 +17,8 @@ def write_message(path: str | None, message: bytes, log: Log) -> None:
     if path is None:
         return
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        # Where the task can reach this path it may have put a FIFO there; nobody waits for its reader.
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
         try:
             os.write(fd, message)
         finally:

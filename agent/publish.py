@@ -44,6 +44,8 @@ class Outcome:
     def __init__(self, record: ExitRecord, reason: str | None = None) -> None:
         self.record = record
         self.reason = reason
+        self.disrupted = False
+        """The attempt fails by no fault of its own that could be shown: it is repeated without using up a retry."""
         self.outputs: list[StoredOutput] = []
 
     @property
@@ -97,10 +99,19 @@ class _Publish:
             return Outcome(_nobody_told(started_at), "the task was killed before it could write its exit code")
         outcome = Outcome(record, record.error)
         changed = self._changed_inputs()
-        if record.exit_code != 0 or outcome.reason is not None:
+        if outcome.reason is not None:
             return outcome
         if changed:
-            outcome.reason = f"input {', '.join(escape(name) for name in changed)} was changed by the task"
+            # All tasks that read a blob read one file, so this one wrote to it or read what another wrote, and whatever
+            # it did after that says nothing. Neither times nor link counts tell who it was: another task may have come
+            # and gone meanwhile.
+            outcome.disrupted = True
+            outcome.reason = (
+                f"input {', '.join(escape(name) for name in changed)} was changed while the task ran; "
+                "its cached copy is quarantined and the attempt repeated"
+            )
+            return outcome
+        if record.exit_code != 0:
             return outcome
         try:
             plan = None if self._nothing_to_store else self._plan()
@@ -128,7 +139,7 @@ class _Publish:
                 self._store.settle(digest)
 
     def _changed_inputs(self) -> list[str]:
-        """Inputs whose blob the task wrote to; each such blob is quarantined, whatever becomes of the task."""
+        """Inputs whose blob was written to; each such blob is quarantined, whatever becomes of the task."""
         changed: list[str] = []
         if self._store is None or self._manifest is None:
             return changed
@@ -138,7 +149,7 @@ class _Publish:
             try:
                 if not self._store.check_view_link(digest, name):
                     changed.append(name)
-                    self._store.quarantine(digest)
+                    self._store.quarantine_linked(digest, name)
             except (CacheFault, NameRefused) as fault:
                 self._log.line(f"Input {escape(name)} could not be checked: {logs.one_line(str(fault))}")
         return changed
@@ -216,6 +227,7 @@ class _Publish:
             "fetch": self._manifest,
             "outputs": [stored.document() for stored in outcome.outputs],
             "reason": outcome.reason,
+            "disrupted": outcome.disrupted,
             "startedAt": record.started_at,
             "endedAt": record.ended_at,
             "publishedAt": now_ms(),
@@ -238,6 +250,7 @@ def _message(outcome: Outcome, delivered: str) -> bytes:
         "startedAt": record.started_at,
         "endedAt": record.ended_at,
         "report": delivered,
+        "disrupted": outcome.disrupted,
         "reason": outcome.reason,
     }
     return fitted(document, "reason")
@@ -249,7 +262,7 @@ def _nobody_told(started_at: int) -> ExitRecord:
 
 def _read_fetch_manifest(state_dir: str) -> dict[str, Json] | None:
     try:
-        fd = os.open(f"{state_dir}/fetch.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(f"{state_dir}/fetch.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, "rb") as file:
             return read_manifest(file.read())
     except OSError:

@@ -113,6 +113,15 @@ class Store:
         with _faults("quarantining"), contextlib.suppress(FileNotFoundError):
             os.rename(self._blob(digest), f"{self.root}/quarantine/{digest}.{os.getpid()}.{os.urandom(4).hex()}")
 
+    def quarantine_linked(self, digest: str, name: str) -> None:
+        """The same for the very file that the view links to: a sound blob that replaced it meanwhile stays."""
+        with _faults("quarantining"), contextlib.suppress(FileNotFoundError):
+            with self._view_folder(name) as (folder, last):
+                linked = os.stat(last, dir_fd=folder, follow_symlinks=False)
+            blob = os.stat(self._blob(digest), follow_symlinks=False)
+            if (linked.st_dev, linked.st_ino) == (blob.st_dev, blob.st_ino):
+                self.quarantine(digest)
+
     @contextlib.contextmanager
     def single_flight(self, key: str) -> Generator[tuple[bool, str]]:
         """One downloader for each `key` at a time; yields whether another was waited for, and the lock's name.

@@ -10,12 +10,13 @@ from collections.abc import Iterable
 
 from helios.localjobs import PodStatus, StepStatus
 from helios.settings import settings_from
-from helios.worker import Stop, configure_logging, connect
+from helios.worker import Stop
 from services.collector.__main__ import run as run_collector
 from services.collector.loglines import LogPart
 from services.collector.pods import JobOf
 from services.jobrunner.__main__ import run as run_jobrunner
 from services.jobrunner.jobs import ExistingJob, WantedJob
+from services.process import configure_logging, connect
 
 
 class InstantLauncher:
@@ -44,7 +45,7 @@ class InstantPods:
     def message(self, job: str, step: str) -> str | None:
         return None
 
-    def lines(self, job: str, step: str, after: int, *, final: bool) -> LogPart:
+    def lines(self, job: str, step: str, after: int, *, final: bool, followed: bool) -> LogPart:
         return LogPart([], after)
 
     def fetch_log(self, job: str) -> list[str]:

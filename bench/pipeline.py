@@ -17,9 +17,9 @@ import redis
 
 from bench.report import Metric, arguments, tell
 from bench.servers import resident_bytes, running, service, url_of, valkey
+from helios.heartbeat import live_services
 from helios.keys import SUBMISSIONS, keys_of_run
 from helios.records import ENDED
-from helios.worker import live_services
 
 TRANSITIONS_PER_TASK = 3
 """launch, end_attempt and settle; the opening and the end of a run are shared by its tasks."""

@@ -8,9 +8,12 @@ from typing import Any
 import msgspec
 import redis
 
-from cli.connection import Link, place_of
+from cli.connection import Link, place_of, refusal
+from cli.embedded.processes import is_alive
+from cli.embedded.stack import Stack
 from cli.figures import count, duration
 from cli.table import shortened
+from helios.heartbeat import live_services
 from helios.keys import (
     COLLECTOR_GROUP,
     CONTROLS,
@@ -21,7 +24,6 @@ from helios.keys import (
     Keys,
 )
 from helios.transitions import pipelined
-from helios.worker import live_services
 
 OLDEST_VERSION = (7, 0)
 WAITING_TOO_LONG_SECONDS = 60
@@ -55,9 +57,8 @@ def check_server(link: Link) -> Iterator[Finding]:
         link.client.delete(PROBE)
         yield Finding("redis writable", True, f"role {info.get('role', 'unknown')}")
     except redis.ResponseError as error:
-        yield Finding(
-            "redis writable", False, str(error), "point HELIOS_REDIS_URL at the primary, free memory, or allow writes"
-        )
+        why, fix = refusal(error)
+        yield Finding("redis writable", False, why, fix)
     policy = str(info.get("maxmemory_policy", "noeviction"))
     yield Finding(
         "redis eviction",
@@ -81,13 +82,25 @@ def check_services(link: Link) -> Iterator[Finding]:
     for service in SERVICES:
         replicas = [beat for beat in beats if beat["service"] == service]
         if not replicas:
-            fix = "helios up" if link.stack is not None else f"start it: python -m services.{service}"
-            yield Finding(service, False, "no replica is alive", fix)
+            fix = f"start it: python -m services.{service}" if link.stack is None else silent_fix(link.stack, service)
+            yield Finding(service, False, "no replica gives a sign of life", fix)
             continue
         others = sorted({beat["version"] for beat in replicas} - {ours})
         detail = f"{count(len(replicas), 'replica')}, version {', '.join(sorted({b['version'] for b in replicas}))}"
         fix = f"this command is version {ours}: upgrade the older of the two" if others else ""
         yield Finding(service, not others, detail, fix)
+
+
+def silent_fix(stack: Stack, service: str) -> str:
+    """What to do about a service of the embedded stack from which nothing is heard."""
+    component = stack.components.get(service)
+    if component is None:
+        return "helios up"
+    log = stack.home.log(service)
+    pids = " ".join(str(process.pid) for process in component.processes if is_alive(process))
+    if component.phase == "ready" and pids:
+        return f"it runs (pid {pids}) and hangs: see {log}, then kill -9 {pids}; the supervisor starts it again"
+    return f"the supervisor starts it again by itself ({component.phase}): see {log}"
 
 
 def check_streams(link: Link) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ Rule: whatever goes wrong with a connection ends as a CommandFailed that says wh
 
 import contextlib
 import os
+import time
 from collections.abc import Generator
 from collections.abc import Set as AbstractSet
 from urllib.parse import urlsplit
@@ -12,13 +13,13 @@ from urllib.parse import urlsplit
 import msgspec
 import redis
 
-from cli.embedded.home import HomeUnusable, home_from
-from cli.embedded.lease import StackFailed, embedded_stack, running_stack
+from cli.embedded.home import Home, HomeUnusable, home_from
+from cli.embedded.lease import StackFailed, embedded_stack, rejoin, running_stack
 from cli.embedded.stack import EVERYTHING, Stack
 from cli.failure import UNREACHABLE, CommandFailed
 from cli.output import narrate
 from cli.table import shortened
-from helios.keys import Keys, all_partitions, keys_of_run
+from helios.keys import PROBE, Keys, all_partitions, keys_of_run
 from helios.settings import SettingInvalid, Settings, settings_from
 from helios.streams import CLIENT_OPTIONS
 
@@ -28,12 +29,20 @@ S3 = frozenset({"s3"})
 ALL = EVERYTHING
 
 
-class Link(msgspec.Struct, frozen=True):
-    """An open way to Redis, and the settings for everything else. `stack` is None with servers of one's own."""
+PATIENCE_SECONDS = 30.0
+"""How long a Redis that was reached before may be away."""
+
+
+class Link(msgspec.Struct):
+    """An open way to Redis, and the settings for everything else. `stack` is None with servers of one's own.
+
+    All three may change when the way is regained, so they are asked for at each use.
+    """
 
     client: redis.Redis
     settings: Settings
     stack: Stack | None = None
+    need: AbstractSet[str] = EVERYTHING
 
     def keys(self, run: str) -> Keys:
         return keys_of_run(run, self.settings.partitions)
@@ -56,31 +65,41 @@ def connected(need: AbstractSet[str] = REDIS) -> Generator[Link]:
         return
     if os.environ.get("HELIOS_S3_ENDPOINT"):
         narrate("HELIOS_S3_ENDPOINT has no effect without HELIOS_REDIS_URL: the embedded object store is used")
-    with stack_ready(need) as stack, _linked(read_settings({**os.environ, **stack.environ}), stack) as link:
+    with stack_ready(need) as stack, _linked(_settings_of(stack), stack, need) as link:
         yield link
 
 
+def _settings_of(stack: Stack) -> Settings:
+    return read_settings({**os.environ, **stack.environ})
+
+
 @contextlib.contextmanager
-def stack_ready(need: AbstractSet[str] = ALL) -> Generator[Stack]:
-    """The embedded stack, started if it does not run."""
-    stack = contextlib.ExitStack()
-    with stack:
-        home = home_from()
-        try:
+def stack_ready(need: AbstractSet[str] = ALL, *, replicas: int = 1) -> Generator[Stack]:
+    """The embedded stack, started if it does not run; `replicas` of each service where it is started here."""
+    home = home_from()
+    with contextlib.ExitStack() as held:
+        with usable(home):
             if need == ALL and running_stack(home) is None:
                 narrate(f"starting Helios in {home.path} …")
-            ready = stack.enter_context(embedded_stack(home, need=need, narrate=narrate))
-        except (HomeUnusable, StackFailed) as error:
-            message, _, rest = str(error).partition("\n")
-            hint = rest or "helios doctor, or HELIOS_REDIS_URL=redis://… to use servers of your own"
-            raise CommandFailed(message, hint=hint, code=UNREACHABLE) from None
-        except OSError as error:
-            raise CommandFailed(
-                f"HELIOS_HOME cannot be used: {error.strerror}: {shortened(str(error.filename or home.path), 120)}",
-                hint="make it writable, or set HELIOS_HOME to another folder",
-                code=UNREACHABLE,
-            ) from None
+            ready = held.enter_context(embedded_stack(home, need=need, replicas=replicas, narrate=narrate))
         yield ready
+
+
+@contextlib.contextmanager
+def usable(home: Home) -> Generator[None]:
+    """Turns why a stack cannot be used into words."""
+    try:
+        yield
+    except (HomeUnusable, StackFailed) as error:
+        message, _, rest = str(error).partition("\n")
+        hint = rest or "helios doctor, or HELIOS_REDIS_URL=redis://… to use servers of your own"
+        raise CommandFailed(message, hint=hint, code=UNREACHABLE) from None
+    except OSError as error:
+        raise CommandFailed(
+            f"HELIOS_HOME cannot be used: {error.strerror}: {shortened(str(error.filename or home.path), 120)}",
+            hint="make it writable, or set HELIOS_HOME to another folder",
+            code=UNREACHABLE,
+        ) from None
 
 
 def read_settings(environ: "dict[str, str] | None" = None) -> Settings:
@@ -91,16 +110,54 @@ def read_settings(environ: "dict[str, str] | None" = None) -> Settings:
 
 
 @contextlib.contextmanager
-def _linked(settings: Settings, stack: Stack | None = None) -> Generator[Link]:
+def _linked(settings: Settings, stack: Stack | None = None, need: AbstractSet[str] = EVERYTHING) -> Generator[Link]:
+    link = Link(_client(settings), settings, stack, need)
     try:
-        client = redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType] -- the stubs leave a parameter open
+        with reaching(settings, embedded=stack is not None):
+            yield link
+    finally:
+        link.client.close()
+
+
+def _client(settings: Settings) -> redis.Redis:
+    try:
+        return redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType] -- the stubs leave a parameter open
             settings.redis_url, **CLIENT_OPTIONS
         )
     except ValueError as error:
         hint = "set HELIOS_REDIS_URL to redis://host:port/0, rediss://… or unix://…"
         raise CommandFailed(f"HELIOS_REDIS_URL cannot be used: {error}", hint=hint) from None
-    with client, reaching(settings, embedded=stack is not None):
-        yield Link(client, settings, stack)
+
+
+def regain(link: Link, error: Exception) -> None:
+    """Wait until a Redis that was reached before answers again; the embedded one is started again if need be.
+
+    Raises CommandFailed, or what the last try ended with.
+    """
+    narrate(f"the connection to Redis is lost ({error}); trying again for {PATIENCE_SECONDS:.0f} s")
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    wait = 0.1
+    while True:
+        try:
+            if link.stack is not None:
+                _rejoin(link, link.stack)
+            link.client.ping()  # pyright: ignore[reportUnknownMemberType] -- as above
+            return
+        except (redis.ConnectionError, redis.TimeoutError):
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(wait)
+        wait = min(2.0, wait * 2)
+
+
+def _rejoin(link: Link, stack: Stack) -> None:
+    with usable(stack.home):
+        found = rejoin(stack.home, need=link.need, timeout_seconds=PATIENCE_SECONDS)
+    link.stack = found
+    if found.environ != stack.environ:
+        link.client.close()
+        link.settings = _settings_of(found)
+        link.client = _client(link.settings)
 
 
 @contextlib.contextmanager
@@ -117,8 +174,33 @@ def reaching(settings: Settings, *, embedded: bool) -> Generator[None]:
         message = f"Redis at {place} cannot be reached: {str(error).rstrip('.')}"
         raise CommandFailed(message, hint=hint, code=UNREACHABLE) from None
     except redis.ResponseError as error:
-        message = f"Redis at {place} refuses a command: {error}"
-        raise CommandFailed(message, hint="helios doctor", code=UNREACHABLE) from None
+        why, fix = refusal(error)
+        raise CommandFailed(f"Redis at {place} {why}", hint=fix, code=UNREACHABLE) from None
+
+
+def refusal(error: redis.ResponseError) -> tuple[str, str]:
+    """What an error that Redis answered means, and what to do."""
+    text = str(error)
+    match type(error).__name__, text.partition(" ")[0]:
+        case _, "MISCONF":
+            why = f"takes no writes, because its disk is full or not writable: {text}"
+            return why, "free space on that disk, or make it writable; then try again"
+        case ("OutOfMemoryError", _) | (_, "OOM"):
+            return f"takes no writes, because its memory is full: {text}", "raise its maxmemory, then try again"
+        case ("ReadOnlyError", _) | (_, "READONLY"):
+            return f"takes no writes, because it is a replica: {text}", "point HELIOS_REDIS_URL at the primary"
+        case _:
+            return f"refuses a command: {text}", "helios doctor"
+
+
+def write_trouble(link: Link) -> str:
+    """Why Redis takes no writes now, with the fix; empty if it takes them."""
+    try:
+        link.client.set(PROBE, "1", ex=10)
+    except redis.ResponseError as error:
+        why, fix = refusal(error)
+        return f"Redis at {place_of(link.settings.redis_url)} {why}\n  next: {fix}"
+    return ""
 
 
 def place_of(url: str) -> str:

@@ -1,13 +1,15 @@
 """From the artifact bucket to a folder of the user's.
 
 Rule: a final name appears only when the whole content is there and its digest is right. What was fetched before an
-interruption stays in `.<name>.<digest>.part` beside it, and the next fetch goes on from there.
+interruption stays in `.<name>.<digest>.part` beside it, and the next fetch goes on from there. What was in the place
+before is replaced only when that is wanted.
 """
 
 import contextlib
 import hashlib
 import os
 import shutil
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +33,19 @@ def place_below(folder: Path, name: str) -> Path:
         raise CommandFailed(f"the output is refused: {refusal}", hint="helios doctor", code=RUN_FAILED) from None
 
 
-def fetch_output(store: Minio, bucket: str, output: OutputRecord, target: Path) -> bool:
-    """Bring one output to its place; returns False when it is there already. Raises CommandFailed or OSError."""
-    if output.archive:
-        if target.exists():
-            raise CommandFailed(f"{target} exists already", hint="remove it, or give another --to", code=RUN_FAILED)
-    elif _is_there(target, output):
+def fetch_output(store: Minio, bucket: str, output: OutputRecord, target: Path, *, force: bool = False) -> bool:
+    """Bring one output to its place; returns False when it is there already. Raises CommandFailed or OSError.
+
+    `force`: whatever else is in that place is replaced.
+    """
+    if not output.archive and _is_there(target, output):
         return False
+    if os.path.lexists(target) and not force:
+        raise CommandFailed(
+            f"{target} is there already, {'a folder' if target.is_dir() else 'with other content'}",
+            hint="move it away, give another --to, or --force to replace it",
+            code=RUN_FAILED,
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name[:120]}.{output.sha256[:16]}.part")
     digest = _download(store, bucket, output, part)
@@ -53,8 +61,28 @@ def fetch_output(store: Minio, bucket: str, output: OutputRecord, target: Path) 
         _unpack(part, target)
         part.unlink()
     else:
-        part.replace(target)
+        with _replacing(target, is_needed=target.is_dir()):
+            part.replace(target)
     return True
+
+
+@contextlib.contextmanager
+def _replacing(target: Path, *, is_needed: bool) -> Generator[None]:
+    """Moves what is at the target out of the way, and removes it once the new content is there."""
+    if not is_needed:
+        yield
+        return
+    former = target.with_name(f".{target.name[:120]}.former-{os.getpid()}")
+    target.rename(former)
+    try:
+        yield
+    except BaseException:
+        former.rename(target)
+        raise
+    if former.is_dir() and not former.is_symlink():
+        shutil.rmtree(former)
+    else:
+        former.unlink()
 
 
 def _is_there(target: Path, output: OutputRecord) -> bool:
@@ -99,7 +127,8 @@ def _unpack(part: Path, target: Path) -> None:
     try:
         with part.open("rb") as archive, opened(str(beside)) as folder:
             unpack_below(archive.fileno(), folder)
-        beside.rename(target)
+        with _replacing(target, is_needed=os.path.lexists(target)):
+            beside.rename(target)
     except ArchiveRefused as refusal:
         raise CommandFailed(f"the folder {target.name!r} is refused: {refusal}", hint="", code=RUN_FAILED) from None
     finally:

@@ -10,10 +10,9 @@ from typing import Any
 import msgspec
 import redis
 
-from cli.connection import Link
+from cli.connection import Link, regain
 from cli.failure import CommandFailed
 from cli.lookup import task_names
-from cli.output import narrate
 from cli.run_progress import SNAPSHOT_FIELDS, RunProgress, TaskProgress
 from helios.events import decode_event
 from helios.records import ENDED
@@ -26,8 +25,6 @@ CHECK_SECONDS = 2.0
 """After so long without news the run's record itself is asked."""
 SILENCE_SECONDS = 30.0
 """After so long without news a snapshot is taken: the feed is written after the fact, and may lack an entry."""
-PATIENCE_SECONDS = 30.0
-"""How long a Redis that was reached before may be away."""
 NAMES_READ = 1_000
 
 
@@ -56,7 +53,7 @@ class Follower:
             if self.progress.ended or time.monotonic() >= self._check_at:
                 self._check()
         except (redis.ConnectionError, redis.TimeoutError) as error:
-            self._wait_for_redis(error)
+            regain(self.link, error)
             self._last = None
             return []
         now = time.monotonic()
@@ -129,20 +126,6 @@ class Follower:
             )
         self.status = found[0]
         self.started_at = int(found[1]) if found[1] else None
-
-    def _wait_for_redis(self, error: Exception) -> None:
-        narrate(f"the connection to Redis is lost ({error}); trying again for {PATIENCE_SECONDS:.0f} s")
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        wait = 0.1
-        while True:
-            try:
-                self.link.client.ping()  # pyright: ignore[reportUnknownMemberType] -- the stubs leave a parameter open
-                return
-            except (redis.ConnectionError, redis.TimeoutError):
-                if time.monotonic() > deadline:
-                    raise
-            time.sleep(wait)
-            wait = min(2.0, wait * 2)
 
 
 def _order(entry: str) -> tuple[int, int]:

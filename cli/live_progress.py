@@ -77,8 +77,8 @@ def _state(task: TaskProgress) -> Text:
 
 
 def _outcome(task: TaskProgress, now: float) -> Text:
-    if task.status == "RUNNING" and task.launched_at is not None:
-        return Text(duration(int(now - task.launched_at)), style="dim")
+    if task.status == "RUNNING" and task.began_at is not None:
+        return Text(duration(int(now - task.began_at)), style="dim")
     if task.stage < ENDED:
         return Text("")
     parts = outcome_parts(task)

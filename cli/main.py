@@ -39,7 +39,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("schema", "", "Print the JSON Schema of DAGs, for editors."),
     ),
     "Operate": (
-        Command("up", "", "Run everything in the foreground and say how to reach it."),
+        Command("up", "[--replicas N]", "Run everything in the foreground and say how to reach it."),
         Command("env", "", "Print how to reach the embedded servers, for eval."),
         Command("doctor", "", "Check everything Helios needs; each failure comes with its fix."),
         Command("version", "", "Print the version."),

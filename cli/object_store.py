@@ -27,14 +27,20 @@ def store_client(settings: Settings) -> Minio:
         retries=urllib3.Retry(total=2, backoff_factor=0.2, status_forcelist=(500, 502, 503, 504)),
         cert_reqs="CERT_REQUIRED",
     )
-    return Minio(
-        place.netloc,
-        access_key=settings.s3_access_key or None,
-        secret_key=settings.s3_secret_key or None,
-        secure=place.scheme == "https",
-        region=settings.s3_region,
-        http_client=http,
-    )
+    try:
+        return Minio(
+            place.netloc,
+            access_key=settings.s3_access_key or None,
+            secret_key=settings.s3_secret_key or None,
+            secure=place.scheme == "https",
+            region=settings.s3_region,
+            http_client=http,
+        )
+    except ValueError as error:
+        raise CommandFailed(
+            f"HELIOS_S3_ENDPOINT is {settings.s3_endpoint!r}: {error}",
+            hint="give a URL: http://host:port or https://host",
+        ) from None
 
 
 @contextlib.contextmanager
@@ -52,6 +58,10 @@ def storing(settings: Settings) -> Generator[None]:
         subject = f" s3://{error.bucket_name}/{error.object_name or ''}" if error.bucket_name else ""
         raise CommandFailed(
             f"the object store refuses{subject}: {error.code}: {error.message}", hint="helios doctor", code=RUN_FAILED
+        ) from None
+    except ValueError as error:
+        raise CommandFailed(
+            f"the object store takes no such name: {error}", hint="give another bucket or key"
         ) from None
     except (urllib3.exceptions.HTTPError, MinioException) as error:
         reason = getattr(error, "reason", None) or error

@@ -66,8 +66,8 @@ def outcome_parts(task: TaskProgress) -> list[str]:
         parts.append(f"{size(task.hit_bytes)} from the cache")
     if task.miss_bytes:
         parts.append(f"{size(task.miss_bytes)} downloaded")
-    if task.launched_at is not None and task.ended_at is not None:
-        parts.append(duration(task.ended_at - task.launched_at))
+    if task.began_at is not None and task.ended_at is not None:
+        parts.append(duration(task.ended_at - task.began_at))
     return parts
 
 

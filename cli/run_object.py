@@ -11,7 +11,7 @@ from cli.connection import Link
 from cli.failure import CommandFailed
 from cli.lookup import task_names
 from cli.output import readable
-from helios.records import RUN_NUMBERS, TaskView, read_tasks, run_numbers
+from helios.records import RUN_COUNTERS, RUN_NUMBERS, TaskView, read_tasks, run_numbers
 from helios.transitions import pipelined
 
 TEXTS = ("dagId", "dagName", "status", "cacheHit", "nodes", "reason")
@@ -26,15 +26,7 @@ ORDER = (
     "cacheEnabled",
     "cacheHit",
     "taskCount",
-    "taskSucceeded",
-    "taskFailed",
-    "taskUpstreamFailed",
-    "taskCancelled",
-    "cacheHitTasks",
-    "cachePartialTasks",
-    "cacheMissTasks",
-    "cacheHitBytes",
-    "cacheMissBytes",
+    *RUN_COUNTERS,
     "nodes",
     "reason",
     "problems",

@@ -1,5 +1,7 @@
 """What is known of a run while it goes: a snapshot, moved on by events. No I/O happens here.
 
+A Job that exists is still queued here: its pod waits for a place until it fetches.
+
 Rule: a task only moves forward, by attempt and then by stage. So an event that the snapshot holds already, or that is
 read twice after a reconnect, changes nothing.
 """
@@ -51,7 +53,8 @@ class TaskProgress(msgspec.Struct):
     cache: str = ""
     hit_bytes: int = 0
     miss_bytes: int = 0
-    launched_at: int | None = None
+    began_at: int | None = None
+    """When its pod was first seen at work; None if it was over before that."""
     ended_at: int | None = None
     reason: str = ""
 
@@ -75,13 +78,15 @@ class RunProgress:
         if status is None:
             return None
         stage = _STAGES.get(status, SETTLED if settled == "1" else ENDED)
-        if status == "RUNNING" and phase:
-            stage = _PHASES.get(phase, stage)
+        if status == "RUNNING":
+            stage = _PHASES.get(phase or "", stage)
+            status = "QUEUED" if stage == _STAGES["RUNNING"] else status
         task = self._move(name, status, int(attempt or 0), stage)
         if task is None:
             return None
         task.phase = phase or "" if status == "RUNNING" else ""
-        task.launched_at = int(launched) if launched and status != "QUEUED" else None
+        if task.began_at is None and status == "RUNNING":
+            task.began_at = int(launched) if launched else None  # the nearest that is known
         if stage >= ENDED:
             task.cache, task.ended_at = cache or "", int(ended) if ended else None
             task.hit_bytes, task.miss_bytes = int(hit or 0), int(miss or 0)
@@ -95,14 +100,12 @@ class RunProgress:
             case TasksQueued(attempt=attempt, tasks=names):
                 return self._move_all(names, "QUEUED", attempt, 1)
             case TaskLaunched(task=name, attempt=attempt):
-                task = self._move(name, "RUNNING", attempt, 2)
-                if task is not None:
-                    task.launched_at = at
+                task = self._move(name, "QUEUED", attempt, _STAGES["RUNNING"])
             case TaskPhase(task=name, attempt=attempt, phase=phase) if phase in _PHASES:
                 task = self._move(name, "RUNNING", attempt, _PHASES[phase])
                 if task is not None:
                     task.phase = phase
-                    task.launched_at = task.launched_at or at
+                    task.began_at = task.began_at or at
             case TaskEnded(task=name, attempt=attempt, status=status):
                 task = self._move(name, status, attempt, ENDED)
                 if task is not None:
@@ -143,7 +146,7 @@ class RunProgress:
             return None
         if attempt > task.attempt:
             task.cache, task.hit_bytes, task.miss_bytes, task.reason = "", 0, 0, ""
-            task.launched_at = task.ended_at = None
+            task.began_at = task.ended_at = None
         self.counts[task.status] -= 1
         self.counts[status] += 1
         task.status, task.attempt, task.stage, task.phase = status, attempt, stage, ""

@@ -1,11 +1,12 @@
 """A run as people read it: its metrics, its tasks, its reasons. No I/O happens here."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cli.figures import count, duration, moment, size
 from cli.table import Cell, Column, Painter, lay_out, plain, shortened
-from helios.records import TaskView
+from helios.records import MISS_CAUSES, TaskView
 
 STATUS_STYLES = {
     "SUCCEEDED": "green",
@@ -18,6 +19,8 @@ STATUS_STYLES = {
 CACHE_STYLES = {"Hit": "green", "Partial": "yellow"}
 
 REASON_CHARACTERS = 90
+LONG_WAIT_MS = 1_000
+"""Shorter waits are not shown."""
 ROWS_SHOWN = 50
 """Tasks listed after a run; those that did not succeed come first."""
 
@@ -32,6 +35,9 @@ RUN_COLUMNS = (
     Column("HIT", right=True),
     Column("MISSED", right=True),
 )
+NAME_CHARACTERS = 24
+"""Of an input's name in the table of tasks; `-o json` has them whole."""
+
 TASK_COLUMNS = (
     Column("TASK"),
     Column("STATUS"),
@@ -39,6 +45,8 @@ TASK_COLUMNS = (
     Column("CACHE"),
     Column("HIT", right=True),
     Column("MISSED", right=True),
+    Column("WHY MISSED"),
+    Column("WAIT", right=True),
     Column("TIME", right=True),
     Column("REASON"),
 )
@@ -102,7 +110,7 @@ def task_lines(views: Sequence[TaskView], paint: Painter = plain, limit: int | N
 
 
 def task_row(view: TaskView) -> tuple[Cell | str, ...]:
-    spent = view.endTime - view.startTime if view.endTime is not None and view.startTime is not None else None
+    waited = wait_ms(view)
     has_inputs = view.cache not in ("N/A",)
     return (
         view.name,
@@ -111,9 +119,33 @@ def task_row(view: TaskView) -> tuple[Cell | str, ...]:
         Cell(view.cache, CACHE_STYLES.get(view.cache, "")),
         size(view.cacheHitBytes) if has_inputs else "",
         size(view.cacheMissBytes) if has_inputs or view.cacheMissBytes else "",
-        duration(spent),
+        why_missed(view),
+        duration(waited) if waited is not None and waited >= LONG_WAIT_MS else "",
+        duration(run_ms(view)),
         shortened(view.reason or "", REASON_CHARACTERS),
     )
+
+
+def why_missed(view: TaskView) -> str:
+    """`corpus.txt never-here`, or with several misses `2 never-here, 1 changed`; empty without a miss."""
+    missed = [each for each in view.inputs if each.cause in MISS_CAUSES]
+    if len(missed) == 1:
+        return f"{shortened(missed[0].name, NAME_CHARACTERS)} {missed[0].cause}"
+    return ", ".join(f"{number} {cause}" for cause, number in Counter(each.cause for each in missed).most_common())
+
+
+def run_ms(view: TaskView) -> int | None:
+    """How long the last attempt's command ran; where that is not known, how long its Job was there."""
+    if view.startedAt is not None and view.finishedAt is not None:
+        return max(0, view.finishedAt - view.startedAt)
+    return view.endTime - view.startTime if view.endTime is not None and view.startTime is not None else None
+
+
+def wait_ms(view: TaskView) -> int | None:
+    """From when the last attempt was queued to the start of its command: for a place to run in, and for its inputs."""
+    if view.startedAt is None or view.queuedTime is None:
+        return None
+    return max(0, view.startedAt - view.queuedTime)
 
 
 def run_row(run: Mapping[str, Any]) -> tuple[Cell | str, ...]:

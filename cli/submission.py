@@ -11,12 +11,12 @@ from typing import Annotated, Any, NamedTuple
 import redis
 from cyclopts import Parameter
 
-from cli.connection import Link
+from cli.connection import Link, regain, write_trouble
 from cli.failure import CommandFailed
 from cli.output import narrate, styled
 from helios.dag_problem import LIMITS, Problem
+from helios.heartbeat import live_services
 from helios.keys import CONTROLS, SUBMISSIONS
-from helios.worker import live_services
 
 STDIN = "-"
 File = Annotated[str, Parameter(allow_leading_hyphen=True)]
@@ -105,7 +105,11 @@ def await_verdict(link: Link, entry: str, patience_seconds: float) -> Verdict:
     wait = 0.002
     keys = link.keys(entry)
     while True:
-        status, alias, problems = link.client.hmget(keys.run(entry), "status", "aliasOf", "problems")
+        try:
+            status, alias, problems = link.client.hmget(keys.run(entry), "status", "aliasOf", "problems")
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            regain(link, error)
+            continue
         if alias:
             first: Any = link.client.hget(link.keys(str(alias)).run(str(alias)), "status")
             return Verdict(str(alias), first, is_alias=True)
@@ -128,6 +132,15 @@ def tell_rejected(verdict: Verdict, name: str) -> None:
 def is_alive(link: Link, service: str) -> bool:
     """Whether a replica of the service has given a sign of life in the last seconds."""
     return any(beat["service"] == service for beat in live_services(link.client))
+
+
+def why_idle(link: Link, *services: str) -> str:
+    """Why nothing moves, with the next step: Redis takes no writes, or services are missing. Empty if neither is so."""
+    trouble = write_trouble(link)  # asked first: services that cannot write give no sign of life either
+    if trouble:
+        return trouble
+    missing = [service for service in services if not is_alive(link, service)]
+    return f"no {' and no '.join(missing)} is alive\n  next: start it; see helios doctor" if missing else ""
 
 
 def cancel(link: Link, run: str) -> None:

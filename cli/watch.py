@@ -18,7 +18,7 @@ from cli.plain_progress import PlainProgress
 from cli.run_object import read_run, read_views, whole_object
 from cli.run_progress import RunProgress, TaskProgress
 from cli.run_text import ROWS_SHOWN, metrics_lines, reason_lines, task_lines
-from cli.submission import cancel, is_alive
+from cli.submission import cancel, why_idle
 from cli.task_logs import last_lines
 from helios.records import TaskView
 
@@ -83,7 +83,7 @@ def watch(link: Link, run: str, title: str, *, cancels: bool, output: Format, re
 
 
 class Silence:
-    """Says once when nothing moves because a service is missing."""
+    """Says once why nothing moves, when that is not the tasks' doing."""
 
     def __init__(self, link: Link) -> None:
         self.link = link
@@ -97,12 +97,10 @@ class Silence:
         elif not self.told and now > self.since + SILENCE_SECONDS:
             self.since = now
             with contextlib.suppress(redis.ConnectionError, redis.TimeoutError):  # which the follower deals with
-                self._tell([service for service in SERVICES if not is_alive(self.link, service)])
-
-    def _tell(self, missing: list[str]) -> None:
-        if missing:
-            self.told = True
-            narrate(f"nothing moves: no {' and no '.join(missing)} is alive\n  next: start it; see helios doctor")
+                why = why_idle(self.link, *SERVICES)
+                if why:
+                    self.told = True
+                    narrate(f"nothing moves: {why}")
 
 
 def _display(title: str, progress: RunProgress) -> Display:

@@ -1,9 +1,11 @@
 """`make demo`: one DAG, twice, and what the cache saved the second time.
 
-It has a home of its own, .cache/demo, made anew each time, so that the first run always starts with an empty cache.
-Your own HELIOS_HOME, with its runs and its cache, is not touched.
+It has a home of its own, .cache/demo, made anew each time, so that the first run always starts with an empty cache;
+--home names another folder for it, which must be empty. Your own HELIOS_HOME, with its runs and its cache, is not
+touched.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -17,7 +19,7 @@ from cli.embedded.lease import stop_stack
 from cli.figures import duration, size
 
 ROOT = Path(__file__).resolve().parent.parent
-HOME = ROOT / ".cache" / "demo"
+OWN_HOME = ROOT / ".cache" / "demo"
 DATA = ROOT / "examples" / "data" / "opticks.txt"
 DAG = ROOT / "examples" / "opticks.yaml"
 SOURCE = "s3://library/opticks.txt"
@@ -40,26 +42,39 @@ ROWS = (
 
 
 def main() -> int:
-    others = stop_stack(Home(HOME))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--home", type=Path, help="an empty folder, instead of .cache/demo")
+    given: Path | None = parser.parse_args().home
+    if given is None:
+        return demonstrate(OWN_HOME)
+    home = given.absolute()
+    if home.exists() and any(home.iterdir()):
+        say(f"{home} is not empty; name an empty folder, or one that does not exist yet")
+        return 2
+    return demonstrate(home)
+
+
+def demonstrate(home: Path) -> int:
+    others = stop_stack(Home(home))
     if others:
         say(f"another demo is running: {others[0].command} (pid {others[0].process.pid}); wait for it, then try again")
         return 1
-    shutil.rmtree(HOME, ignore_errors=True)
+    shutil.rmtree(home, ignore_errors=True)
     try:
         step(f"Put {DATA.relative_to(ROOT)} ({size(DATA.stat().st_size)}) into the object store as {SOURCE}")
-        helios("put", str(DATA), SOURCE)
+        helios(home, "put", str(DATA), SOURCE)
         step("First run: the cache is empty, so the book has to be downloaded")
-        first = run_dag()
+        first = run_dag(home)
         step("Second run of the same DAG: everything it reads is in the cache")
-        second = run_dag()
+        second = run_dag(home)
         step("What the cache saved")
         compare(first, second)
-        step("The result: helios artifacts @latest report report.txt --to .cache/demo/output")
-        helios("artifacts", "@latest", "report", "report.txt", "--to", str(HOME / "output"))
-        say((HOME / "output" / "report.txt").read_text(encoding="utf-8"))
+        step(f"The result: helios artifacts @latest report report.txt --to {shown(home)}/output")
+        helios(home, "artifacts", "@latest", "report", "report.txt", "--to", str(home / "output"))
+        say((home / "output" / "report.txt").read_text(encoding="utf-8"))
     finally:
-        stop_stack(Home(HOME))
-    say(f"Look around:  HELIOS_HOME={HOME.relative_to(ROOT)} .venv/bin/helios show @latest")
+        stop_stack(Home(home))
+    say(f"Look around:  HELIOS_HOME={shown(home)} .venv/bin/helios show @latest")
     say("Run your own: .venv/bin/helios run dag.yaml")
     wrong = expected_otherwise(first, second)
     for each in wrong:
@@ -67,17 +82,22 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def run_dag() -> dict[str, Any]:
-    return json.loads(helios("run", str(DAG), "-o", "json"))
+def shown(home: Path) -> Path:
+    """As it is named from the project's folder."""
+    return home.relative_to(ROOT) if home.is_relative_to(ROOT) else home
 
 
-def helios(*words: str) -> str:
+def run_dag(home: Path) -> dict[str, Any]:
+    return json.loads(helios(home, "run", str(DAG), "-o", "json"))
+
+
+def helios(home: Path, *words: str) -> str:
     """Run a command; its narration goes to our stderr, its data is returned."""
     others = {name: text for name, text in os.environ.items() if not name.startswith("HELIOS_")}
     done = subprocess.run(
         [*HELIOS, *words],
         cwd=ROOT,
-        env={**others, "HELIOS_HOME": str(HOME)},
+        env={**others, "HELIOS_HOME": str(home)},
         stdout=subprocess.PIPE,
         text=True,
         encoding="utf-8",

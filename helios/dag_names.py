@@ -15,6 +15,8 @@ _SIMPLE_PATH = re.compile(r"[a-zA-Z0-9_-][a-zA-Z0-9._-]*")
 _ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*")
 _IMAGE = re.compile(r"[!-~]+")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_RESERVED_STARTS = ("xn--", "sthree-")
+_RESERVED_ENDS = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
 _IP_ADDRESS = re.compile(r"[0-9]+(\.[0-9]+){3}")
 _OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _SECRET_KEY = re.compile(r"[-._a-zA-Z0-9]+")
@@ -75,7 +77,11 @@ def uri_fault(uri: str, limits: DagLimits) -> str | None:
             f"{quoted(bucket)} is not a bucket name: 3 to 63 lower-case letters, digits, '-' and '.', "
             "with a letter or digit at both ends, and no IP address"
         )
-    if not key:
+    if any(pair in bucket for pair in (".-", "-.")):
+        return f"{quoted(bucket)} is not a bucket name: it has '.' and '-' side by side"
+    if bucket.startswith(_RESERVED_STARTS) or bucket.endswith(_RESERVED_ENDS):
+        return f"{quoted(bucket)} is not a bucket name: names like it are reserved by S3 (xn--…, …-s3alias and others)"
+    if not key.strip():
         return f"{quoted(uri)} names no object; write s3://bucket/key"
     if key.endswith("/"):
         return f"{quoted(uri)} names a folder; an input is one object"

@@ -39,7 +39,7 @@ class TaskLaunched(Event, frozen=True, tag=True):
 
 
 class TaskPhase(Event, frozen=True, tag=True):
-    """The pod moved on: Fetching, Running or Publishing."""
+    """The pod moved on: Pending, Fetching or Running."""
 
     task: str
     attempt: int

@@ -109,6 +109,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     fetch: FetchManifest | None = None
     outputs: Sequence[StoredOutput] = ()
     reason: str | None = None
+    disrupted: bool = False
+    """The attempt fails by no fault of its own and is repeated without using up the user's retries."""
     startedAt: int | None = None
     endedAt: int | None = None
     publishedAt: int | None = None
@@ -124,6 +126,7 @@ class PublishMessage(msgspec.Struct, frozen=True, kw_only=True):
     outputs: int = 0
     outputBytes: int = 0
     reason: str | None = None
+    disrupted: bool = False
 
 
 class ResultAnswer(msgspec.Struct, frozen=True):

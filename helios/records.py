@@ -20,21 +20,20 @@ HIT_CAUSES = ("cached", "coalesced", "warm")
 MISS_CAUSES = ("never-here", "evicted", "changed", "corrupt", "disabled", "cache-fault")
 """Why an input was taken from the cache, or was not."""
 
-RUN_NUMBERS = (
-    "startTime",
-    "endTime",
-    "durationMs",
-    "taskCount",
-    "taskSucceeded",
-    "taskFailed",
-    "taskUpstreamFailed",
-    "taskCancelled",
+END_COUNTERS = ("taskSucceeded", "taskFailed", "taskUpstreamFailed", "taskCancelled")
+"""How tasks ended; together they come to taskCount when the run is settled."""
+
+RUN_COUNTERS = (
+    *END_COUNTERS,
     "cacheHitTasks",
     "cachePartialTasks",
     "cacheMissTasks",
     "cacheHitBytes",
     "cacheMissBytes",
 )
+"""What the scripts count while a run goes on; the fold of its tasks must come to the same."""
+
+RUN_NUMBERS = ("startTime", "endTime", "durationMs", "taskCount", *RUN_COUNTERS)
 """Fields of the run hash that hold numbers; times in epoch milliseconds of the Redis server's clock."""
 
 TASK_FIELDS = (
@@ -47,6 +46,8 @@ TASK_FIELDS = (
     "node",
     "cause",
     "record",
+    "earlierHitBytes",
+    "earlierMissBytes",
 )
 
 
@@ -87,7 +88,8 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class TaskView(msgspec.Struct, kw_only=True):
-    """A task as readers see it; what is not known yet is None."""
+    """A task as readers see it; what is not known yet is None. Its outcome is that of its last attempt that ended, its
+    bytes are those of all of them."""
 
     name: str
     status: str
@@ -105,6 +107,10 @@ class TaskView(msgspec.Struct, kw_only=True):
     outputs: Sequence[OutputRecord] = ()
     cpuMs: int | None = None
     peakMemoryBytes: int | None = None
+    fetchedAt: int | None = None
+    startedAt: int | None = None
+    finishedAt: int | None = None
+    """These three are by the node's clock: when its inputs were there, and when its command ran."""
 
 
 _attempt_decoder = msgspec.json.Decoder(AttemptRecord)
@@ -117,12 +123,14 @@ def decode_attempt(text: str | bytes) -> AttemptRecord:
 
 def task_view(name: str, values: Sequence[str | None]) -> TaskView:
     """A task from the values of TASK_FIELDS. A record that cannot be read leaves the task Unknown, never raises."""
-    status, attempt, _, queued, launched, ended, node, cause, record = values
+    status, attempt, _, queued, launched, ended, node, cause, record, hits, misses = values
     view = TaskView(
         name=name,
         status=status or "UNKNOWN",
         attempt=_number(attempt) or 0,
         node=node or "",
+        cacheHitBytes=_number(hits) or 0,
+        cacheMissBytes=_number(misses) or 0,
         queuedTime=_number(queued),
         startTime=_number(launched),
         endTime=_number(ended),
@@ -142,9 +150,14 @@ def task_view(name: str, values: Sequence[str | None]) -> TaskView:
         view.cache = "Unknown"
         view.reason = "the record of its last attempt is unreadable"
         return view
-    for field in ("cache", "cacheHitBytes", "cacheMissBytes", "inputs", "outputs", "exitCode", "reason"):
+    for field in ("cache", "inputs", "outputs", "exitCode", "reason"):
         setattr(view, field, getattr(known, field))
+    if view.status in ("SUCCEEDED", "FAILED"):
+        # Else the record is of an earlier attempt, whose bytes were added when the next one was queued.
+        view.cacheHitBytes += known.cacheHitBytes
+        view.cacheMissBytes += known.cacheMissBytes
     view.cpuMs, view.peakMemoryBytes = known.cpuMs, known.peakMemoryBytes
+    view.fetchedAt, view.startedAt, view.finishedAt = known.fetchedAt, known.startedAt, known.finishedAt
     view.node = known.node or view.node
     return view
 

@@ -1,14 +1,18 @@
 """Settings come from the environment, once, into one frozen struct. Nothing reads the environment at import."""
 
-import math
 import os
 import socket
 from collections.abc import Mapping
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import msgspec
+from msgspec import Meta
 
-LAUNCHERS = ("local", "kubernetes")
+CHOICES: dict[str, tuple[str, ...]] = {
+    "log_level": ("debug", "info", "warning", "error"),
+    "launcher": ("local", "kubernetes"),
+}
+"""What the settings take that are one of a few words."""
 
 
 class SettingInvalid(ValueError):
@@ -21,25 +25,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_url: str = "redis://127.0.0.1:6379/0"
     """Where Redis or Valkey listens: `redis://`, `rediss://` or `unix://`, with user and password if it needs them."""
 
-    partitions: int = 1
+    partitions: Annotated[int, Meta(ge=1, le=1024)] = 1
     """How many partitions (hash tags `{p0}`, `{p1}` …) runs are spread over; the same for every process."""
 
     replica: str = ""
     """This process's name in consumer groups and heartbeats; host name and process id unless set."""
 
-    lease_seconds: float = 15.0
+    lease_seconds: Annotated[float, Meta(ge=0.1, le=3600)] = 15.0
     """How long an entry may sit untouched with one consumer before another takes it over."""
 
-    deliveries_before_dead_letter: int = 5
+    deliveries_before_dead_letter: Annotated[int, Meta(ge=1, le=1000)] = 5
     """After so many failed deliveries an entry goes to the dead letters and its run fails."""
 
-    batch_entries: int = 128
+    batch_entries: Annotated[int, Meta(ge=1, le=10_000)] = 128
     """Entries read and committed at a time."""
 
-    runs_kept_per_dag: int = 100
+    runs_kept_per_dag: Annotated[int, Meta(ge=1, le=1_000_000)] = 100
     """Finished runs of one DAG name that stay readable; older ones are deleted."""
 
-    runs_kept_in_all: int = 10_000
+    runs_kept_in_all: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
     """Finished runs that stay readable over all DAG names."""
 
     log_level: str = "info"
@@ -60,11 +64,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     s3_bucket: str = "helios"
     """Bucket of the artifacts that tasks publish."""
 
-    presigned_url_seconds: int = 3600
-    """How long a URL in a plan stays valid; agents ask for fresh ones."""
+    presigned_url_seconds: Annotated[int, Meta(ge=60, le=7 * 24 * 3600)] = 3600
+    """How long a URL in a plan stays valid; agents ask for fresh ones. S3 signs for a week at most."""
 
-    single_put_limit_bytes: int = 5 * 1024**3
-    """Outputs above this size are stored in parts; S3 takes at most 5 GiB in one PUT."""
+    single_put_limit_bytes: Annotated[int, Meta(ge=5 * 1024**2, le=5 * 1024**3)] = 5 * 1024**3
+    """Outputs above this size are stored in parts; S3 takes at most 5 GiB in one PUT, and
+    no parts below 5 MiB."""
 
     token_key: str = ""
     """Secret that signs attempt tokens; the jobrunner mints with it, the collector checks with it."""
@@ -78,13 +83,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     launcher: str = "local"
     """Where Jobs run: local (processes on this machine) or kubernetes."""
 
-    jobs_alive: int = 200
-    """Jobs that may exist at once; above that, ready tasks wait in their stream."""
+    jobs_alive: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
+    """Jobs that may exist at once; above that, ready tasks wait in their stream. The jobrunner looks before it reads a
+    batch, so there may be up to one batch (`batch_entries`) more."""
 
     local_dir: str = ""
     """The folder that stands for the API server in local mode: Jobs in, pod statuses and logs out."""
 
-    local_slots: int = 0
+    local_slots: Annotated[int, Meta(ge=0, le=100_000)] = 0
     """Pods that run at once in local mode; 0 means twice the number of processors."""
 
     namespace: str = "helios-tasks"
@@ -99,28 +105,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cache_host_path: str = "/var/helios/cache"
     """Where the cache folder is on the nodes' own file systems."""
 
-    job_create_threads: int = 16
+    job_create_threads: Annotated[int, Meta(ge=1, le=1000)] = 16
     """Jobs that are created at the same time."""
 
-    job_ttl_seconds: int = 3600
+    job_ttl_seconds: Annotated[int, Meta(ge=0, le=30 * 24 * 3600)] = 3600
     """How long a finished Job stays in Kubernetes when nothing else removes it."""
 
-    job_deadline_margin_seconds: int = 3600
+    job_deadline_margin_seconds: Annotated[int, Meta(ge=0, le=30 * 24 * 3600)] = 3600
     """What a pod may take beyond its task's timeoutSeconds, for images, inputs and outputs, before it is ended."""
 
-    image_pull_seconds: int = 60
+    image_pull_seconds: Annotated[int, Meta(ge=0, le=24 * 3600)] = 60
     """A pod whose image cannot be pulled fails after this."""
 
-    unschedulable_seconds: int = 300
+    unschedulable_seconds: Annotated[int, Meta(ge=0, le=30 * 24 * 3600)] = 300
     """A pod that no node takes, or a Job that stays suspended, fails after this."""
 
-    pod_start_seconds: int = 600
+    pod_start_seconds: Annotated[int, Meta(ge=0, le=24 * 3600)] = 600
     """A pod whose next container has not started, though it has a node, fails after this."""
 
-    pod_refused_seconds: int = 30
+    pod_refused_seconds: Annotated[int, Meta(ge=0, le=24 * 3600)] = 30
     """A Job whose pod Kubernetes refuses to create, as for a quota, fails after this."""
 
-    node_lost_seconds: int = 30
+    node_lost_seconds: Annotated[int, Meta(ge=0, le=24 * 3600)] = 30
     """A node that is not ready for so long is lost, and its attempts are repeated elsewhere."""
 
     cache_dir: str = "/var/helios/cache"
@@ -133,41 +139,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 def settings_from(environ: Mapping[str, str] = os.environ) -> Settings:
     """Read every `HELIOS_*` setting; raises SettingInvalid, naming the variable, at the first bad one."""
     values: dict[str, Any] = {}
-    for field, kind in get_type_hints(Settings).items():
+    for field, kind in get_type_hints(Settings, include_extras=True).items():
         variable = f"HELIOS_{field.upper()}"
         text = environ.get(variable)
         if text is None or text == "":
             continue
+        if field in CHOICES:
+            text = text.lower()
         try:
             values[field] = msgspec.convert(text, kind, strict=False)
         except msgspec.ValidationError:
-            wanted = {int: "a whole number", float: "a number"}.get(kind, "text")
-            raise SettingInvalid(f"{variable} is {text!r}, but it takes {wanted}") from None
+            raise SettingInvalid(f"{variable} is {text!r}, but it takes {_wanted(kind)}") from None
+        if field in CHOICES and text not in CHOICES[field]:
+            raise SettingInvalid(f"{variable} is {text!r}, but it takes {' or '.join(CHOICES[field])}")
     settings = Settings(**values)
-    for field in (
-        "partitions",
-        "deliveries_before_dead_letter",
-        "batch_entries",
-        "runs_kept_per_dag",
-        "lease_seconds",
-        "jobs_alive",
-        "job_create_threads",
-    ):
-        if not 0 < getattr(settings, field) < math.inf:
-            raise SettingInvalid(f"HELIOS_{field.upper()} must be a number above zero")
-    for field in (
-        "job_ttl_seconds",
-        "job_deadline_margin_seconds",
-        "image_pull_seconds",
-        "unschedulable_seconds",
-        "pod_start_seconds",
-        "pod_refused_seconds",
-        "node_lost_seconds",
-    ):
-        if getattr(settings, field) < 0:
-            raise SettingInvalid(f"HELIOS_{field.upper()} must not be below zero")
-    if settings.launcher not in LAUNCHERS:
-        raise SettingInvalid(f"HELIOS_LAUNCHER is {settings.launcher!r}, but it takes {' or '.join(LAUNCHERS)}")
     if not settings.cache_host_path.startswith("/") or ".." in settings.cache_host_path.split("/"):
         raise SettingInvalid(f"HELIOS_CACHE_HOST_PATH is {settings.cache_host_path!r}, but it takes an absolute path")
     host = socket.gethostname()
@@ -176,3 +161,10 @@ def settings_from(environ: Mapping[str, str] = os.environ) -> Settings:
         replica=settings.replica or f"{host}-{os.getpid()}",
         node_name=settings.node_name or host,
     )
+
+
+def _wanted(kind: Any) -> str:
+    """What a number's type takes, in words."""
+    number, bounds = get_args(kind)
+    word = "a whole number" if number is int else "a number"
+    return f"{word} from {bounds.ge:,} to {bounds.le:,}"

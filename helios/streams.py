@@ -4,6 +4,7 @@ Rule: nothing is acknowledged here; only the script that applies an entry's effe
 meet the same handler.
 """
 
+import contextlib
 import time
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +15,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 from redis.retry import Retry
 
-from helios.transitions import commit_one, renew, take
+from helios.transitions import commit_one, renew, take, tidy_consumers
+
+CONSUMER_DEAD_AFTER_MS = 3_600_000
+"""A consumer that asked for nothing for so long is not coming back under its name."""
 
 READ_BLOCK_MS = 1_000
 """A read waits this long for an entry; a stop signal is obeyed at its end."""
@@ -146,6 +150,17 @@ class Inbox:
                 raise
             self.groups_exist = False
             return set()
+
+    def leave(self) -> None:
+        """Take this consumer, and those long dead, off the groups' lists; whoever has pending entries stays on them."""
+        for stream in self.streams:
+            with contextlib.suppress(redis.RedisError):
+                commit_one(
+                    self.client,
+                    tidy_consumers(
+                        stream, group=self.group, leaving=self.consumer, dead_after_ms=CONSUMER_DEAD_AFTER_MS
+                    ),
+                )
 
     def _renew_later(self) -> None:
         """What is put off stays with this consumer, or else every replica in turn would count a delivery of it."""

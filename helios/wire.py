@@ -16,6 +16,17 @@ _pack: Callable[[Any], bytes] = vars(hiredis)["pack_command"]
 
 Command = tuple[str | bytes | int | float, ...]
 
+TRANSIENT = ("OOM", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "BUSY")
+"""Error codes by which Redis says «not now»: the entry is kept and tried again without counting against it."""
+
+PERMANENT = ("WRONGTYPE",)
+"""Error codes that no repetition cures."""
+
+
+def error_code(error: Exception) -> str:
+    """`OOM`, `WRONGTYPE` and so on; redis-py moves the code out of the text of those errors that have a class."""
+    return getattr(error, "status_code", None) or str(error).partition(" ")[0]
+
 
 def send(client: redis.Redis, commands: Iterable[Command]) -> list[Any]:
     """Send the commands together; one reply for each, in order, a ResponseError where the server refused one.

@@ -9,7 +9,7 @@ import redis
 from helios.dag import ParsedDag, parse_dag
 from helios.events import AnyEvent, RunEnded, TaskEnded, TaskLaunched, decode_event
 from helios.keys import COLLECTOR_GROUP, JOBRUNNER_GROUP, SUBMITTER_GROUP, Keys
-from helios.records import AttemptRecord, read_tasks
+from helios.records import RUN_COUNTERS, AttemptRecord, read_tasks
 from helios.transitions import (
     Call,
     cancel_run,
@@ -203,18 +203,5 @@ class Stage:
         return commit_one(self.client, self.finalise_call(run, **options))
 
 
-COUNTERS = (
-    "taskSucceeded",
-    "taskFailed",
-    "taskUpstreamFailed",
-    "taskCancelled",
-    "cacheHitTasks",
-    "cachePartialTasks",
-    "cacheMissTasks",
-    "cacheHitBytes",
-    "cacheMissBytes",
-)
-
-
 def counters(fields: Mapping[str, str]) -> dict[str, str]:
-    return {name: fields[name] for name in COUNTERS}
+    return {name: fields[name] for name in RUN_COUNTERS}

@@ -64,8 +64,13 @@ def test_the_agent_imports_the_standard_library_and_itself_only() -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_no_service_imports_another_nor_what_is_built_on_them(service: str) -> None:
-    """They talk through Redis Streams only."""
-    assert offences(f"services/{service}", "helios", f"services.{service}") == []
+    """They talk through Redis Streams only. What each process sets up at its start is the one thing they share."""
+    assert offences(f"services/{service}", "helios", f"services.{service}", "services.process") == []
+
+
+def test_what_the_services_share_knows_none_of_them() -> None:
+    found = [name for name in imported(ROOT / "services" / "process.py") if name.startswith("services")]
+    assert found == []
 
 
 def test_there_is_no_other_service() -> None:

@@ -31,12 +31,14 @@ def artifacts(
     /,
     *,
     to: Path | None = None,
+    force: Annotated[bool, Parameter(negative=())] = False,
     output: Annotated[Format, Parameter(name=["--output", "-o"])] = "table",
 ) -> int:
     """List the outputs of a run, or fetch them.
 
     With --to they are fetched, checked against their digests, and printed as paths: DIR/<task>/<name> for a whole run,
     DIR/<name> for one task. A fetch that was interrupted goes on where it stopped; a folder is unpacked.
+    A file that is there with the same content is left as it is; anything else in its place is refused without --force.
 
     Parameters
     ----------
@@ -48,13 +50,17 @@ def artifacts(
         Only this output.
     to
         The folder to fetch into.
+    force
+        Replace what is in an output's place already.
     output
         table for people, json for a list of objects.
     """
     with connected(REDIS if to is None else REDIS_AND_S3) as link:
         found = outputs_of(link, find_run(link, run), task, name)
         if to is not None:
-            return fetch(link, found, to, by_task=task is None)
+            return fetch(link, found, to, by_task=task is None, force=force)
+        if force:
+            raise CommandFailed("--force has no effect without --to", hint="give --to DIR, or leave it out")
         if output == "json":
             put_json([output_object(link, each) for each in found])
         elif found:
@@ -93,19 +99,19 @@ def output_object(link: Link, found: Found) -> dict[str, object]:
     }
 
 
-def fetch(link: Link, found: list[Found], folder: Path, *, by_task: bool) -> int:
+def fetch(link: Link, found: list[Found], folder: Path, *, by_task: bool, force: bool) -> int:
     """Bring every output to its place; one that fails does not keep the others from being fetched."""
     from cli.download import fetch_output, place_below
     from cli.object_store import store_client, storing
 
     store = store_client(link.settings)
     failures: list[CommandFailed] = []
-    total = 0
+    total = there = 0
     for task, output in found:
         try:
             target = place_below(folder / task if by_task else folder, output.name)
             with storing(link.settings):
-                fresh = fetch_output(store, link.settings.s3_bucket, output, target)
+                fresh = fetch_output(store, link.settings.s3_bucket, output, target, force=force)
         except OSError as error:
             where = error.filename or folder
             raise CommandFailed(
@@ -118,10 +124,12 @@ def fetch(link: Link, found: list[Found], folder: Path, *, by_task: bool) -> int
             narrate(f"task {task!r}, output {output.name!r}: {failure.message}")
             continue
         total += output.bytes if fresh else 0
+        there += not fresh
         put(str(target))
     if failures:
         raise CommandFailed(
             f"{count(len(failures), 'output')} could not be fetched", hint=failures[0].hint, code=RUN_FAILED
         )
-    narrate(f"{count(len(found), 'output')} in {folder}, {size(total)} fetched")
+    same = f"; {there:,} there already with the same content" if there else ""
+    narrate(f"{count(len(found), 'output')} in {folder}, {size(total)} fetched{same}")
     return SUCCEEDED

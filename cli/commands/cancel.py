@@ -8,7 +8,7 @@ from cli.failure import SUCCEEDED
 from cli.lookup import find_run
 from cli.output import narrate
 from cli.submission import cancel as ask
-from cli.submission import is_alive
+from cli.submission import why_idle
 from helios.records import ENDED
 
 PATIENCE_SECONDS = 10.0
@@ -36,8 +36,9 @@ def cancel(run: str, /) -> int:
         if status in ENDED:
             narrate(f"run {found}: {status}")
         else:
-            missing = "" if is_alive(link, "submitter") else "; no submitter is alive, and only it cancels"
-            narrate(f"run {found}: the cancellation is on its way{missing}\n  next: helios show {found}")
+            why = why_idle(link, "submitter", "jobrunner", "collector")
+            narrate(f"run {found}: the cancellation is on its way{f', but {why}' if why else ''}")
+            narrate(f"  next: helios show {found}")
         return SUCCEEDED
 
 

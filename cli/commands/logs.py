@@ -3,9 +3,10 @@
 import sys
 from typing import Annotated, Any
 
+import redis
 from cyclopts import Parameter
 
-from cli.connection import ALL, REDIS, Link, connected
+from cli.connection import ALL, REDIS, Link, connected, regain
 from cli.failure import INTERRUPTED, SUCCEEDED, CommandFailed
 from cli.interrupts import noting_interrupts
 from cli.lookup import check_task, find_run, task_names
@@ -101,19 +102,31 @@ def follow_log(
     follower = LogFollower(link, run, task, attempt, step, last)
     with noting_interrupts() as interrupts:
         while not interrupts.wanted:
-            complete = follower.is_complete()
-            if not complete:
-                follower.read(write)
+            try:
+                following = follow_on(follower, step, stay_through_retries=stay_through_retries)
+            except (redis.ConnectionError, redis.TimeoutError) as error:
+                regain(link, error)
                 continue
-            follower.read_rest(write)
-            _, current, settled = task_state(link, run, task)
-            if not stay_through_retries:
+            if following is None:
                 return SUCCEEDED
-            if current > follower.attempt:
-                narrate(f"attempt {current} of task {task!r}:")
-                follower = LogFollower(link, run, task, current, step, "0-0")
-            elif settled:
-                return SUCCEEDED
-            else:
-                follower.read(write)  # it failed, and whether another attempt follows is not decided yet
+            follower = following
     return INTERRUPTED
+
+
+def follow_on(follower: LogFollower, step: Step, *, stay_through_retries: bool) -> LogFollower | None:
+    """Write what there is for now; returns whom to follow next, None when the task's log is complete."""
+    if not follower.is_complete():
+        follower.read(write)
+        return follower
+    follower.read_rest(write)
+    link, run, task = follower.link, follower.run, follower.task
+    _, current, settled = task_state(link, run, task)
+    if not stay_through_retries:
+        return None
+    if current > follower.attempt:
+        narrate(f"attempt {current} of task {task!r}:")
+        return LogFollower(link, run, task, current, step, "0-0")
+    if settled:
+        return None
+    follower.read(write)  # it failed, and whether another attempt follows is not decided yet
+    return follower

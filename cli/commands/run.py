@@ -8,7 +8,7 @@ from cli.connection import ALL, connected
 from cli.failure import UNREACHABLE, USAGE, CommandFailed
 from cli.output import Format, narrate, put, put_json
 from cli.run_object import read_run, whole_object
-from cli.submission import File, await_verdict, cancel, is_alive, name_of, problem_line, read_dag, submit, tell_rejected
+from cli.submission import File, await_verdict, cancel, name_of, problem_line, read_dag, submit, tell_rejected, why_idle
 from cli.watch import watch
 from helios.dag import DagInvalid, ParsedDag, parse_dag
 
@@ -47,7 +47,8 @@ def run(
         try:
             verdict = await_verdict(link, entry, QUIET_SECONDS)
             if verdict.status is None:
-                narrate("not accepted yet" if is_alive(link, "submitter") else "no submitter is alive; waiting for one")
+                why = why_idle(link, "submitter")
+                narrate(f"not accepted yet{f': {why}' if why else ''}")
                 verdict = await_verdict(link, entry, ACCEPT_SECONDS - QUIET_SECONDS)
         except KeyboardInterrupt:
             cancel(link, entry)

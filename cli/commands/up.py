@@ -7,38 +7,75 @@ from cli.embedded.home import Home, home_from
 from cli.embedded.lease import StackFailed, running_stack, stop_stack
 from cli.embedded.stack import Stack
 from cli.failure import RUN_FAILED, SUCCEEDED, CommandFailed
+from cli.figures import count
 from cli.interrupts import Interrupts, noting_interrupts
 from cli.output import narrate, put
 
 LOOK_SECONDS = 0.25
+MOST_REPLICAS = 16
 
 
-def up() -> int:
+def up(*, replicas: int = 1) -> int:
     """Run everything in the foreground and say how to reach it.
 
-    Valkey, S3, the three services and the node keep running until Ctrl-C or SIGTERM. Other commands use them meanwhile.
+    Valkey, S3, the services and the node keep running until Ctrl-C or SIGTERM. Other commands use them meanwhile; those
+    that still do at the end are waited for, until a second Ctrl-C or SIGTERM stops everything at once.
+
+    Parameters
+    ----------
+    replicas
+        How many of each service run side by side.
     """
     if uses_own_servers():
         raise CommandFailed(
             "helios up runs a Valkey of its own, but HELIOS_REDIS_URL points to another server",
             hint="unset HELIOS_REDIS_URL, or start the services: python -m services.submitter, and so on",
         )
+    if not 1 <= replicas <= MOST_REPLICAS:
+        raise CommandFailed(f"--replicas is {replicas}", hint=f"give 1 to {MOST_REPLICAS}")
     home = home_from()
+    lost = False
     with noting_interrupts() as interrupts:
-        with stack_ready(ALL) as stack:
-            tell(stack)
-            lost = stay(home, interrupts)
-        narrate("stopping …")
         try:
-            others = stop_stack(home)
-        except StackFailed as error:
-            raise CommandFailed(str(error), hint=f"see {home.logs}", code=RUN_FAILED) from None
-    if others:
-        used = ", ".join(f"{user.command} (pid {user.process.pid})" for user in others)
-        narrate(f"everything stops once these commands have ended: {used}")
-    else:
-        narrate("stopped")
+            with stack_ready(ALL, replicas=replicas) as stack:
+                tell(stack)
+                warn_of_replicas(stack, replicas)
+                lost = stay(home, interrupts)
+            stop(home)
+        except KeyboardInterrupt:
+            narrate("stopping everything at once …")
+            stop_at_once(home)
+    narrate("stopped")
     return RUN_FAILED if lost else SUCCEEDED
+
+
+def stop(home: Home) -> None:
+    """Stop the stack once nobody uses it any more."""
+    narrate("stopping …")
+    try:
+        others = stop_stack(home)
+        if others:
+            used = ", ".join(f"{user.command} (pid {user.process.pid})" for user in others)
+            narrate(f"these commands still use it and are waited for: {used}")
+            narrate("  next: Ctrl-C again, or another SIGTERM, stops everything at once")
+        while others:
+            time.sleep(LOOK_SECONDS)
+            others = stop_stack(home)
+    except StackFailed as error:
+        raise CommandFailed(str(error), hint=f"see {home.logs}", code=RUN_FAILED) from None
+
+
+def stop_at_once(home: Home) -> None:
+    try:
+        stop_stack(home, even_if_used=True)
+    except StackFailed as error:
+        raise CommandFailed(str(error), hint=f"see {home.logs}", code=RUN_FAILED) from None
+
+
+def warn_of_replicas(stack: Stack, wanted: int) -> None:
+    running = sum(name.partition("-")[0] == "collector" for name in stack.components)
+    if running != wanted:
+        narrate(f"it ran already, with {count(running, 'replica')} of each service: --replicas has no effect now")
 
 
 def tell(stack: Stack) -> None:

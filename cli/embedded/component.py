@@ -4,7 +4,6 @@ Each component has a thread for its whole life, because its processes die with t
 """
 
 import contextlib
-import os
 import signal
 import subprocess
 import threading
@@ -13,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from cli.embedded.logfile import open_log, tail
+from cli.embedded.logfile import open_log, say, tail
 from cli.embedded.processes import dies_with_parent, known
 from cli.embedded.state import ComponentState
 
@@ -180,7 +179,7 @@ class Component(threading.Thread):
 
     def note(self, line: str) -> None:
         """One line in the supervisor's log."""
-        os.write(2, f"{time.strftime('%H:%M:%S')} {line}\n".encode("utf-8", "replace"))
+        say(f"{time.strftime('%H:%M:%S')} {line}")
 
     def _kill_rest(self) -> None:
         for process in self.processes.values():

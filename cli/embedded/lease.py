@@ -67,6 +67,18 @@ def embedded_stack(
         os.close(lease)
 
 
+def rejoin(home: Home, *, need: AbstractSet[str] = EVERYTHING, timeout_seconds: float = 60.0) -> Stack:
+    """The stack again, for a command whose stack is gone though it still holds its lease: starts a supervisor if the
+    former one died. Raises StackFailed, also when the stack was stopped on purpose: then it must not come back.
+    """
+    state = read_state(home)
+    if state is not None and state.phase == "stopping":
+        raise StackFailed("the stack was stopped\nstart it again with `helios up`; what was under way goes on then")
+    replicas = state.replicas if state is not None else 1
+    ready = _ready(home, need, SERVICES, replicas, time.monotonic() + timeout_seconds)
+    return stack_of(home, prepare(home), ready)
+
+
 def running_stack(home: Home) -> Stack | None:
     """The stack that runs in this home now, ready or not; starts nothing and makes nothing."""
     state = read_state(home)
@@ -75,21 +87,21 @@ def running_stack(home: Home) -> Stack | None:
     return stack_of(home, prepare(home), state)
 
 
-def stop_stack(home: Home) -> list[User]:
+def stop_stack(home: Home, *, even_if_used: bool = False) -> list[User]:
     """Stop the stack now unless a command uses it, and wait until it is gone; returns the commands that use it.
 
-    To be called after this command's own lease is given back.
+    To be called after this command's own lease is given back. `even_if_used`: whoever uses it loses it.
     """
     deadline = time.monotonic() + STOP_SECONDS
     while True:
         state = read_state(home)
         if state is None or not is_alive(state.supervisor):
             return []
-        using = users(home)
+        using = [] if even_if_used else users(home)
         if using:
             return using
         if state.phase != "stopping":
-            send(state.supervisor, signal.SIGUSR1)
+            send(state.supervisor, signal.SIGTERM if even_if_used else signal.SIGUSR1)
         _wait(deadline, "the stack did not stop", 0.05)
 
 

@@ -1,5 +1,6 @@
 """Logs of components: appended to by the components themselves, kept short by the supervisor."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import BinaryIO
@@ -11,6 +12,12 @@ KEPT_BYTES = 512 * 1024
 def open_log(file: Path) -> BinaryIO:
     """For a child's stdout and stderr. O_APPEND, so that `shorten` may truncate under the writer."""
     return os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab", buffering=0)
+
+
+def say(line: str) -> None:
+    """One line in this process's own log. A full disk, where that log is too, must not end what tells of it."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{line}\n".encode("utf-8", "replace"))
 
 
 def shorten(file: Path) -> None:

@@ -16,9 +16,9 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
-
+from cli.embedded.disk import free_bytes, reserve_from, shorten_log, size_text
 from cli.embedded.home import home_from
+from cli.embedded.logfile import say
 from cli.embedded.pod import DELETED, NODE_STOPPED, Place, Pod
 from cli.embedded.processes import adopt_orphans
 from cli.embedded.service import SOURCE
@@ -26,12 +26,18 @@ from cli.embedded.strays import kill_everywhere, reap_orphans
 from cli.embedded.tether import hold
 from cli.embedded.watch import FolderWatch
 from helios.localjobs import (
+    STEPS,
     PodStatus,
+    Unreadable,
+    artifacts_folder,
+    is_released,
     job_file,
     jobs_folder,
     list_jobs,
+    log_file,
     pod_folder,
     read_status,
+    work_folder,
     write_status,
 )
 from helios.settings import SettingInvalid, Settings, settings_from
@@ -39,6 +45,9 @@ from helios.settings import SettingInvalid, Settings, settings_from
 LOOK_SECONDS = 0.5
 """How often the folder is looked at when nothing told of a change."""
 STOP_SECONDS = 4.0
+QUARANTINE_SWEEP_SECONDS = 3600.0
+QUARANTINED_SECONDS = 24 * 3600.0
+"""How long a damaged blob is kept for whoever wants to know what happened to it."""
 
 
 class Node:
@@ -50,12 +59,19 @@ class Node:
         self._waiting: dict[str, PodStatus] = {}
         self._running: dict[str, Pod] = {}
         self._over: set[str] = set()
+        self._unsaid: dict[str, PodStatus] = {}
+        """Statuses that the disk refused."""
+        self._emptied: set[str] = set()
+        """Pods that are over and had to leave their artifacts because the disk was full."""
+        self._is_full = False
+        self._troubled: set[str] = set()
         self._ended: queue.SimpleQueue[Pod] = queue.SimpleQueue()
         self._wake, self._wake_end = os.pipe()
         for fd in (self._wake, self._wake_end):
             os.set_blocking(fd, False)
         self._stopping = False
         self._reap_at = 0.0
+        self._sweep_at = time.monotonic() + QUARANTINE_SWEEP_SECONDS
         self._trash = Trash(place)
 
     def listen(self) -> None:
@@ -73,9 +89,11 @@ class Node:
         while not self._stopping:
             try:
                 self._look()
-                self._start_pods()
+                self._watch_disk()
+                if not self._is_full:
+                    self._start_pods()
             except OSError as error:
-                _say(f"the folder cannot be read or written: {error}")
+                say(f"the folder cannot be read or written: {error}")
                 time.sleep(0.2)
             watch.wait(LOOK_SECONDS)
             self._note_ends()
@@ -91,33 +109,60 @@ class Node:
                 pod = self._ended.get_nowait()
                 del self._running[pod.status.job]
                 self._over.add(pod.status.job)
+                if pod.unsaid:
+                    self._unsaid[pod.status.job] = pod.status
 
     def _look(self) -> None:
-        """Compare the folder with what is known."""
+        """Compare the folder with what is known. What is wrong with one pod holds up no other."""
         if time.monotonic() > self._reap_at:
             self._reap_at = time.monotonic() + LOOK_SECONDS
             reap_orphans()
+        if time.monotonic() > self._sweep_at:
+            self._sweep_at = time.monotonic() + QUARANTINE_SWEEP_SECONDS
+            self._trash.sweep_quarantine(QUARANTINED_SECONDS)
+        for status in list(self._unsaid.values()):
+            self._say_status(status)
         jobs = set(list_jobs(self.place.directory))
         self._take_up(jobs - self._waiting.keys() - self._running.keys() - self._over)
         for name in self._waiting.keys() - jobs:
             self._refuse(self._waiting.pop(name), DELETED)
         for name in self._running.keys() - jobs:
             self._running[name].delete()
-        for name in self._over - jobs:
-            if (pod_folder(self.place.directory, name) / "released").exists():
+        for name in self._over - jobs - self._unsaid.keys():
+            if is_released(self.place.directory, name):
                 self._over.discard(name)
+                self._emptied.discard(name)
+                self._troubled.discard(name)
                 self._trash.put(name)
 
-    def _take_up(self, names: set[str]) -> None:
-        def created(name: str) -> tuple[int, str]:
-            try:
-                return job_file(self.place.directory, name).stat().st_mtime_ns, name
-            except FileNotFoundError:
-                return 0, name
+    def _watch_disk(self) -> None:
+        """Keep enough of the disk free for Valkey, which must write to let anything go on, and for the statuses."""
+        free = free_bytes(self.place.directory)
+        was_full, self._is_full = self._is_full, free < self.place.reserve_bytes
+        if not self._is_full:
+            if was_full:
+                say(f"{size_text(free)} are free again: pods are started")
+            return
+        reason = f"the disk of HELIOS_HOME is full ({size_text(free)} free)"
+        if not was_full:
+            say(f"{reason}: pods are ended, and none is started below {size_text(self.place.reserve_bytes)}")
+            self._trash.sweep_quarantine(0.0)
+            for pod in self._running.values():
+                pod.make_room(reason)
+        for name in self._over - self._emptied:
+            self._emptied.add(name)
+            self._trash.put_away(artifacts_folder(self.place.directory, name))
+            for step in STEPS:
+                shorten_log(log_file(self.place.directory, name, step))
 
-        for name in sorted(names, key=created):
+    def _take_up(self, names: set[str]) -> None:
+        for name in sorted(names, key=lambda each: (_mtime(job_file(self.place.directory, each)), each)):
             status = PodStatus(job=name, uid=str(uuid.uuid4()), node=self.place.node)
-            write_status(self.place.directory, status)
+            try:
+                write_status(self.place.directory, status)
+            except OSError as error:
+                self._complain(name, error)
+                continue
             self._waiting[name] = status
 
     def _start_pods(self) -> None:
@@ -134,18 +179,34 @@ class Node:
 
     def _refuse(self, status: PodStatus, reason: str, *, disrupted: bool = False) -> None:
         status.phase, status.reason, status.disrupted = "Failed", reason, disrupted
-        write_status(self.place.directory, status)
         self._over.add(status.job)
+        self._say_status(status)
+
+    def _say_status(self, status: PodStatus) -> None:
+        """Write a final status, and go on trying while the disk refuses it: an attempt hangs on it."""
+        try:
+            write_status(self.place.directory, status)
+            self._unsaid.pop(status.job, None)
+        except OSError as error:
+            self._unsaid[status.job] = status
+            self._complain(status.job, error)
+
+    def _complain(self, name: str, error: OSError) -> None:
+        """Once for each pod, not at every look."""
+        if name not in self._troubled:
+            self._troubled.add(name)
+            say(f"the status of {name} cannot be written: {error}")
 
     def _recover(self) -> None:
         """Pods of a former node: what ran was lost with it, what waited still waits, what is over is left as it is."""
         found: list[PodStatus] = []
-        for folder in (self.place.directory / "pods").iterdir():
+        for name in os.listdir(self.place.directory / "pods"):  # noqa: PTH208 -- names are wanted
             try:
-                status = read_status(self.place.directory, folder.name)
-            except msgspec.DecodeError:
+                status = read_status(self.place.directory, name)
+            except Unreadable as error:
+                say(f"{name}: {error}")
                 status = None
-            found.append(status or PodStatus(job=folder.name, uid="", node=self.place.node, phase="Fetching"))
+            found.append(status or PodStatus(job=name, uid="", node=self.place.node, phase="Fetching"))
         kill_everywhere([status.uid for status in found if status.uid and not status.final])
         for status in sorted(found, key=lambda each: (_mtime(job_file(self.place.directory, each.job)), each.job)):
             if status.final:
@@ -174,29 +235,57 @@ class Trash:
         threading.Thread(target=self._work, name="trash", daemon=True).start()
 
     def put(self, name: str) -> None:
-        """Take the pod's folder out of sight now, and remove it and its view soon."""
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        moved = self._folder / f"{name}.{uuid.uuid4().hex}"
-        with contextlib.suppress(FileNotFoundError):
-            pod_folder(self._place.directory, name).rename(moved)
-        self._names.put(str(moved))
+        """Take the pod's folders out of sight now, and remove them and its view soon."""
+        for folder in (pod_folder(self._place.directory, name), work_folder(self._place.directory, name)):
+            moved = self._folder / f"{name}.{uuid.uuid4().hex}"
+            try:
+                self._folder.mkdir(mode=0o700, exist_ok=True)
+                folder.rename(moved)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                moved = folder  # as on a full disk, where it is most wanted that something is removed
+            self._names.put(str(moved))
         self._names.put(str(self._place.cache / "views" / name))
 
+    def put_away(self, folder: Path) -> None:
+        """Remove the folder soon, where it is."""
+        self._names.put(str(folder))
+
     def sweep(self, pods: set[str]) -> None:
-        """At the start, when no pod runs: the rest of what a former node was removing, views without a pod, and files
-        that downloads left half-done.
+        """At the start, when no pod runs: the rest of what a former node was removing, folders and views without a pod,
+        files that downloads left half-done, and what has been in quarantine for long.
         """
         self._names.put(str(self._folder))
-        views = self._place.cache / "views"
-        for folder in (views, self._place.cache / "tmp"):
-            with contextlib.suppress(FileNotFoundError):
-                for path in folder.iterdir():
-                    if folder != views or path.name not in pods:
-                        self._names.put(str(path))
+        of_pods = (self._place.directory / "work", self._place.cache / "views")
+        for folder in (*of_pods, self._place.cache / "tmp"):
+            for path in _inside(folder):
+                if folder not in of_pods or path.name not in pods:
+                    self._names.put(str(path))
+        self.sweep_quarantine(QUARANTINED_SECONDS)
+
+    def sweep_quarantine(self, seconds: float) -> None:
+        """Remove what came into quarantine longer ago than that."""
+        for path in _inside(self._place.cache / "quarantine"):
+            with contextlib.suppress(OSError):
+                # A blob's mtime is its seal; its ctime is at the latest when it was moved there.
+                if time.time() - path.lstat().st_ctime >= seconds:
+                    self._names.put(str(path))
 
     def _work(self) -> None:
         while True:
-            _remove(Path(self._names.get()))
+            path = Path(self._names.get())
+            try:
+                _remove(path)
+            except OSError as error:
+                say(f"cannot remove {path}: {error}")
+
+
+def _inside(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _remove(path: Path) -> None:
@@ -220,18 +309,14 @@ def _remove(path: Path) -> None:
         if path.exists():
             shutil.rmtree(path, ignore_errors=True)
         if path.exists():
-            _say(f"cannot remove {path}")
+            say(f"cannot remove {path}")
 
 
 def _mtime(file: Path) -> int:
     try:
         return file.stat().st_mtime_ns
-    except FileNotFoundError:
+    except OSError:
         return 0
-
-
-def _say(line: str) -> None:
-    os.write(2, f"{line}\n".encode("utf-8", "replace"))
 
 
 def place_from(settings: Settings, environ: Mapping[str, str], lifeline_fd: int) -> Place:
@@ -244,6 +329,7 @@ def place_from(settings: Settings, environ: Mapping[str, str], lifeline_fd: int)
         node=settings.node_name,
         environ=environ,
         lifeline_fd=lifeline_fd,
+        reserve_bytes=reserve_from(environ, Path(settings.local_dir)),
     )
 
 
@@ -261,7 +347,11 @@ def main() -> None:
     # Its write end stays open as long as this process lives; the wrapper of each task watches the other one.
     lifeline, _lifeline_end = os.pipe()
     slots = settings.local_slots or 2 * (os.cpu_count() or 1)
-    node = Node(place_from(settings, os.environ, lifeline), slots)
+    try:
+        place = place_from(settings, os.environ, lifeline)
+    except SettingInvalid as error:
+        sys.exit(str(error))
+    node = Node(place, slots)
     node.listen()
     node.run()
 

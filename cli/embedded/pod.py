@@ -1,9 +1,12 @@
 """The life of one pod: fetch, then task and publish side by side, then a status that says how it went.
 
-Whatever goes wrong in here ends as a Failed pod with its reason, never as a dead node.
+Whatever goes wrong in here ends as a Failed pod with its reason, never as a dead node. What the task can reach is read
+and written as if it had put a trap there (helios/localjobs.py).
 """
 
+import errno
 import queue
+import shutil
 import signal
 import sys
 import threading
@@ -13,23 +16,28 @@ from pathlib import Path
 
 import msgspec
 
+from cli.embedded.logfile import say
 from cli.embedded.podenv import SecretMissing, agent_env, inherited, secrets_of, task_env
 from cli.embedded.step import Step
-from cli.embedded.strays import kill_everywhere, kill_strays
+from cli.embedded.strays import kill_strays
 from helios.localjobs import (
     LocalJob,
     PodStatus,
     StepStatus,
+    Unreadable,
+    artifacts_folder,
     log_file,
-    message_file,
     pod_folder,
     read_job,
+    read_message,
+    read_whole,
     write_status,
 )
 
 GRACE_SECONDS = 5.0
 SHUTDOWN_GRACE_SECONDS = 2.0
-RETRY_SECONDS = 0.5
+RECORD_BYTES = 64 * 1024
+FULL = (errno.ENOSPC, errno.EDQUOT)
 NODE_STOPPED = "the local node stopped while the task ran"
 DELETED = "its Job was deleted"
 
@@ -44,6 +52,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     environ: Mapping[str, str]
     lifeline_fd: int
+    reserve_bytes: int
+    """With less than that free on the disk no pod is started, and those that run are ended."""
 
 
 class _ExitRecord(msgspec.Struct):
@@ -62,8 +72,25 @@ class _Message(msgspec.Struct):
     reason: str | None = None
 
 
-class _Interrupted(Exception):
+class _Order(msgspec.Struct, frozen=True, kw_only=True):
     """The pod is to end before its work is done."""
+
+    reason: str
+    grace_seconds: float
+    disrupted: bool = False
+    drop_artifacts: bool = False
+
+
+class _Interrupted(Exception):
+    """The order has come."""
+
+    def __init__(self, order: _Order) -> None:
+        super().__init__(order.reason)
+        self.order = order
+
+
+_DELETE = _Order(reason=DELETED, grace_seconds=GRACE_SECONDS)
+_SHUT_DOWN = _Order(reason=NODE_STOPPED, grace_seconds=SHUTDOWN_GRACE_SECONDS, disrupted=True)
 
 
 class Pod(threading.Thread):
@@ -74,29 +101,38 @@ class Pod(threading.Thread):
         self.place = place
         self.status = status
         self._on_end = on_end
-        self._events: queue.SimpleQueue[Step | str] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Step | _Order] = queue.SimpleQueue()
         self._steps: dict[str, Step] = {}
+        self.unsaid = False
+        """The last change of the status could not be written: whoever takes the pod's end goes on trying."""
 
     def delete(self) -> None:
         """End the pod because its Job is gone."""
-        self._events.put("delete")
+        self._events.put(_DELETE)
 
     def shut_down(self) -> None:
         """End the pod because the node stops."""
-        self._events.put("shut down")
+        self._events.put(_SHUT_DOWN)
+
+    def make_room(self, reason: str) -> None:
+        """End the pod at once, with its artifacts, because the disk is full."""
+        self._events.put(_Order(reason=reason, grace_seconds=0.0, disrupted=True, drop_artifacts=True))
 
     def run(self) -> None:
         try:
             self._live()
-        except _Interrupted as order:
-            stopped = str(order) == "shut down"
-            self._end_steps(SHUTDOWN_GRACE_SECONDS if stopped else GRACE_SECONDS)
-            self._finish(NODE_STOPPED if stopped else DELETED, disrupted=stopped)
-        except SecretMissing as error:
+        except _Interrupted as interrupted:
+            order = interrupted.order
+            self._end_steps(order.grace_seconds)
+            if order.drop_artifacts:
+                shutil.rmtree(artifacts_folder(self.place.directory, self.status.job), ignore_errors=True)
+            self._finish(order.reason, disrupted=order.disrupted)
+        except (SecretMissing, Unreadable) as error:
             self._finish(str(error))
         except Exception as error:  # noqa: BLE001 -- reported as the pod's reason
             self._end_steps(0.0)
-            self._finish(f"the local node failed to run it: {type(error).__name__}: {error}", disrupted=False)
+            full = isinstance(error, OSError) and error.errno in FULL
+            self._finish(f"the local node failed to run it: {type(error).__name__}: {error}", disrupted=full)
         finally:
             self._on_end(self)
 
@@ -104,10 +140,11 @@ class Pod(threading.Thread):
         place, name = self.place, self.status.job
         job = read_job(place.directory, name)
         if job is None:
-            raise _Interrupted("delete")
+            raise _Interrupted(_DELETE)
         secrets = secrets_of(job, place.secrets)
-        for folder in ("artifacts", "control", "state"):
-            (pod_folder(place.directory, name) / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+        pod = pod_folder(place.directory, name)
+        for folder in (artifacts_folder(place.directory, name), pod / "control", pod / "state"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._change("Fetching")
         self._start(job, "fetch", [])
         self._wait_for("fetch")
@@ -118,8 +155,8 @@ class Pod(threading.Thread):
         self._start(job, "publish", [])
         self._change("Running")
         self._wait_for("task")
-        kill_strays(self.status.uid)
-        if not (pod_folder(place.directory, name) / "control" / "started").exists():
+        kill_strays()
+        if not (pod / "control" / "started").exists():
             # publish waits for a start that will not come.
             self._steps["publish"].send(signal.SIGTERM)
         self._wait_for("publish")
@@ -148,7 +185,7 @@ class Pod(threading.Thread):
             name,
             [sys.executable, "-I", "-S", str(place.agent), verb, *arguments],
             env=env,
-            cwd=pod_folder(place.directory, job.job) / "artifacts",
+            cwd=artifacts_folder(place.directory, job.job),
             log=log_file(place.directory, job.job, name),
             ends=self._events,
             pass_fds=(place.lifeline_fd,) if name == "task" else (),
@@ -157,13 +194,13 @@ class Pod(threading.Thread):
         self._steps[name] = step
         self.status.steps[name] = StepStatus(startedAt=_now_ms())
         if name == "fetch":
-            write_status(place.directory, self.status)
+            self._tell()
 
     def _wait_for(self, name: str) -> None:
         """Handle what happens until the step has ended; raises _Interrupted when the pod is to end."""
         while self._steps[name].exit_code is None:
             event = self._events.get()
-            if isinstance(event, str):
+            if isinstance(event, _Order):
                 raise _Interrupted(event)
             self._note_end(event)
         self._note_end(self._steps[name])
@@ -172,7 +209,7 @@ class Pod(threading.Thread):
         status = self.status.steps[step.name]
         if status.endedAt is None:
             status.endedAt, status.exitCode = _now_ms(), step.exit_code
-            write_status(self.place.directory, self.status)
+            self._tell()
 
     def _end_steps(self, grace_seconds: float) -> None:
         """SIGTERM for all steps (the wrapper passes it on to the task), then SIGKILL for the whole pod."""
@@ -182,12 +219,11 @@ class Pod(threading.Thread):
         deadline = time.monotonic() + grace_seconds
         self._collect_ends(deadline)
         for step in alive:
-            if step.exit_code is None and step.name != "task":
+            # Without its wrapper the task is the node's own child, which only Linux sees to.
+            if step.exit_code is None and (step.name != "task" or sys.platform == "linux"):
                 step.send(signal.SIGKILL, group=True)
-        if any(step.exit_code is None for step in alive):
-            kill_everywhere([self.status.uid])
         self._collect_ends(time.monotonic() + 60.0)
-        kill_strays(self.status.uid)
+        kill_strays()
 
     def _collect_ends(self, deadline: float) -> None:
         while any(step.exit_code is None for step in self._steps.values()):
@@ -205,34 +241,36 @@ class Pod(threading.Thread):
 
     def _change(self, phase: str) -> None:
         self.status.phase = phase
-        write_status(self.place.directory, self.status)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Write the status. What the disk refuses comes with the next change, or in the end with the node's looks."""
+        try:
+            write_status(self.place.directory, self.status)
+            self.unsaid = False
+        except OSError as error:
+            if not self.unsaid:
+                say(f"the status of {self.status.job} cannot be written: {error}")
+            self.unsaid = True
 
     def _finish(self, reason: str | None, *, disrupted: bool = False) -> None:
-        """Write the final status; while the disk refuses it, go on trying, because an attempt hangs on it."""
         self.status.reason, self.status.disrupted = reason, disrupted
-        while True:
-            try:
-                self._change("Succeeded" if reason is None else "Failed")
-            except OSError:
-                time.sleep(RETRY_SECONDS)
-            else:
-                return
+        self._change("Succeeded" if reason is None else "Failed")
 
     def _told(self, step: str) -> str | None:
         """The failure that a step's termination message tells of."""
+        text = read_message(self.place.directory, self.status.job, step)
         try:
-            message = msgspec.json.decode(
-                message_file(self.place.directory, self.status.job, step).read_bytes(), type=_Message
-            )
-        except (OSError, msgspec.MsgspecError):
+            message = msgspec.json.decode(text or "", type=_Message)
+        except (msgspec.MsgspecError, RecursionError):
             return None
         return message.error or message.reason
 
     def _why_the_task_failed(self, job: LocalJob) -> str:
         try:
             file = pod_folder(self.place.directory, job.job) / "control" / "exit"
-            record = msgspec.json.decode(file.read_bytes(), type=_ExitRecord)
-        except (OSError, msgspec.MsgspecError):
+            record = msgspec.json.decode(read_whole(file, RECORD_BYTES), type=_ExitRecord)
+        except (OSError, msgspec.MsgspecError, RecursionError):
             return f"its wrapper {_ended(self._exit_code('task'))}"
         if record.error:
             return record.error

@@ -7,7 +7,7 @@ not by taking things away from this process's.
 from collections.abc import Mapping
 from pathlib import Path
 
-from helios.localjobs import LocalJob, message_file, pod_folder
+from helios.localjobs import LocalJob, artifacts_folder, message_file, pod_folder
 
 INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TMPDIR", "TZ", "VIRTUAL_ENV")
 INHERITED_PREFIXES = ("LC_", "CONDA_")
@@ -56,7 +56,7 @@ def agent_env(
         "HELIOS_JOB": job.job,
         "HELIOS_POD_UID": uid,
         "HELIOS_NODE": node,
-        "HELIOS_ARTIFACTS": str(pod / "artifacts"),
+        "HELIOS_ARTIFACTS": str(artifacts_folder(directory, job.job)),
         "HELIOS_CONTROL_DIR": str(pod / "control"),
         "HELIOS_STATE_DIR": str(pod / "state"),
         "HELIOS_TERMINATION_LOG": str(message_file(directory, job.job, step)),

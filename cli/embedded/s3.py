@@ -65,6 +65,7 @@ class S3:
 
     def launch(self, component: Component) -> None:
         weed = str(binary())
+        self._remove_sockets()  # those that a killed stack left
         self._write_configuration()
         address = ("-ip=127.0.0.1", "-ip.bind=127.0.0.1")
         port = self.ports

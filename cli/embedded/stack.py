@@ -55,11 +55,6 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True):
         }
 
     @property
-    def redis_cli(self) -> str:
-        """A command line that reaches Valkey, for people. It holds the password."""
-        return f"redis-cli -u {self.redis_url}"
-
-    @property
     def pids(self) -> dict[str, list[int]]:
         """Process ids by component."""
         return {name: [process.pid for process in each.processes] for name, each in self.components.items()}

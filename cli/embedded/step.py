@@ -8,9 +8,11 @@ import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from cli.embedded.processes import dies_with_parent
 from cli.embedded.strays import STARTING
+from helios.localjobs import make_way, open_regular
 
 LOG_BYTES = 64 * 1024 * 1024
 LAST_OUTPUT_SECONDS = 1.0
@@ -31,7 +33,7 @@ class Step:
         env: Mapping[str, str],
         cwd: Path,
         log: Path,
-        ends: "queue.SimpleQueue[Step | str]",
+        ends: "queue.SimpleQueue[Any]",
         pass_fds: Sequence[int] = (),
         log_bytes: int = LOG_BYTES,
         dies_with_node: bool = True,
@@ -39,7 +41,8 @@ class Step:
         self.name = name
         self.exit_code: int | None = None
         self._ends = ends
-        self._log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        make_way(log)
+        self._log = open_regular(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._log_bytes = log_bytes
         with STARTING:
             self._process = subprocess.Popen(

@@ -1,7 +1,8 @@
-"""Processes of a pod that left their session or outlived their wrapper: found by a variable they inherited, and killed.
+"""Processes that outlived the wrapper of their task, found and killed.
 
-The node adopts orphans, so on Linux whatever a pod leaves behind becomes the node's own child, double forks included.
-Elsewhere a process that left its group is not found.
+A wrapper adopts what its task orphans and ends it; the node adopts the orphans of wrappers that were killed themselves.
+So every child of the node that is no step is such a rest, whatever is in its environment. Elsewhere than on Linux,
+where nobody can adopt, a process that left its group is not found.
 """
 
 import contextlib
@@ -31,18 +32,22 @@ class _Starting:
 STARTING = _Starting()
 
 
-def kill_strays(uid: str) -> None:
-    """Kill this node's orphans that belong to the pod; returns when none is left."""
-    marker = f"{POD_UID}={uid}".encode()
+def kill_strays() -> None:
+    """Kill the node's children that are no steps, and what is below them; returns when none is left to be killed."""
     while True:
         with STARTING:
-            found = [pid for pid in _children() if pid not in STARTING.pids and _has(pid, marker)]
-            for pid in found:
-                with contextlib.suppress(ProcessLookupError, ChildProcessError):
-                    os.kill(pid, signal.SIGKILL)
-                    os.waitpid(pid, 0)
-        if not found:
+            ended = [pid for pid in _children() if pid not in STARTING.pids and _end(pid)]
+        if not ended:
             return
+
+
+def _end(pid: int) -> bool:
+    try:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    except (ProcessLookupError, ChildProcessError, PermissionError):  # the last for one that runs as another user
+        return False
+    return True
 
 
 def kill_everywhere(uids: Iterable[str]) -> None:

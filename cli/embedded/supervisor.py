@@ -27,6 +27,7 @@ from cli.embedded.processes import end_all, this_process
 from cli.embedded.service import PythonModule
 from cli.embedded.stack import stack_of
 from cli.embedded.state import State, read_state, write_state
+from cli.embedded.unfinished import unfinished_runs
 
 TICK_SECONDS = 0.25
 LOGS_EVERY_SECONDS = 5.0
@@ -84,6 +85,9 @@ class Supervisor:
     def is_failing(self) -> bool:
         return any(each.state.phase == "failing" for each in self._all())
 
+    def has_unfinished_runs(self) -> bool:
+        return unfinished_runs(stack_of(self.home, self.passwords, self.state).redis_url)
+
     def shorten_logs(self) -> None:
         for each in self._all():
             shorten(each.log)
@@ -107,7 +111,8 @@ class Supervisor:
         return PythonModule(
             kind if replica == 0 else f"{kind}-{replica + 1}",
             module,
-            self._environ,
+            # One name over all restarts: a service that comes back finds its own pending entries at once.
+            lambda: {**self._environ(), "HELIOS_REPLICA": f"local-{replica + 1}"},
             stop_seconds=SERVICE_STOP_SECONDS,
             lifeline_fd=self._lifeline,
             wait_for=lambda: self._valkey.state.phase == "ready",
@@ -191,7 +196,10 @@ def supervise(supervisor: Supervisor, signals: Signals, leases: int, linger_seco
         unused_since = unused_since if unused_since is not None else time.monotonic()
         linger = 0.0 if signals.stop_when_unused or supervisor.is_failing() else linger_seconds
         if time.monotonic() - unused_since >= linger:
-            return
+            if not linger or not supervisor.has_unfinished_runs():
+                return
+            # Looked at again after another linger: a run that was submitted and left alone goes on to its end.
+            unused_since = None
         unlock(leases)
     # Commands still hold leases; new ones come in only when this process is gone.
     try_lock(leases, shared=False)

@@ -29,7 +29,7 @@ def binary() -> Path:
 
 
 def redis_url(port: int, passwords: Passwords) -> str:
-    return f"redis://:{passwords.valkey}@127.0.0.1:{port}/0"
+    return f"redis://default:{passwords.valkey}@127.0.0.1:{port}/0"
 
 
 class Valkey:

@@ -67,6 +67,7 @@ FINALISE = Script("finalise")
 DEAD_LETTER = Script("dead_letter")
 RENEW = Script("renew")
 TAKE = Script("take")
+TIDY_CONSUMERS = Script("tidy_consumers")
 ABANDON_RUN = Script("abandon_run")
 
 
@@ -343,3 +344,8 @@ def take(stream: str, *, group: str, consumer: str, entry: str, lease_ms: int) -
 def renew(stream: str, *, group: str, consumer: str, entries: Sequence[str]) -> Call:
     """Returns the entries that this consumer still owns, their idle time set back to zero."""
     return Call(RENEW, (stream,), (group, consumer, *entries))
+
+
+def tidy_consumers(stream: str, *, group: str, leaving: str = "", dead_after_ms: int) -> Call:
+    """Returns how many consumers without pending entries were removed: the one that leaves, and the long dead."""
+    return Call(TIDY_CONSUMERS, (stream,), (group, leaving, dead_after_ms))

@@ -14,7 +14,8 @@ local function announce(event)
   redis.pcall('XADD', events, 'MAXLEN', '~', ARGV[7], '*', 'event', event)
 end
 
-local state = redis.call('HMGET', task, 'status', 'attempt', 'settled', 'children', 'retriesLeft', 'disrupted', 'disruptions')
+local state = redis.call('HMGET', task, 'status', 'attempt', 'settled', 'children', 'retriesLeft', 'disrupted', 'disruptions',
+  'hitBytes', 'missBytes')
 if (state[1] ~= 'SUCCEEDED' and state[1] ~= 'FAILED') or state[2] ~= attempt or state[3] ~= '0' then
   acknowledge()
   return 'stale'
@@ -37,6 +38,14 @@ if state[1] == 'FAILED' then
     redis.call('HSET', task, 'disruptions', disruptions + 1)
   else
     redis.call('HSET', task, 'retriesLeft', retries - 1)
+  end
+  -- What this attempt fetched was fetched, whatever the next one finds in the cache.
+  for number, field in ipairs({'Hit', 'Miss'}) do
+    local bytes = state[7 + number]
+    if bytes and bytes ~= '0' and tonumber(bytes) then
+      redis.call('HINCRBY', task, 'earlier' .. field .. 'Bytes', bytes)
+      redis.call('HINCRBY', run, 'cache' .. field .. 'Bytes', bytes)
+    end
   end
   redis.call('HSET', task, 'status', 'QUEUED', 'attempt', following, 'queuedAt', string.match(emitted, '^%d+'))
   announce('{"type":"TasksQueued","run":"' .. id .. '","attempt":' .. following .. ',"tasks":["' .. name .. '"]}')

@@ -11,17 +11,19 @@ import redis
 import structlog
 from waitress.server import create_server
 
+from helios.heartbeat import Heartbeat
 from helios.keys import COLLECTOR_GROUP, all_partitions, keys_of_run
 from helios.settings import SettingInvalid, Settings, settings_from
 from helios.streams import Inbox
-from helios.worker import Heartbeat, Stop, configure_logging, connect, repeat, run_loops, work
+from helios.worker import Stop, work
 from services.collector.collect import Collector
 from services.collector.endpoint import BODY_BYTES, PodEndpoint
 from services.collector.kept import KeptReports
 from services.collector.kube_api import api_from_environment
 from services.collector.kube_pods import KubernetesPods
-from services.collector.pods import LocalPods, Pods
+from services.collector.pods import JobOf, LocalPods, Pods
 from services.collector.store import Store
+from services.process import configure_logging, connect, repeat, run_loops
 
 log = structlog.get_logger()
 
@@ -91,14 +93,11 @@ def sweep(pods: Pods, client: redis.Redis, settings: Settings) -> None:
         return
     ended: list[str] = []
     for name in over:
-        job = pods.attempt_of(name)
-        if job is not None:
-            found: Any = client.hmget(
-                keys_of_run(job.run, settings.partitions).task(job.run, job.task), "status", "attempt"
-            )
-            if found[0] == "QUEUED" and found[1] == str(job.attempt):
-                continue  # its launch is about to be recorded
-        ended.append(name)
+        try:
+            if not _is_to_be_launched(pods.attempt_of(name), client, settings):
+                ended.append(name)
+        except (OSError, ValueError, redis.ResponseError) as error:
+            log.error("a pod cannot be looked at", job=name, error=str(error))
     # Read last, so that an attempt found launched above is in here unless it has been wrapped up since.
     launched: set[str] = set()
     for keys in all_partitions(settings.partitions):
@@ -107,6 +106,15 @@ def sweep(pods: Pods, client: redis.Redis, settings: Settings) -> None:
     for name in ended:
         if name not in launched:
             pods.release(name)
+
+
+def _is_to_be_launched(job: JobOf | None, client: redis.Redis, settings: Settings) -> bool:
+    """Whether the Job exists and its launch is about to be recorded."""
+    if job is None:
+        return False
+    keys = keys_of_run(job.run, settings.partitions)
+    found: Any = client.hmget(keys.task(job.run, job.task), "status", "attempt")
+    return found[0] == "QUEUED" and found[1] == str(job.attempt)
 
 
 def pods_from(settings: Settings) -> LocalPods | KubernetesPods:

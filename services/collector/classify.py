@@ -18,8 +18,8 @@ _PLAN_LINE = re.compile(r"^\[HELIOS\] Plan: (\d{1,15}) inputs, cache (on|off)$")
 _STARTING = "[HELIOS] Init container starting for task '"
 _COMPLETED = "[HELIOS] Init container completed."
 
-
 COUNTED_AT_MOST = 2**49
+"""Of bytes or inputs in one account: ten thousand tasks of these still add up below 2**63."""
 
 
 class Classification(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,31 +46,34 @@ def classify(
     """The outcome of one attempt. `message` is fetch's termination message, `log` the lines of its log."""
     if inputs_declared == 0:
         return NOT_APPLICABLE
-    account = next(filter(_plausible, (manifest, _from_message(message), _from_log(log))), None)
+    accounts = (manifest, _from_message(message), _from_log(log))
+    account = next((each for each in accounts if each is not None and _plausible(each, inputs_declared)), None)
     if account is None:
         return UNKNOWN
     inputs = tuple(InputRecord(each.name, each.bytes, each.cause) for each in account.inputs or ())
     return Classification(
-        cache=_outcome(cache_enabled and account.cacheEnabled, account.hits, account.misses),
+        cache=_outcome(cache_enabled and account.cacheEnabled, inputs_declared, account),
         hit_bytes=account.hitBytes,
         miss_bytes=account.missBytes,
         inputs=inputs,
     )
 
 
-def _plausible(account: FetchManifest | None) -> bool:
-    """Whether there is an account, and one whose numbers Redis can add up for the most tasks a run may have."""
-    return account is not None and all(
-        0 <= number <= COUNTED_AT_MOST for number in (account.hits, account.misses, account.hitBytes, account.missBytes)
+def _plausible(account: FetchManifest, inputs_declared: int) -> bool:
+    """Whether it accounts for no more inputs than there are, in numbers that Redis can add up for the largest run."""
+    numbers = (account.hits, account.misses, account.hitBytes, account.missBytes)
+    return all(0 <= number <= COUNTED_AT_MOST for number in numbers) and (
+        account.hits + account.misses <= inputs_declared
     )
 
 
-def _outcome(cache_enabled: bool, hits: int, misses: int) -> str:
-    if not cache_enabled or hits + misses == 0:
+def _outcome(cache_enabled: bool, inputs_declared: int, account: FetchManifest) -> str:
+    """A fetch that failed brought fewer inputs than were declared, so it is never a Hit."""
+    if not cache_enabled or account.hits + account.misses == 0:
         return "N/A"
-    if misses == 0:
+    if account.hits == inputs_declared:
         return "Hit"
-    return "Partial" if hits else "Miss"
+    return "Partial" if account.hits else "Miss"
 
 
 def _from_message(message: str | None) -> FetchManifest | None:
@@ -78,7 +81,7 @@ def _from_message(message: str | None) -> FetchManifest | None:
         return None
     try:
         found = msgspec.json.decode(message, type=FetchManifest)
-    except (msgspec.DecodeError, UnicodeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
     return found if found.step == "fetch" else None
 

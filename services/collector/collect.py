@@ -10,7 +10,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 from helios.events import RunEnded, TaskPhase
-from helios.keys import COLLECTOR_GROUP, Keys, keys_of_run
+from helios.keys import Keys, keys_of_run
 from helios.localjobs import PodStatus
 from helios.messages import Launched, Settled, decode
 from helios.records import read_tasks
@@ -19,10 +19,10 @@ from helios.streams import Entry, Inbox
 from helios.transitions import Call, commit, commit_one, finalise, note_phase, pipelined
 from helios.wire import hash_values
 from helios.worker import Failure
-from services.collector.ends import TASK_VALUES, end_call, end_overdue, ended_of
+from services.collector.ends import TASK_VALUES, end_overdue, ended_of
 from services.collector.kept import KeptReports
 from services.collector.metrics import disagreements, fold
-from services.collector.outcome import Ended, contradicts
+from services.collector.outcome import Ended, contradicts, end_call
 from services.collector.pods import Pods
 from services.collector.tail import LogTail
 
@@ -242,6 +242,3 @@ def _phase_call(held: Held, status: PodStatus) -> Call:
         node=status.node,
         event=TaskPhase(launched.run, launched.task, launched.attempt, status.phase, status.node),
     )
-
-
-GROUP = COLLECTOR_GROUP

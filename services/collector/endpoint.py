@@ -21,10 +21,9 @@ from helios.settings import Settings
 from helios.tokens import Attempt, TokenInvalid, check
 from helios.transitions import commit_one, keep_report, pipelined
 from services.collector.classify import classify
-from services.collector.ends import end_call, output_prefix
 from services.collector.kept import KeptReports
-from services.collector.outcome import ended_well, from_report
-from services.collector.store import Store, StoreRefused
+from services.collector.outcome import end_call, ended_well, from_report, output_prefix
+from services.collector.store import ObjectRefused, Store, StoreRefused
 
 log = structlog.get_logger()
 
@@ -59,10 +58,16 @@ class PodEndpoint:
         try:
             body = msgspec.json.encode(self._answer(environ))
         except Answer as answer:
-            status, body = answer.status, msgspec.json.encode({"error": answer.error})
+            status, body = answer.status, _error(answer.error)
+        except ObjectRefused as refusal:
+            # Not 5xx, which pods repeat: the answer would stay the same.
+            status, body = "409 Conflict", _error(str(refusal))
         except (redis.RedisError, StoreRefused) as error:
             log.warning("the pod endpoint cannot serve just now", error=str(error))
-            status, body = "503 Service Unavailable", msgspec.json.encode({"error": str(error)})
+            status, body = "503 Service Unavailable", _error(str(error))
+        except Exception:
+            log.exception("the pod endpoint failed", path=environ.get("PATH_INFO", ""))
+            status, body = "500 Internal Server Error", _error("a fault of the collector; its log says more")
         start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
         return [body]
 
@@ -217,6 +222,10 @@ class PodEndpoint:
         ended = from_report(report, classification)
         applied = commit_one(self.client, end_call(keys, "", attempt.run, attempt.task, attempt.attempt, ended))
         return ResultAnswer("committed" if applied else "stale")
+
+
+def _error(text: str) -> bytes:
+    return msgspec.json.encode({"error": text.encode("utf-8", "replace").decode()})
 
 
 def _body(environ: dict[str, Any], kind: Any) -> Any:

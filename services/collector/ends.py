@@ -1,4 +1,4 @@
-"""The end of an attempt, from its pod, its kept report and its task's record; and the transition that commits it."""
+"""The end of an attempt, from its pod, its kept report and its task's record."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,17 +9,16 @@ import structlog
 from redis.exceptions import ResponseError
 
 from helios.dag import Task
-from helios.events import TaskEnded
-from helios.keys import Keys, keys_of_run
+from helios.keys import keys_of_run
 from helios.localjobs import PodStatus
 from helios.messages import Launched
 from helios.podwire import Report
 from helios.settings import Settings
 from helios.tokens import Attempt
-from helios.transitions import Call, commit_one, end_attempt
+from helios.transitions import commit_one
 from helios.wire import hash_values
 from services.collector.classify import Classification, classify
-from services.collector.outcome import Ended, from_pod, refused, vanished
+from services.collector.outcome import Ended, end_call, from_pod, output_prefix, refused, vanished
 from services.collector.pods import Pods
 
 log = structlog.get_logger()
@@ -85,41 +84,3 @@ def end_overdue(client: redis.Redis, pods: Pods, settings: Settings, attempts: I
         except (OSError, ValueError, ResponseError) as error:
             # The pod's status, once it comes, meets the same and is dealt with there.
             log.warning("a reported failure cannot be committed", run=attempt.run, error=str(error))
-
-
-def output_prefix(run: str, task: str, attempt: int) -> str:
-    """Where in the artifact bucket an attempt may store its outputs."""
-    return f"runs/{run}/{task}/{attempt}/"
-
-
-def end_call(
-    keys: Keys, entry: str, run: str, task: str, attempt: int, ended: Ended, *, disagrees: bool = False
-) -> Call:
-    """The transition that ends an attempt; an empty entry leaves its Job to be wrapped up."""
-    record = ended.record
-    return end_attempt(
-        keys,
-        entry=entry,
-        run=run,
-        task=task,
-        attempt=attempt,
-        status=ended.status,
-        record=msgspec.json.encode(record),
-        cache=record.cache,
-        hit_bytes=record.cacheHitBytes,
-        miss_bytes=record.cacheMissBytes,
-        node=record.node,
-        disrupted=ended.disrupted,
-        disagrees=disagrees,
-        event=TaskEnded(
-            run,
-            task,
-            attempt,
-            ended.status,
-            record.cache,
-            record.cacheHitBytes,
-            record.cacheMissBytes,
-            record.node,
-            record.reason,
-        ),
-    )

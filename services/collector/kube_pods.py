@@ -137,7 +137,7 @@ class KubernetesPods:
         pod = self._pod(job)
         return termination_message(pod, step) if pod else None
 
-    def lines(self, job: str, step: str, after: int, *, final: bool) -> LogPart:  # noqa: ARG002 -- `finish` came first
+    def lines(self, job: str, step: str, after: int, *, final: bool, followed: bool) -> LogPart:  # noqa: ARG002 -- `finish` came first, and what was read is all there is
         pod = self._pod(job)
         if pod is None:
             return LogPart([], after)

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from helios.records import TaskView
+from helios.records import RUN_COUNTERS, TaskView
 
 
 def run_cache(tasks: Sequence[TaskView], cache_enabled: bool) -> str:
@@ -46,23 +46,12 @@ def fold(tasks: Sequence[TaskView], run: Mapping[str, str]) -> dict[str, str]:
         "cacheHitTasks": str(outcomes["Hit"]),
         "cachePartialTasks": str(outcomes["Partial"]),
         "cacheMissTasks": str(outcomes["Miss"]),
-        "cacheHitBytes": str(sum(task.cacheHitBytes for task in counted)),
-        "cacheMissBytes": str(sum(task.cacheMissBytes for task in counted)),
+        "cacheHitBytes": str(sum(task.cacheHitBytes for task in tasks)),
+        "cacheMissBytes": str(sum(task.cacheMissBytes for task in tasks)),
         "nodes": ",".join(nodes),
     }
 
 
 def disagreements(live: Mapping[str, str], final: Mapping[str, str]) -> dict[str, tuple[str, str]]:
     """Counters whose live value differs from the fold; any is a defect of ours and worth a log line."""
-    counters = (
-        "taskSucceeded",
-        "taskFailed",
-        "taskUpstreamFailed",
-        "taskCancelled",
-        "cacheHitTasks",
-        "cachePartialTasks",
-        "cacheMissTasks",
-        "cacheHitBytes",
-        "cacheMissBytes",
-    )
-    return {name: (live[name], final[name]) for name in counters if name in live and live[name] != final[name]}
+    return {name: (live[name], final[name]) for name in RUN_COUNTERS if name in live and live[name] != final[name]}

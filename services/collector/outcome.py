@@ -9,9 +9,12 @@ from typing import NamedTuple
 
 import msgspec
 
+from helios.events import TaskEnded
+from helios.keys import Keys
 from helios.localjobs import PodStatus
 from helios.podwire import FetchManifest, PublishMessage, Report
 from helios.records import AttemptRecord, OutputRecord
+from helios.transitions import Call, end_attempt
 from services.collector.classify import Classification
 
 REASON_CHARACTERS = 1_000
@@ -58,7 +61,10 @@ def from_pod(
         # The outputs are stored, but where and with which digests only the lost report knew.
         reason = "the report on its stored outputs was lost"
         return Ended("FAILED", _record(None, pod, classification, reason), disrupted=True)
-    return Ended("FAILED", _record(report, pod, classification, _reason(pod, report, messages)), pod.disrupted)
+    # What publish left as its message serves when its report is lost.
+    account = report or _publish_message(messages.get("publish"))
+    disrupted = pod.disrupted or (account is not None and account.disrupted)
+    return Ended("FAILED", _record(report, pod, classification, _reason(pod, report, messages)), disrupted)
 
 
 def contradicts(pod: PodStatus | None, status: str | None, current: str | None, attempt: int) -> bool:
@@ -76,6 +82,44 @@ def vanished(classification: Classification) -> Ended:
     return Ended("FAILED", AttemptRecord(reason="its pod vanished", cache=classification.cache), disrupted=True)
 
 
+def output_prefix(run: str, task: str, attempt: int) -> str:
+    """Where in the artifact bucket an attempt may store its outputs."""
+    return f"runs/{run}/{task}/{attempt}/"
+
+
+def end_call(
+    keys: Keys, entry: str, run: str, task: str, attempt: int, ended: Ended, *, disagrees: bool = False
+) -> Call:
+    """The transition that ends an attempt; an empty entry leaves its Job to be wrapped up."""
+    record = ended.record
+    return end_attempt(
+        keys,
+        entry=entry,
+        run=run,
+        task=task,
+        attempt=attempt,
+        status=ended.status,
+        record=msgspec.json.encode(record),
+        cache=record.cache,
+        hit_bytes=record.cacheHitBytes,
+        miss_bytes=record.cacheMissBytes,
+        node=record.node,
+        disrupted=ended.disrupted,
+        disagrees=disagrees,
+        event=TaskEnded(
+            run,
+            task,
+            attempt,
+            ended.status,
+            record.cache,
+            record.cacheHitBytes,
+            record.cacheMissBytes,
+            record.node,
+            record.reason,
+        ),
+    )
+
+
 def _reason(pod: PodStatus, report: Report | None, messages: dict[str, str | None]) -> str:
     """The most telling account of a failure, for a person."""
     if pod.disrupted:
@@ -91,6 +135,9 @@ def _reason(pod: PodStatus, report: Report | None, messages: dict[str, str | Non
             return f"it was ended by {report.signal}"
         if report.exitCode:
             return f"it exited with code {report.exitCode}"
+    message = _publish_message(messages.get("publish")) if report is None else None
+    if message is not None and message.disrupted and message.reason:
+        return _short(message.reason)
     fetch, publish = pod.steps.get("fetch"), pod.steps.get("publish")
     if fetch is not None and fetch.exitCode:
         return _short(_fetch_error(messages.get("fetch")) or pod.reason or f"fetch exited with code {fetch.exitCode}")
@@ -98,22 +145,23 @@ def _reason(pod: PodStatus, report: Report | None, messages: dict[str, str | Non
     if task is not None and task.exitCode:
         return _short(pod.reason or f"it exited with code {task.exitCode}")
     if publish is not None and publish.exitCode:
-        return _short(_publish_reason(messages.get("publish")) or pod.reason or "its outputs could not be stored")
+        return _short((message and message.reason) or pod.reason or "its outputs could not be stored")
     return _short(pod.reason or "it failed, and nothing that is left says why")
 
 
 def _fetch_error(message: str | None) -> str | None:
     try:
         return msgspec.json.decode(message or "", type=FetchManifest).error
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
 
 
-def _publish_reason(message: str | None) -> str | None:
+def _publish_message(text: str | None) -> PublishMessage | None:
     try:
-        return msgspec.json.decode(message or "", type=PublishMessage).reason
-    except msgspec.DecodeError:
+        found = msgspec.json.decode(text or "", type=PublishMessage)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
+    return found if found.step == "publish" else None
 
 
 def _short(text: str) -> str:

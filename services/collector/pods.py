@@ -1,19 +1,27 @@
 """Where pods are seen: their status, messages and logs, and the release that lets them go.
 
-Rule: a pod is released only after its end is committed, so that none vanishes unseen.
+Rule: a pod is released only after its end is committed, so that none vanishes unseen; and nothing that a task may have
+put into its pod's folder raises here or makes anybody wait.
 """
 
+import errno
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import msgspec
+import structlog
 
 from helios import localjobs
 from helios.localjobs import PodStatus
 from services.collector.loglines import LogPart, cut
 
+log = structlog.get_logger()
+
 FETCH_LOG_BYTES = 16 * 1024 * 1024
+
+OUR_OWN_TROUBLE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Errors that tell of this process and not of the file: the status is looked at again at the next turn."""
 
 
 class JobOf(NamedTuple):
@@ -35,8 +43,11 @@ class Pods(Protocol):
         """The step's termination message; None when it is missing, oversized or not UTF-8."""
         ...
 
-    def lines(self, job: str, step: str, after: int, *, final: bool) -> LogPart:
-        """What is known of the step's log after the position `after`, which is 0 at its start; `final` when over."""
+    def lines(self, job: str, step: str, after: int, *, final: bool, followed: bool) -> LogPart:
+        """What is known of the step's log after the position `after`, which is 0 at its start; `final` when over.
+
+        `followed`: what came before has been asked for as it came, so that no more may be left out than must be.
+        """
         ...
 
     def fetch_log(self, job: str) -> list[str]:
@@ -66,35 +77,31 @@ class LocalPods:
         found: dict[str, PodStatus | None] = {}
         for job in jobs:
             status = self._status(job)
-            if status is not None or localjobs.job_file(self.directory, job).exists():
+            if status is not None or os.path.lexists(localjobs.job_file(self.directory, job)):
                 found[job] = status
         return found
 
     def message(self, job: str, step: str) -> str | None:
-        try:
-            with localjobs.message_file(self.directory, job, step).open("rb") as file:
-                text = file.read(localjobs.MESSAGE_BYTES + 1)
-        except OSError:
-            return None
-        if len(text) > localjobs.MESSAGE_BYTES:
-            return None
-        try:
-            return text.decode()
-        except UnicodeDecodeError:
-            return None
+        return localjobs.read_message(self.directory, job, step)
 
-    def lines(self, job: str, step: str, after: int, *, final: bool) -> LogPart:
-        try:
-            length = localjobs.log_file(self.directory, job, step).stat().st_size
-        except OSError:
-            length = 0
-        return cut(lambda offset, limit: self._read(job, step, offset, limit), length, after, final=final)
+    def lines(self, job: str, step: str, after: int, *, final: bool, followed: bool) -> LogPart:
+        length = localjobs.log_length(self.directory, job, step)
+
+        def read(offset: int, limit: int) -> bytes:
+            return localjobs.read_log(self.directory, job, step, offset, limit)
+
+        return cut(read, length, after, final=final, followed=followed)
 
     def fetch_log(self, job: str) -> list[str]:
-        return self._read(job, "fetch", 0, FETCH_LOG_BYTES).decode("utf-8", "replace").split("\n")
+        text = localjobs.read_log(self.directory, job, "fetch", 0, FETCH_LOG_BYTES)
+        return text.decode("utf-8", "replace").split("\n")
 
     def release(self, job: str) -> None:
-        localjobs.release_pod(self.directory, job)
+        """One that does not succeed is tried again by the sweep."""
+        try:
+            localjobs.release_pod(self.directory, job)
+        except OSError as error:
+            log.error("a pod cannot be released", job=job, error=str(error))
 
     def unreleased(self) -> list[str]:
         found = (self._status(job) for job in localjobs.list_pods(self.directory))
@@ -103,21 +110,14 @@ class LocalPods:
     def attempt_of(self, job: str) -> JobOf | None:
         try:
             found = localjobs.read_job(self.directory, job)
-        except msgspec.DecodeError:
+        except localjobs.Unreadable:
             return None
         return JobOf(found.run, found.task, found.attempt) if found else None
 
     def _status(self, job: str) -> PodStatus | None:
-        """A task of local mode can reach its pod's folder, so what is there may be anything."""
         try:
             return localjobs.read_status(self.directory, job)
-        except msgspec.DecodeError:
-            return PodStatus(job=job, uid="", node="", phase="Failed", reason="its pod's status file is unreadable")
-
-    def _read(self, job: str, step: str, offset: int, limit: int) -> bytes:
-        try:
-            with localjobs.log_file(self.directory, job, step).open("rb") as file:
-                file.seek(offset)
-                return file.read(limit)
-        except OSError:
-            return b""
+        except localjobs.Unreadable as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno in OUR_OWN_TROUBLE:
+                return None
+            return PodStatus(job=job, uid="", node="", phase="Failed", reason=str(error))

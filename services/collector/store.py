@@ -1,6 +1,7 @@
 """Signed URLs for single objects: what a plan may hand to a pod instead of a credential."""
 
 from datetime import timedelta
+from typing import Any
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
@@ -15,6 +16,10 @@ PARTS_AT_MOST = 9_000
 
 class StoreRefused(Exception):
     """The object store answered an error; the message holds its words."""
+
+
+class ObjectRefused(Exception):
+    """No URL can be signed for an object of that name, now or later; the message says why."""
 
 
 class Store:
@@ -36,13 +41,20 @@ class Store:
         )
 
     def get_url(self, bucket: str, key: str) -> str:
-        return self.client.get_presigned_url("GET", bucket, key, expires=self.expiry)
+        return self._signed("GET", bucket, key)
 
     def head_url(self, bucket: str, key: str) -> str:
-        return self.client.get_presigned_url("HEAD", bucket, key, expires=self.expiry)
+        return self._signed("HEAD", bucket, key)
 
     def put_url(self, key: str) -> str:
-        return self.client.get_presigned_url("PUT", self.bucket, key, expires=self.expiry)
+        return self._signed("PUT", self.bucket, key)
+
+    def _signed(self, method: str, bucket: str, key: str, **parameters: str) -> str:
+        query: dict[str, Any] = dict(parameters)
+        try:
+            return self.client.get_presigned_url(method, bucket, key, expires=self.expiry, extra_query_params=query)
+        except ValueError as error:
+            raise ObjectRefused(f"s3://{bucket}/{key} cannot be signed for: {error}") from None
 
     def source(self, bucket: str, key: str) -> str:
         """Names an object, its version aside."""
@@ -50,7 +62,7 @@ class Store:
 
     def multipart(self, key: str, size: int) -> tuple[int, list[str], str]:
         """Open an upload of `size` bytes in parts: (bytes of a part, a PUT for each, a POST that completes it)."""
-        start = self.client.get_presigned_url("POST", self.bucket, key, self.expiry, extra_query_params={"uploads": ""})
+        start = self._signed("POST", self.bucket, key, uploads="")
         try:
             answer = self.http.request("POST", start)
         except urllib3.exceptions.HTTPError as error:
@@ -66,16 +78,7 @@ class Store:
             raise StoreRefused("the object store opened an upload in parts without an id")
         part_bytes = max(PART_BYTES, -(-size // PARTS_AT_MOST))
         parts = [
-            self.client.get_presigned_url(
-                "PUT",
-                self.bucket,
-                key,
-                self.expiry,
-                extra_query_params={"partNumber": str(number), "uploadId": upload},
-            )
+            self._signed("PUT", self.bucket, key, partNumber=str(number), uploadId=upload)
             for number in range(1, -(-size // part_bytes) + 1)
         ]
-        complete = self.client.get_presigned_url(
-            "POST", self.bucket, key, self.expiry, extra_query_params={"uploadId": upload}
-        )
-        return part_bytes, parts, complete
+        return part_bytes, parts, self._signed("POST", self.bucket, key, uploadId=upload)

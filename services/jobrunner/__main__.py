@@ -3,19 +3,22 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import redis
 import structlog
 from redis.exceptions import ResponseError
 
+from helios.heartbeat import Heartbeat
 from helios.keys import JOBRUNNER_GROUP, all_partitions, keys_of_run
 from helios.settings import SettingInvalid, Settings, settings_from
 from helios.streams import Inbox
 from helios.wire import hash_values, send
-from helios.worker import Heartbeat, Stop, configure_logging, connect, repeat, run_loops, work
-from services.jobrunner.jobs import Launcher
+from helios.worker import Stop, work
+from services.jobrunner.jobs import ExistingJob, Launcher, LauncherAway
 from services.jobrunner.launch import Deleter, JobRunner, superseded
 from services.jobrunner.local import LocalLauncher
+from services.process import configure_logging, connect, repeat, run_loops
 
 log = structlog.get_logger()
 
@@ -62,11 +65,23 @@ def sweep(launcher: Launcher, client: redis.Redis, settings: Settings) -> None:
         jobs = launcher.jobs()
         records = [keys_of_run(job.run, settings.partitions).task(job.run, job.task) for job in jobs]
         for job, found in zip(jobs, hash_values(client, records, ("status", "attempt")), strict=True):
-            if not isinstance(found, ResponseError) and superseded(found, job.attempt):
-                log.info("deleting a Job that nobody wants", job=job.job, run=job.run, task=job.task)
-                launcher.delete(job.job)
+            _delete_unwanted(launcher, job, found)
     except OSError as error:
         log.warning("the look for Jobs that nobody wants is put off", error=str(error))
+
+
+def _delete_unwanted(launcher: Launcher, job: ExistingJob, found: Any) -> None:
+    """Delete the Job if its attempt is superseded. Raises LauncherAway: then nobody is there to be asked for others."""
+    try:
+        if isinstance(found, ResponseError):
+            raise found
+        if superseded(found, job.attempt):
+            log.info("deleting a Job that nobody wants", job=job.job, run=job.run, task=job.task)
+            launcher.delete(job.job)
+    except LauncherAway:
+        raise
+    except (OSError, ValueError, ResponseError) as error:
+        log.error("a Job cannot be looked at", job=job.job, error=str(error))
 
 
 def jobs_in_hand(client: redis.Redis, partitions: int) -> int:

@@ -13,14 +13,15 @@ import structlog
 from redis.exceptions import ResponseError
 
 from helios.dag import Task
+from helios.deadletter import acknowledge
 from helios.events import TaskLaunched
-from helios.keys import JOBRUNNER_GROUP, keys_of_run
+from helios.keys import keys_of_run
 from helios.messages import Cancelled, Ready, decode
 from helios.settings import Settings
 from helios.streams import Entry, Inbox
 from helios.transitions import Call, commit, launch
 from helios.wire import hash_values
-from helios.worker import Failure, Later, acknowledge
+from helios.worker import Failure, Later
 from services.jobrunner.jobs import JobRefused, Launcher, LauncherAway, WantedJob, job_name, wanted_job
 
 log = structlog.get_logger()
@@ -230,6 +231,3 @@ def _decoded(entries: list[Entry], failures: list[Failure]) -> list[tuple[Entry,
         except msgspec.ValidationError as error:
             failures.append(Failure(entry, error))
     return taken
-
-
-GROUP = JOBRUNNER_GROUP

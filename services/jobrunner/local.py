@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import msgspec
 import structlog
 
 from helios.dag import EnvSecret, EnvValue
-from helios.localjobs import EnvFromSecret, LocalJob, create_job, delete_job, list_jobs, read_job
+from helios.localjobs import EnvFromSecret, LocalJob, Unreadable, create_job, delete_job, list_jobs, read_job
 from services.jobrunner.jobs import ExistingJob, WantedJob
 
 log = structlog.get_logger()
@@ -50,7 +49,7 @@ class LocalLauncher:
         for name in list_jobs(self.directory):
             try:
                 job = read_job(self.directory, name)
-            except msgspec.DecodeError as error:
+            except Unreadable as error:
                 log.error("a Job's file is damaged", job=name, error=str(error))
                 continue
             if job is not None:

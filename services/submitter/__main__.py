@@ -2,10 +2,12 @@
 
 import sys
 
+from helios.heartbeat import Heartbeat
 from helios.keys import SUBMITTER_GROUP, all_partitions
 from helios.settings import SettingInvalid, settings_from
 from helios.streams import Inbox
-from helios.worker import Heartbeat, Stop, configure_logging, connect, repeat, run_loops, work
+from helios.worker import Stop, work
+from services.process import configure_logging, connect, repeat, run_loops
 from services.submitter.ingress import STREAMS, Ingress
 from services.submitter.reconcile import EVERY_SECONDS, Reconciler
 from services.submitter.settle import Settler

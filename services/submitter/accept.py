@@ -4,6 +4,7 @@ The entry's id is the run's id, so accepting twice opens one run. A client's `re
 """
 
 import hashlib
+import re
 
 import redis
 from msgspec import ValidationError
@@ -11,9 +12,11 @@ from msgspec.json import encode
 
 from helios.dag import Dag, DagInvalid, ParsedDag, parse_dag
 from helios.dag_graph import Graph
+from helios.deadletter import has_raw_bytes
 from helios.events import RunAccepted, RunRejected
 from helios.keys import Keys, keys_of_run, partition_of, run_score
 from helios.messages import Submission, decode
+from helios.records import RUN_COUNTERS
 from helios.streams import Entry
 from helios.transitions import (
     NAMES_IN_A_CALL,
@@ -27,10 +30,15 @@ from helios.transitions import (
     pipelined,
     reject_run,
 )
-from helios.worker import has_raw_bytes
 
 ALIAS_KEPT_SECONDS = 7 * 86_400
 REQUEST_ID_CHARACTERS = 256
+STATED_NAME_WITHIN = 65_536
+"""Characters at the start of a rejected text in which its DAG's name is looked for."""
+
+_STATED_NAME = re.compile(
+    r"""^[\s{,]*["']?dagName["']?\s*:\s*["']?([A-Za-z0-9][A-Za-z0-9._-]{0,127})["']?\s*(?:[,}#]|$)""", re.MULTILINE
+)
 
 
 class Refusal(Exception):
@@ -56,24 +64,30 @@ def accept(client: redis.Redis, entry: Entry, partitions: int) -> str:
             return "alias"
         parsed = _parse(text)
     except Refusal as refusal:
-        reject(client, entry.id, refusal.problems, partitions)
+        reject(client, entry.id, refusal.problems, partitions, stated_name(entry.fields.get("dag", "")))
         return "rejected"
     _open(client, keys, entry.id, parsed, use_cache)
     return "accepted"
 
 
-def reject(client: redis.Redis, run: str, problems: list[str], partitions: int) -> None:
+def stated_name(text: str) -> str:
+    """The name that a text gives its DAG, as far as one can tell without reading the whole; else UNREADABLE_DAG."""
+    found = _STATED_NAME.search(text[:STATED_NAME_WITHIN])
+    return found[1] if found else UNREADABLE_DAG
+
+
+def reject(client: redis.Redis, run: str, problems: list[str], partitions: int, dag_name: str = UNREADABLE_DAG) -> None:
     """Leave a run with status REJECTED and one problem a line in `problems`."""
     fields = {
         "dagId": run,
-        "dagName": UNREADABLE_DAG,
+        "dagName": dag_name,
         "status": "REJECTED",
         "cacheEnabled": "false",
         "cacheHit": "N/A",
         **_zero_counts(0),
         "problems": "\n".join(problem.replace("\n", " ") for problem in problems),
     }
-    event = RunRejected(run, UNREADABLE_DAG, len(problems))
+    event = RunRejected(run, dag_name, len(problems))
     keys = keys_of_run(run, partitions)
     call = reject_run(keys, run=run, score=run_score(run), fields=fields, event=event)
     commit_one(client, call)
@@ -83,7 +97,9 @@ def _submission(entry: Entry) -> Submission:
     try:
         submission = decode(entry.fields, Submission)
     except ValidationError as error:
-        raise Refusal([f"the submission needs a field 'dag' with the DAG's YAML or JSON: {error}"]) from None
+        if "dag" not in entry.fields:
+            raise Refusal(["the entry has no field 'dag'; it holds the DAG's YAML or JSON"]) from None
+        raise Refusal([f"the submission is not understood: {error}"]) from None
     request = submission.requestId
     if request is not None and (not 0 < len(request) <= REQUEST_ID_CHARACTERS or has_raw_bytes(request)):
         raise Refusal([f"requestId must have 1 to {REQUEST_ID_CHARACTERS} characters of UTF-8"])
@@ -183,18 +199,5 @@ def _open(client: redis.Redis, keys: Keys, run: str, parsed: ParsedDag, use_cach
 
 
 def _zero_counts(tasks: int) -> dict[str, str]:
-    counts = dict.fromkeys(
-        (
-            "taskSucceeded",
-            "taskFailed",
-            "taskUpstreamFailed",
-            "taskCancelled",
-            "cacheHitTasks",
-            "cachePartialTasks",
-            "cacheMissTasks",
-            "cacheHitBytes",
-            "cacheMissBytes",
-        ),
-        "0",
-    )
+    counts = dict.fromkeys(RUN_COUNTERS, "0")
     return {"taskCount": str(tasks), **counts, "nodes": ""}

@@ -7,11 +7,12 @@ import redis
 import structlog
 from redis.exceptions import ResponseError
 
+from helios.deadletter import acknowledge
 from helios.keys import CONTROLS, SUBMISSIONS, keys_of_run
 from helios.messages import Control, decode
 from helios.streams import Entry, Inbox
 from helios.transitions import cancel_run, commit
-from helios.worker import Failure, Later, Refused, acknowledge
+from helios.worker import Failure, Later, Refused
 from services.submitter.accept import accept, reject
 
 log = structlog.get_logger()

@@ -14,6 +14,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 from helios.keys import Keys, all_partitions
+from helios.records import END_COUNTERS
 from helios.transitions import pipelined
 
 log = structlog.get_logger()
@@ -21,8 +22,6 @@ log = structlog.get_logger()
 EVERY_SECONDS = 30.0
 ENTRIES_AT_MOST = 50_000
 """A stream longer than this is busy, not lost; the look at it is left for the next time."""
-
-COUNTERS = ("taskSucceeded", "taskFailed", "taskUpstreamFailed", "taskCancelled")
 
 
 class Missing(NamedTuple):
@@ -85,7 +84,7 @@ class Reconciler:
     def _expected(self, keys: Keys, run: str) -> set[Missing]:
         names: Any = self.client.lrange(keys.task_names(run), 0, -1)
         pipeline = pipelined(self.client)
-        pipeline.hmget(keys.run(run), "taskCount", *COUNTERS)
+        pipeline.hmget(keys.run(run), "taskCount", *END_COUNTERS)
         for name in names:
             pipeline.hmget(keys.task(run, name), "status", "attempt", "settled", "children", "job")
         counts, *states = pipeline.execute(raise_on_error=False)
@@ -94,8 +93,15 @@ class Reconciler:
             for name, state in zip(names, states, strict=True)
             if not isinstance(state, ResponseError) and (each := wanted(keys, run, name, state))
         }
-        if not isinstance(counts, ResponseError) and counts[0] is not None:
-            total, *ended = (int(count or 0) for count in counts)
-            if sum(ended) == total:
-                found.add(Missing(keys.settled, (("run", run),)))
+        if not isinstance(counts, ResponseError) and _adds_up(counts):
+            found.add(Missing(keys.settled, (("run", run),)))
         return found
+
+
+def _adds_up(counts: list[str | None]) -> bool:
+    """Whether no task is left, by taskCount and the END_COUNTERS; a damaged counter adds up to nothing."""
+    try:
+        total, *ended = (int(count or 0) for count in counts)
+    except ValueError:
+        return False
+    return counts[0] is not None and sum(ended) == total

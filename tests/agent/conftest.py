@@ -485,6 +485,8 @@ def real_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealS3]:
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
         "-volume.preStopSeconds=0",
+        "-filer.localSocket=filer.sock",
+        "-s3.localSocket=s3.sock",
     ]
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True)
@@ -506,3 +508,6 @@ def real_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealS3]:
         # On SIGTERM it takes its time; nothing of it is worth keeping.
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
+        # Sockets whose names weed does not let one choose.
+        for kind, port in (("master", master), ("volume", volume), ("filer", filer), ("s3", s3)):
+            Path(f"/tmp/seaweedfs-{kind}-grpc-{port + 10000}.sock").unlink(missing_ok=True)

@@ -331,27 +331,61 @@ def test_a_task_that_never_starts_is_reported_when_the_patience_ends(endpoint: A
     assert "did not start" in endpoint.reports[0]["reason"]
 
 
+CHANGED = "input 'x' was changed while the task ran; its cached copy is quarantined and the attempt repeated"
+
+
 @pytest.mark.parametrize("exit_code", [0, 1])
-def test_an_input_that_the_task_wrote_to_is_quarantined_and_named(
+def test_an_input_that_was_written_to_disrupts_writer_and_reader_alike_and_is_quarantined(
     store: Any, endpoint: Any, make_node: Any, exit_code: int
+) -> None:
+    """Who did it cannot be told, and what either made of it, a failure included, does not count."""
+    digest = store.put("bucket/x", b"shared")
+    endpoint.add_input("x", "bucket/x")
+    writer, reader = make_node("writer"), make_node("reader")
+    writer.fetch()
+    reader.fetch()
+    blob = writer.blob(digest)
+    blob.chmod(0o644)
+    with (writer.artifacts / "x").open("r+b") as file:
+        file.write(b"SHARED")
+    writer.task_ended(0)
+    assert not writer.publish().good
+    assert not blob.exists()
+    after = make_node("after")
+    assert after.fetch()["causes"] == {"evicted": 1}
+    reader.task_ended(exit_code)
+    assert not reader.publish().good
+    assert [(report["reason"], report["disrupted"]) for report in endpoint.reports] == [(CHANGED, True)] * 2
+    message = json.loads((reader.root / "publish-message").read_bytes())
+    assert (message["reason"], message["disrupted"]) == (CHANGED, True)
+    assert after.read("x") == b"shared"
+    assert blob.read_bytes() == b"shared", "the sound blob that came meanwhile stays"
+    after.task_ended()
+    assert after.publish().good
+    assert endpoint.reports[2]["disrupted"] is False
+
+
+def test_a_command_that_could_not_be_run_fails_for_that_whoever_changed_its_input(
+    store: Any, endpoint: Any, node: Any
 ) -> None:
     digest = store.put("bucket/x", b"shared")
     endpoint.add_input("x", "bucket/x")
-    node = make_node("a")
     node.fetch()
-    blob = node.blob(digest)
-    blob.chmod(0o644)
-    with (node.artifacts / "x").open("r+b") as file:
-        file.write(b"SHARED")
-    node.task_ended(exit_code)
-    outcome = node.publish()
-    assert not outcome.good
-    if exit_code == 0:
-        assert endpoint.reports[0]["reason"] == "input 'x' was changed by the task"
-    assert not blob.exists()
-    after = make_node("b")
-    assert after.fetch()["causes"] == {"evicted": 1}
-    assert after.read("x") == b"shared"
+    node.blob(digest).chmod(0o644)
+    node.blob(digest).write_bytes(b"SHARED")
+    node.task_ended(127, error="command not found: 'x'")
+    node.publish()
+    assert (endpoint.reports[0]["reason"], endpoint.reports[0]["disrupted"]) == ("command not found: 'x'", False)
+
+
+@pytest.mark.parametrize("plant", [os.mkfifo, os.mkdir])
+def test_what_a_task_puts_in_the_messages_place_neither_stops_publish_nor_keeps_it_waiting(
+    endpoint: Any, node: Any, plant: Callable[[Path], None]
+) -> None:
+    plant(node.root / "publish-message")
+    node.task_ended()
+    assert node.publish().good
+    assert len(endpoint.reports) == 1
 
 
 def test_after_the_task_its_view_is_gone_and_its_blobs_are_on_the_disk(

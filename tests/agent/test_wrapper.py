@@ -112,16 +112,55 @@ def test_the_command_starts_with_every_signal_as_it_is_anywhere_else(wrapper: Wr
     assert (code, output) == (0, f"SigBlk:\t{0:016x}\nSigIgn:\t{0:016x}\n")
 
 
-def test_a_daemon_of_the_command_does_not_hold_the_lock(wrapper: Wrapper) -> None:
-    escape = "import os, time\nif os.fork() == 0:\n os.setsid(); os.dup2(os.open('/dev/null', 1), 1)\n os.dup2(1, 2)\n"
-    escape += " open('daemon', 'w').write(str(os.getpid())); time.sleep(600)\n"
-    escape += "while not (os.path.exists('daemon') and open('daemon').read()): pass"
-    try:
-        assert run(wrapper, sys.executable, "-I", "-S", "-c", escape)[0] == 0
-        with (wrapper.node.control / "lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    finally:
-        os.kill(int(wrapper.node.read("daemon")), signal.SIGKILL)
+DAEMON = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.dup2(os.open("/dev/null", 1), 1)
+    os.dup2(1, 2)
+    open("daemon.new", "w").write(str(os.getpid()))
+    os.rename("daemon.new", "daemon")
+    number = 0
+    while True:
+        number += 1
+        open("out", "w").write(str(number))
+while not os.path.exists("out"):
+    time.sleep(0.01)
+if "wait" in sys.argv:
+    time.sleep(600)
+"""
+DAEMON_COMMAND = ("env", "-i", sys.executable, "-I", "-S", "-c", DAEMON)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans can be adopted on Linux only")
+def test_a_daemon_without_the_environment_is_killed_before_the_lock_is_given_up(wrapper: Wrapper) -> None:
+    """`env -i setsid`, twice forked: publish must not read outputs that it still writes."""
+    assert run(wrapper, *DAEMON_COMMAND)[0] == 0
+    assert is_gone(int(wrapper.node.read("daemon")))
+    assert record(wrapper.node)["exitCode"] == 0
+    with (wrapper.node.control / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans can be adopted on Linux only")
+@pytest.mark.parametrize("how", ["signal", "timeout"])
+def test_a_daemon_does_not_outlive_a_command_that_was_ended(wrapper: Wrapper, wait_until: Any, how: str) -> None:
+    process = wrapper.start(*DAEMON_COMMAND, "wait", timeout="0.5" if how == "timeout" else None)
+    wait_until(lambda: (wrapper.node.artifacts / "out").exists(), "the daemon runs")
+    if how == "signal":
+        process.terminate()
+    process.communicate(timeout=20)
+    assert process.returncode == {"signal": 143, "timeout": 124}[how]
+    assert is_gone(int(wrapper.node.read("daemon")))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans can be adopted on Linux only")
+def test_adopted_orphans_that_end_by_themselves_do_not_pile_up(wrapper: Wrapper) -> None:
+    script = "for n in 1 2 3 4; do (sleep 0.01 &) ; done; sleep 0.5; ps -o stat= --ppid $PPID | grep -c Z || true"
+    code, output = run(wrapper, "sh", "-c", script)
+    assert (code, output.strip()) == (0, "0")
 
 
 def test_the_lock_is_held_before_started_exists(wrapper: Wrapper, wait_until: Any) -> None:
@@ -176,6 +215,20 @@ def test_the_local_command_does_not_inherit_the_lifeline(node: Any) -> None:
     os.close(read_end)
     os.close(write_end)
     assert output == b"[0, 1, 2, 3]\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans can be adopted on Linux only")
+def test_a_local_daemon_dies_with_the_nodes_process(node: Any, wait_until: Any) -> None:
+    """A container has no lifeline: the kubelet ends it."""
+    read_end, write_end = os.pipe()
+    env = {**node.env(), "HELIOS_LIFELINE_FD": str(read_end)}
+    process = node.start("exec", "--", *DAEMON_COMMAND, "wait", env=env, pass_fds=[read_end])
+    os.close(read_end)
+    wait_until(lambda: (node.artifacts / "out").exists(), "the daemon runs")
+    os.close(write_end)
+    process.communicate(timeout=20)
+    assert process.returncode == 137
+    assert is_gone(int(node.read("daemon")))
 
 
 def test_the_local_command_dies_with_the_nodes_process(node: Any, wait_until: Any) -> None:

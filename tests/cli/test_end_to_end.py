@@ -330,6 +330,33 @@ tasks:
     one = up("artifacts", "@latest", "make", "flat.txt", "--to", str(tmp_path / "make"))
     assert one.code == 0
     assert "0 B fetched" in one.err
+    assert "same content" in one.err
+
+
+def test_what_is_in_an_outputs_place_is_replaced_with_force_only(up: Helios, tmp_path: Path) -> None:
+    dag = """\
+dagName: maker
+tasks:
+  - name: make
+    image: alpine
+    command: [sh, -c, "mkdir tree; echo leaf > tree/leaf; echo flat > flat"]
+    outputs: [tree, flat]
+"""
+    assert up("run", "-", text=dag).code == 0
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "mine").write_text("mine")
+    (tmp_path / "flat").write_text("mine")
+    refused = up("artifacts", "@latest", "make", "--to", str(tmp_path))
+    assert refused.code == 1
+    assert refused.err.count("is there already") == 2
+    assert "--force" in refused.err
+    assert (tmp_path / "flat").read_text() == "mine"
+    assert (tmp_path / "tree" / "mine").read_text() == "mine"
+    forced = up("artifacts", "@latest", "make", "--to", str(tmp_path), "--force")
+    assert forced.code == 0, forced.err
+    assert (tmp_path / "flat").read_text() == "flat\n"
+    assert [path.name for path in (tmp_path / "tree").iterdir()] == ["leaf"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["flat", "tree"]
 
 
 def test_an_interrupted_fetch_goes_on_and_a_wrong_part_is_found_out(up: Helios, tmp_path: Path) -> None:

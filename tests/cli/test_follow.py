@@ -13,6 +13,7 @@ from cli.plain_progress import PlainProgress, counts_text
 from cli.run_progress import SETTLED, RunProgress
 from helios.events import TaskEnded, TaskLaunched, TaskPhase, TasksQueued
 from helios.settings import Settings
+from helios.transitions import commit_one, note_phase
 from tests.redis_servers import Valkey
 from tests.stage import RUN, Stage
 
@@ -25,12 +26,34 @@ def read_all(follower: Follower) -> list[str]:
     return told
 
 
+def phase(stage: Stage, task: str, name: str) -> None:
+    event = TaskPhase(RUN, task, 1, name, "n1")
+    commit_one(stage.client, note_phase(stage.keys, run=RUN, task=task, attempt=1, phase=name, node="n1", event=event))
+
+
+def test_a_task_whose_pod_waits_for_a_place_is_queued(link: Link, client: redis.Redis) -> None:
+    """A Job exists long before its pod can run when there are more tasks than slots."""
+    stage = Stage(client)
+    stage.open({"a": (), "b": ()})
+    for task in "ab":
+        stage.launch(task)
+    phase(stage, "a", "Pending")
+    phase(stage, "b", "Running")
+    follower = Follower(link, RUN)
+    assert read_all(follower) == ["a QUEUED", "b RUNNING"]
+    assert follower.progress.counts == {"QUEUED": 1, "RUNNING": 1, "WAITING": 0}
+
+
 def test_every_change_is_told_once(link: Link, client: redis.Redis) -> None:
     stage = Stage(client)
     stage.open({"a": (), "b": ("a",)})
     follower = Follower(link, RUN)
     assert read_all(follower) == ["a QUEUED"]
     stage.launch("a")
+    assert read_all(follower) == ["a QUEUED"]
+    phase(stage, "a", "Pending")
+    assert read_all(follower) == []
+    phase(stage, "a", "Fetching")
     assert read_all(follower) == ["a RUNNING"]
     stage.end("a")
     stage.settle("a")
@@ -102,7 +125,7 @@ def test_a_feed_that_lost_entries_is_made_good_by_a_snapshot(
     stage.launch("b")
     client.xtrim(stage.keys.events, maxlen=1, approximate=False)
     monkeypatch.setattr(follow, "EVENTS_READ", 1)
-    assert read_all(follower) == ["a SUCCEEDED", "b RUNNING"]
+    assert read_all(follower) == ["a SUCCEEDED", "b QUEUED"]
 
 
 def test_a_lost_entry_of_the_feed_is_made_good_after_a_silence(
@@ -114,6 +137,7 @@ def test_a_lost_entry_of_the_feed_is_made_good_after_a_silence(
     follower = Follower(link, RUN)
     read_all(follower)
     stage.launch("a")
+    phase(stage, "a", "Running")
     client.delete(stage.keys.events)
     assert read_all(follower) == []
     monkeypatch.setattr(follow, "SILENCE_SECONDS", -1.0)
@@ -165,7 +189,7 @@ def test_an_unknown_task_in_the_feed_changes_nothing() -> None:
     progress = RunProgress(RUN, ["a"])
     assert progress.apply(TasksQueued(RUN, 1, ["b"]), 1) == []
     assert progress.load("a", ["RUNNING", "1", "Strange", "0", None, None, None, "3", None, None])
-    assert progress.tasks["a"].launched_at == 3
+    assert progress.tasks["a"].began_at is None
     assert progress.tasks["a"].stage < SETTLED
 
 
@@ -173,9 +197,11 @@ def test_lines_of_progress_say_what_the_cache_did(capsys: pytest.CaptureFixture[
     progress = RunProgress(RUN, ["a"])
     display = PlainProgress(progress)
     display.show(progress, progress.apply(TaskLaunched(RUN, "a", 1, "job"), 1_000))
-    display.show(progress, progress.apply(TaskPhase(RUN, "a", 1, "Running", "n1"), 1_100))
-    display.show(progress, progress.apply(TaskEnded(RUN, "a", 1, "FAILED", "Miss", 0, 2_000, "n1", "code 3"), 2_500))
+    display.show(progress, progress.apply(TaskPhase(RUN, "a", 1, "Pending", "n1"), 1_100))
+    display.show(progress, progress.apply(TaskPhase(RUN, "a", 1, "Running", "n1"), 9_000))
+    display.show(progress, progress.apply(TaskEnded(RUN, "a", 1, "FAILED", "Miss", 0, 2_000, "n1", "code 3"), 10_500))
     assert capsys.readouterr().err.splitlines() == [
+        "a  QUEUED",
         "a  RUNNING",
         "a  FAILED  Miss  2 KB downloaded  1.5 s  code 3",
     ]
@@ -195,6 +221,6 @@ def test_the_live_picture_draws_what_matters_first() -> None:
     from cli.live_progress import most_telling
 
     progress = RunProgress(RUN, ["waits", "runs", "failed"])
-    progress.apply(TaskLaunched(RUN, "runs", 1, "job"), 1)
+    progress.apply(TaskPhase(RUN, "runs", 1, "Running", "n1"), 1)
     progress.apply(TaskEnded(RUN, "failed", 1, "FAILED", "N/A", 0, 0, "n1"), 2)
     assert [task.name for task in most_telling(list(progress.tasks.values()), 2)] == ["runs", "failed"]

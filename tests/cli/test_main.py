@@ -50,6 +50,7 @@ def test_every_command_explains_itself(helios: Helios, name: str) -> None:
         (("run", "nowhere.yaml"), "nowhere.yaml"),
         (("put", "nowhere.txt", "s3://bucket/key"), "nowhere.txt"),
         (("put", "nowhere.txt", "bucket/key"), "s3://"),
+        (("put", "nowhere.txt", "s3://a.-b/key"), "side by side"),
         (("submit", "-", "--request-id", ""), "--request-id"),
     ],
 )

@@ -9,10 +9,10 @@ import redis
 from cli.connection import Link
 from cli.failure import CommandFailed
 from cli.lookup import check_task, find_run, newest_runs
-from cli.run_object import read_run, read_runs, read_views, whole_object
+from cli.run_object import read_run, read_runs, read_views, task_object, whole_object
 from cli.run_text import metrics_lines, task_lines
 from helios.keys import SUBMISSIONS, Keys
-from helios.records import AttemptRecord, InputRecord, OutputRecord
+from helios.records import AttemptRecord, InputRecord, OutputRecord, TaskView
 from services.submitter.accept import reject
 from tests.stage import RUN, Stage
 
@@ -155,3 +155,30 @@ def test_long_runs_list_what_went_wrong_first(link: Link, client: redis.Redis) -
     lines = task_lines(read_views(link, RUN), limit=2)
     assert "FAILED" in lines[2] or "FAILED" in lines[1]
     assert lines[-1] == "… and 1 more task"
+
+
+def test_the_time_of_a_task_is_that_of_its_command_and_a_long_wait_is_shown_beside_it() -> None:
+    view = TaskView(
+        name="a",
+        status="SUCCEEDED",
+        queuedTime=1_000,
+        startTime=1_100,
+        endTime=31_000,
+        startedAt=29_000,
+        finishedAt=30_500,
+    )
+    head, row = task_lines([view])
+    assert head.split() == ["TASK", "STATUS", "CACHE", "WAIT", "TIME"]
+    assert row.endswith("28.0 s  1.5 s")
+    assert "WAIT" not in task_lines([msgspec.structs.replace(view, startedAt=1_200)])[0]
+    unknown = task_lines([msgspec.structs.replace(view, startedAt=None)])
+    assert unknown[1].endswith("29.9 s")
+    assert (task_object(view)["startTime"], task_object(view)["endTime"]) == (1_100, 31_000)
+
+
+def test_a_view_has_the_times_of_its_attempts_record(link: Link, client: redis.Redis) -> None:
+    stage = finished(client)
+    record = AttemptRecord(fetchedAt=3, startedAt=4, finishedAt=9)
+    client.hset(stage.keys.task(RUN, "a"), "record", msgspec.json.encode(record))
+    (view,) = read_views(link, RUN)
+    assert (view.fetchedAt, view.startedAt, view.finishedAt) == (3, 4, 9)

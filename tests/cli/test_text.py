@@ -4,9 +4,11 @@ import pytest
 
 from cli.figures import count, duration, size
 from cli.output import harmless, readable
+from cli.run_text import why_missed
 from cli.submission import problem_line
 from cli.table import Cell, Column, lay_out, shortened, width
 from helios.dag_problem import Problem
+from helios.records import InputRecord, TaskView
 
 
 @pytest.mark.parametrize(
@@ -62,3 +64,18 @@ def test_bytes_that_are_no_text_are_made_readable() -> None:
 def test_problems_are_written_so_that_editors_find_them() -> None:
     assert problem_line("dag.yaml", Problem("no", "tasks[0]", 3, 5)) == "dag.yaml:3:5: tasks[0]: no"
     assert problem_line("dag.yaml", Problem("no")) == "dag.yaml: no"
+
+
+@pytest.mark.parametrize(
+    ("causes", "expected"),
+    [
+        (["cached"], ""),
+        (["cached", "changed"], "i1 changed"),
+        (["never-here", "changed", "never-here"], "2 never-here, 1 changed"),
+        (["disabled"], "i0 disabled"),
+    ],
+)
+def test_a_miss_is_shown_with_its_cause(causes: list[str], expected: str) -> None:
+    """Why a cache missed is what people ask first."""
+    inputs = [InputRecord(f"i{at}", 1, cause) for at, cause in enumerate(causes)]
+    assert why_missed(TaskView(name="t", status="SUCCEEDED", cache="Partial", inputs=inputs)) == expected

@@ -18,6 +18,8 @@ from helios.localjobs import (
     EnvFromSecret,
     LocalJob,
     PodStatus,
+    Unreadable,
+    artifacts_folder,
     create_job,
     delete_job,
     log_file,
@@ -25,6 +27,8 @@ from helios.localjobs import (
     read_status,
     release_pod,
     status_file,
+    work_folder,
+    write_status,
 )
 
 TOKEN = "the-token-of-this-attempt"
@@ -59,7 +63,9 @@ class LocalNode:
             "AWS_SECRET_ACCESS_KEY": "other-password",
             "LC_ALL": "C.UTF-8",
         }
-        self.process = subprocess.Popen([sys.executable, "-m", "cli.embedded.node"], env=env)
+        # Its log is on the disk of its home, as under the supervisor.
+        with self.home.log("node").open("ab") as log:
+            self.process = subprocess.Popen([sys.executable, "-m", "cli.embedded.node"], env=env, stderr=log)
 
     def kill(self) -> None:
         assert self.process is not None
@@ -87,7 +93,7 @@ class LocalNode:
         return self.until(lambda: (found := self.status(name)) and found.final and found, f"{name} is over")
 
     def artifact(self, name: str, file: str) -> Path:
-        return pod_folder(self.home.node, name) / "artifacts" / file
+        return artifacts_folder(self.home.node, name) / file
 
     def log(self, name: str, step: str) -> str:
         return log_file(self.home.node, name, step).read_text()
@@ -101,6 +107,21 @@ def node(home: Home, until: Callable[..., Any], alive: Callable[..., Any]) -> It
         made.process.terminate()
         made.process.wait(10)
     until(lambda: not alive(home.path), "nothing of the node is alive")
+
+
+@pytest.fixture
+def small_disk(home: Home) -> Iterator[Path]:
+    """The home on a file system of 24 MB."""
+    home.path.mkdir()
+    if (
+        os.geteuid() != 0
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=24m", "helios-test", home.path], check=False, capture_output=True
+        ).returncode
+    ):
+        pytest.skip("only root can mount a small disk")
+    yield home.path
+    subprocess.run(["umount", "--lazy", home.path], check=True)
 
 
 def pids_in(file: Path) -> list[int]:
@@ -178,7 +199,7 @@ def test_each_way_to_fail_says_why(node: LocalNode):
         "bad-secret": str(node.home.secrets / "db" / "password"),
         "bad-secret-name": "no usable name",
         "bad-wrapper": "its wrapper was killed by SIGKILL",
-        "bad-file": "ValidationError",
+        "bad-file": "the file of Job bad-file is unreadable",
     }
     for name, words in expected.items():
         status = node.final(name)
@@ -252,6 +273,181 @@ def test_a_killed_node_takes_its_tasks_along_and_its_successor_reports_them(node
     status = node.final("waiting")
     assert (status.phase, status.disrupted) == ("Failed", True)
     assert not any(exists(pid) for pid in pids_in(node.artifact("waiting", "running")))
+
+
+DAEMON = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    os.closerange(0, 3)
+    open("daemon.new", "w").write(str(os.getpid()))
+    os.rename("daemon.new", "daemon")
+    time.sleep(600)
+while not os.path.exists("daemon"):
+    time.sleep(0.01)
+if "kill the wrapper" in sys.argv:
+    os.kill(int(sys.argv[2]), 9)
+if len(sys.argv) > 1:
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans can be adopted on Linux only")
+def test_a_daemon_without_the_environment_is_found_by_its_descent(node: LocalNode):
+    """`env -i setsid`, twice forked: after the task's end, a cancellation, the wrapper's death and the node's stop."""
+    clean = ["env", "-i", sys.executable, "-I", "-S", "-c", DAEMON]
+    node.start()
+    node.submit("ending", clean)
+    node.submit("deleted", [*clean, "stay"])
+    node.submit("orphaned", ["sh", "-c", 'exec "$@" "kill the wrapper" $PPID', "sh", *clean])
+    node.submit("stopped", [*clean, "stay"])
+    assert node.final("ending").phase == "Succeeded"
+    assert node.final("orphaned").phase == "Failed"
+    for name in ("deleted", "stopped"):
+        node.until(lambda name=name: node.artifact(name, "daemon").exists(), "the daemon runs")
+        assert exists(*pids_in(node.artifact(name, "daemon")))
+    for name in ("ending", "orphaned"):
+        assert not exists(*pids_in(node.artifact(name, "daemon")))
+    delete_job(node.home.node, "deleted")
+    node.final("deleted")
+    assert not exists(*pids_in(node.artifact("deleted", "daemon")))
+    assert node.process is not None
+    node.process.terminate()
+    assert node.process.wait(10) == 0
+    assert not exists(*pids_in(node.artifact("stopped", "daemon")))
+
+
+TRAPS = """
+import os, shutil, sys
+pod, other = sys.argv[1:]
+for name in ("status.json", "publish.message"):
+    path = os.path.join(pod, name)
+    if os.path.exists(path):
+        os.unlink(path)
+    if name == "status.json":
+        os.mkdir(path)
+        open(os.path.join(path, "inner"), "w").close()
+    else:
+        os.mkfifo(path)
+os.unlink(os.path.join(pod, "fetch.log"))
+os.mkfifo(os.path.join(pod, "fetch.log"))
+shutil.rmtree(other, ignore_errors=True)
+open(other, "w").close()
+assert sorted(os.listdir("..")) == ["artifacts"]
+"""
+
+
+def test_a_task_that_puts_traps_into_its_pods_folder_ends_and_frees_its_slot(node: LocalNode):
+    """A folder and FIFOs where the node writes, a file where another pod's folder was: nothing hangs, others go on."""
+    node.slots = 1
+    node.submit("over", ["true"])
+    node.start()
+    node.final("over")
+    pods = [str(pod_folder(node.home.node, name)) for name in ("trapper", "over")]
+    node.submit("trapper", [sys.executable, "-c", TRAPS, *pods])
+    node.submit("next", ["true"])
+    assert node.final("next").phase == "Succeeded"
+    status = node.final("trapper")
+    assert (status.phase, status.reason) == ("Succeeded", None)
+    for name in ("trapper", "over", "next"):
+        release_pod(node.home.node, name)
+    node.until(lambda: not any((node.home.node / "pods").iterdir()), "all pods are removed")
+    assert not any((node.home.node / "work").iterdir())
+
+
+def test_a_status_that_cannot_be_written_holds_up_nobody_and_is_written_when_it_can_be(node: LocalNode):
+    """A file stands where the pods' folders should be: the node goes on trying."""
+    node.start()
+    node.submit("first", ["true"])
+    node.final("first")
+    (node.home.node / "pods").rename(node.home.node / "elsewhere")
+    (node.home.node / "pods").write_text("")
+    node.submit("second", ["true"])
+    node.until(lambda: not read_quietly(node, "second"), "the second is seen")
+    (node.home.node / "pods").unlink()
+    (node.home.node / "elsewhere").rename(node.home.node / "pods")
+    assert node.final("second").phase == "Succeeded"
+
+
+def read_quietly(node: LocalNode, name: str) -> PodStatus | None:
+    try:
+        return node.status(name)
+    except Unreadable:
+        return None
+
+
+def test_a_node_starts_whatever_is_in_its_folders(node: LocalNode):
+    """What cannot be a status counts as lost with the former node; what cannot be a pod is let go."""
+    pods = node.home.node / "pods"
+    (pods / "lost" / "status.json").mkdir(parents=True)
+    (pods / "file").write_text("")
+    (node.home.node / "jobs" / "folder.json").mkdir(parents=True)
+    work_folder(node.home.node, "nobody").mkdir(parents=True)
+    write_status(node.home.node, PodStatus(job="other", uid="u", node="n", phase="Succeeded"))
+    (pods / "other").rename(pods / "forged")
+    node.start()
+    node.submit("good", ["true"])
+    assert node.final("good").phase == "Succeeded"
+    for name in ("lost", "forged"):
+        status = node.final(name)
+        assert (status.phase, status.disrupted) == ("Failed", True)
+    assert "unreadable" in (node.final("folder").reason or "")
+    node.until(lambda: not work_folder(node.home.node, "nobody").exists(), "a work folder without a pod is swept")
+
+
+def test_what_has_been_in_quarantine_for_long_is_removed(node: LocalNode, until: Callable[..., Any]):
+    """By the time it came there: the modification time of a blob is its seal."""
+    from cli.embedded.node import Trash, place_from
+    from helios.settings import Settings
+
+    settings = Settings(local_dir=str(node.home.node), cache_dir=str(node.home.cache))
+    trash = Trash(place_from(settings, {"HELIOS_HOME": str(node.home.path)}, -1))
+    blob = node.home.cache / "quarantine" / "digest.1.ab"
+    blob.parent.mkdir()
+    blob.write_text("damaged")
+    os.utime(blob, (0, 0))
+    trash.sweep(set())
+    trash.put_away(node.home.cache / "views")
+    until(lambda: not (node.home.cache / "views").exists(), "the trash was taken out")
+    assert blob.exists()
+    trash.sweep_quarantine(0.0)
+    until(lambda: not blob.exists(), "what is old is removed")
+
+
+FILLER = "open('fill', 'wb').write(b'x' * 40_000_000)"
+
+
+def test_a_full_disk_ends_the_pods_and_gives_their_space_back(small_disk: Path, node: LocalNode):
+    """Also the space of a pod that the full disk ended by itself, and of one that had ended before."""
+    node.start()
+    node.submit("before", [sys.executable, "-c", "open('fill', 'wb').write(b'x' * 10_000_000)"])
+    assert node.final("before").phase == "Succeeded"
+    node.submit("bystander", ["sleep", "600"])
+    node.until(lambda: (found := node.status("bystander")) and found.phase == "Running", "the bystander runs")
+    node.submit("filler", ["sh", "-c", f'{sys.executable} -c "{FILLER}"; exec sleep 600'])
+    for name in ("filler", "bystander"):
+        status = node.final(name)
+        assert (status.phase, status.disrupted) == ("Failed", True)
+        assert (status.reason or "").startswith("the disk of HELIOS_HOME is full (")
+    node.until(lambda: not artifacts_folder(node.home.node, "filler").exists(), "its artifacts are removed")
+    node.until(lambda: not artifacts_folder(node.home.node, "before").exists(), "those of the earlier pod too")
+    node.submit("failing", [sys.executable, "-c", FILLER])
+    assert node.final("failing").phase == "Failed"
+    node.submit("logger", [sys.executable, "-c", "import os\nfor _ in range(40): os.write(1, b'x' * 1_000_000)"])
+    node.final("logger")
+    node.submit("next", ["true"])
+    assert node.final("next").phase == "Succeeded"
+
+
+def test_a_reserve_that_is_no_number_is_refused_by_name(node: LocalNode):
+    from cli.embedded.disk import reserve_from
+    from helios.settings import SettingInvalid
+
+    assert reserve_from({"HELIOS_DISK_RESERVE_MB": "5"}, node.home.node) == 5 * 1024 * 1024
+    with pytest.raises(SettingInvalid, match="HELIOS_DISK_RESERVE_MB"):
+        reserve_from({"HELIOS_DISK_RESERVE_MB": "much"}, node.home.node)
 
 
 def test_pods_run_in_the_order_of_their_jobs_and_no_more_than_there_are_slots(node: LocalNode):

@@ -15,8 +15,10 @@ import redis
 import urllib3
 from minio import Minio
 
+from cli.embedded.component import StartFailed
 from cli.embedded.home import Home, prepare
 from cli.embedded.lease import StackFailed, embedded_stack, running_stack, stop_stack
+from cli.embedded.s3 import S3
 from cli.embedded.state import read_state
 from cli.embedded.supervisor import Supervisor
 
@@ -230,3 +232,20 @@ def pretend(home: Home) -> dict[str, str]:
         "import sys\nprint('no such luck', flush=True)\nsys.exit(3)\n"
     )
     return {"PYTHONPATH": str(folder), "HELIOS_LINGER_SECONDS": "0.3"}
+
+
+def test_sockets_that_a_killed_stack_left_in_tmp_are_removed_at_the_next_start(home):
+    """weed makes them under names of its own; they name this home's ports."""
+
+    class Refusing:
+        def spawn(self, *_args, **_options):
+            raise StartFailed("enough seen")
+
+    supervisor = Supervisor(home, prepare(home), services=(), replicas=1)
+    kinds = {"master": "s3-master-grpc", "volume": "s3-volume-grpc", "filer": "s3-filer-grpc", "s3": "s3-grpc"}
+    left = [Path(f"/tmp/seaweedfs-{kind}-grpc-{supervisor.state.ports[port]}.sock") for kind, port in kinds.items()]
+    for path in left:
+        path.touch()
+    with pytest.raises(StartFailed):
+        S3(home, prepare(home), supervisor.state.ports).launch(Refusing())
+    assert not any(path.exists() for path in left)

@@ -6,9 +6,12 @@ import msgspec
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from minio import Minio
+from minio.helpers import check_bucket_name
 
 from helios.dag import Dag, TaskInput, parents, parse_dag
 from helios.dag_format import DagSpec
+from helios.dag_names import uri_fault
 from helios.dag_problem import LIMITS, DagInvalid, DagLimits, Findings
 from helios.dag_scalar import Container
 from helios.dag_shape import to_spec
@@ -200,3 +203,22 @@ def test_the_walk_that_names_misfits_agrees_with_the_conversion(task: dict[str, 
         assert all(found.path for found in findings.kept)
     else:
         assert spec is not None and not findings
+
+
+BUCKETS = st.one_of(
+    st.text("ab0.-", min_size=1, max_size=8),
+    st.from_regex(r"[a-z0-9.-]{3,63}", fullmatch=True),
+    st.text("ab.-", max_size=5).flatmap(
+        lambda middle: st.sampled_from([f"xn--{middle}", f"a{middle}-s3alias", f"a{middle}--ol-s3", f"1.2.3.{middle}4"])
+    ),
+)
+SIGNER = Minio("127.0.0.1:9", access_key="a", secret_key="s", region="us-east-1")
+
+
+@settings(max_examples=500, deadline=None)
+@given(BUCKETS, st.one_of(st.just("key"), st.text(min_size=1, max_size=8)))
+def test_every_object_that_is_accepted_can_be_signed_for(bucket: str, key: str) -> None:
+    """The collector signs a URL for each input of a plan; a name that cannot be signed fails its task later."""
+    if uri_fault(f"s3://{bucket}/{key}", LIMITS) is None:
+        check_bucket_name(bucket, strict=True, s3_check=True)
+        assert bucket in SIGNER.get_presigned_url("GET", bucket, key)

@@ -276,3 +276,20 @@ def test_renew_asks_the_server_once_for_many_entries(valkey: redis.Redis) -> Non
     before = commands_sent(valkey, "evalsha")
     assert commit_one(valkey, renew(STREAM, group=GROUP, consumer="one", entries=ids)) == ids
     assert commands_sent(valkey, "evalsha") - before <= 2
+
+
+def consumers(client: redis.Redis, stream: str) -> set[str]:
+    return {each["name"] for each in client.xinfo_consumers(stream, GROUP)}
+
+
+def test_a_consumer_that_leaves_is_forgotten_unless_it_holds_something(client: redis.Redis) -> None:
+    """Restarts do not pile up names, and nothing pending is dropped with one."""
+    first, second = inbox(client, "one"), inbox(client, "two")
+    first.read(1)
+    second.read(1)
+    client.xadd(STREAM, {"run": "1-0"})
+    assert second.read(1)
+    first.leave()
+    second.leave()
+    assert consumers(client, STREAM) == {"two"}
+    assert client.xpending(STREAM, GROUP)["pending"] == 1

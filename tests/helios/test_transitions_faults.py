@@ -20,7 +20,7 @@ from helios.transitions import (
     open_tasks,
     reject_run,
 )
-from helios.worker import TRANSIENT, error_code
+from helios.wire import TRANSIENT, error_code
 from services.submitter.accept import open_calls
 from tests.redis_servers import Valkey
 from tests.stage import RUN, Stage, parsed

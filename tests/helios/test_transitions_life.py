@@ -362,3 +362,19 @@ def test_many_nodes_are_listed_once_each(stage: Stage) -> None:
     assert stage.run()["nodes"] == "node-1,node-11"
     stage.finalise()
     assert stage.run()["nodes"] == "node-1,node-11"
+
+
+def test_what_an_earlier_attempt_downloaded_is_counted(client: redis.Redis) -> None:
+    """A retry that hits what the failed attempt had fetched does not make the download free."""
+    stage = Stage(client)
+    stage.open({"a": []}, retries={"a": 1})
+    stage.launch("a")
+    stage.end("a", status="FAILED", cache="Miss", miss=700, hit=3)
+    stage.settle("a")
+    assert stage.run()["cacheMissBytes"] == "700"
+    stage.launch("a", 2)
+    stage.end("a", 2, cache="Hit", hit=700)
+    stage.settle("a", 2)
+    assert counters(stage.run()) == counters(stage.folded())
+    assert (stage.run()["cacheHitBytes"], stage.run()["cacheMissBytes"]) == ("703", "700")
+    assert (stage.run()["cacheHitTasks"], stage.run()["cacheMissTasks"]) == ("1", "0")

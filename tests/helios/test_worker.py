@@ -10,11 +10,14 @@ import pytest
 import redis
 from redis.exceptions import OutOfMemoryError, ResponseError
 
+from helios.deadletter import acknowledge
+from helios.heartbeat import Heartbeat, live_services
 from helios.keys import CONTROLS, SUBMISSIONS, Keys
 from helios.messages import Ready, decode
 from helios.settings import Settings
 from helios.streams import Entry, Inbox
-from helios.worker import Failure, Handler, Heartbeat, Later, Refused, Stop, acknowledge, live_services, run_loops, work
+from helios.worker import Failure, Handler, Later, Refused, Stop, work
+from services.process import repeat, run_loops
 from tests.redis_servers import Valkey
 from tests.stage import RUN, Stage
 from tests.waiting import wait_until
@@ -442,3 +445,20 @@ def test_sigterm_asks_for_a_stop() -> None:
     finally:
         signal.signal(signal.SIGTERM, before[0])
         signal.signal(signal.SIGINT, before[1])
+
+
+@pytest.mark.parametrize(
+    "error", [redis.ConnectionError("gone"), IsADirectoryError(21, "Is a directory"), ValueError("x"), KeyError("x")]
+)
+def test_a_periodic_look_that_fails_comes_again_and_ends_no_service(error: Exception) -> None:
+    stop = Stop()
+    looks: list[int] = []
+
+    def look() -> None:
+        looks.append(1)
+        if len(looks) == 3:
+            stop.event.set()
+        raise error
+
+    run_loops(stop, lambda: repeat(stop, 0.001, look))
+    assert len(looks) == 3

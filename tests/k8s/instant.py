@@ -10,10 +10,11 @@ from collections.abc import Iterable
 
 from helios.localjobs import PodStatus, StepStatus
 from helios.settings import settings_from
-from helios.worker import Stop, configure_logging, connect
+from helios.worker import Stop
 from services.collector.__main__ import run
 from services.collector.loglines import LogPart, cut
 from services.collector.pods import JobOf
+from services.process import configure_logging, connect
 
 LOG = b"a line\n"
 
@@ -38,8 +39,8 @@ class UnevenPods:
     def message(self, job: str, step: str) -> str | None:
         return None
 
-    def lines(self, job: str, step: str, after: int, *, final: bool) -> LogPart:
-        return cut(lambda offset, limit: LOG[offset : offset + limit], len(LOG), after, final=final)
+    def lines(self, job: str, step: str, after: int, *, final: bool, followed: bool) -> LogPart:
+        return cut(lambda offset, limit: LOG[offset : offset + limit], len(LOG), after, final=final, followed=followed)
 
     def fetch_log(self, job: str) -> list[str]:
         return []

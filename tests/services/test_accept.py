@@ -11,7 +11,7 @@ from helios.settings import Settings
 from helios.streams import Inbox
 from helios.worker import Stop, work
 from services.submitter import accept as accepting
-from services.submitter.accept import accept
+from services.submitter.accept import accept, stated_name
 from services.submitter.ingress import STREAMS, Ingress
 from tests.stage import dag_text, parsed
 
@@ -277,3 +277,18 @@ def test_the_maximum_id_on_the_ingress_is_a_run_like_any_other(client: redis.Red
     assert submitter.run(run)["status"] == "RUNNING"
     submitter.control(run=run, action="cancel")
     assert submitter.run(run)["taskCancelled"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("dagName: nightly\ntasks: []", "nightly"),
+        ('{"dagName": "nightly", "tasks": []}', "nightly"),
+        ("# first\ndagName: 'nightly'  # a name\ntasks: 3", "nightly"),
+        ("dagName: not a name\ntasks: []", "(unreadable)"),
+        ("\udcff", "(unreadable)"),
+        ("", "(unreadable)"),
+    ],
+)
+def test_a_rejected_run_is_listed_under_the_name_its_text_gives(text: str, name: str) -> None:
+    assert stated_name(text) == name

@@ -70,6 +70,14 @@ def test_each_account_gives_the_same_outcome(hits: tuple[bool, ...], expected: s
     assert by_log == by_manifest
 
 
+@pytest.mark.parametrize(
+    ("brought", "expected"), [((True,), "Partial"), ((False,), "Miss"), ((), "N/A"), ((True, True, True), "Unknown")]
+)
+def test_a_fetch_that_brought_only_some_inputs_is_no_hit(brought: tuple[bool, ...], expected: str) -> None:
+    """Hit means every declared input; an account of more inputs than there are is none."""
+    assert outcome(manifest=manifest(*brought)) == expected
+
+
 def test_a_task_without_inputs_is_not_applicable_whatever_is_claimed() -> None:
     assert outcome(inputs_declared=0, manifest=manifest(True)) == "N/A"
 
@@ -89,6 +97,8 @@ def test_when_every_account_is_lost_the_outcome_is_unknown() -> None:
     [
         "",
         "{",
+        "[" * 4096,
+        '{"step":' * 400,
         "[]",
         "null",
         "\udcff",

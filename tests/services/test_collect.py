@@ -42,9 +42,11 @@ class FakePods:
     def message(self, job: str, step: str) -> str | None:
         return self.messages.get((job, step))
 
-    def lines(self, job: str, step: str, after: int, *, final: bool) -> LogPart:
+    def lines(self, job: str, step: str, after: int, *, final: bool, followed: bool) -> LogPart:
         text = self.logs.get((job, step), b"")
-        return cut(lambda offset, limit: text[offset : offset + limit], len(text), after, final=final)
+        return cut(
+            lambda offset, limit: text[offset : offset + limit], len(text), after, final=final, followed=followed
+        )
 
     def fetch_log(self, job: str) -> list[str]:
         return self.logs.get((job, "fetch"), b"").decode().split("\n")

@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 import redis
+import structlog
+from structlog.testing import LogCapture
 
 from helios.dag import parse_dag
 from helios.podwire import FetchManifest, Plan, Report, StoredOutput
@@ -390,6 +392,31 @@ def test_a_store_that_does_not_answer_is_service_unavailable(caller: Caller) -> 
     status, answer = caller.post("/v1/multipart", {"name": "o/p", "bytes": 10**10})
     assert status == "503 Service Unavailable"
     assert "hidden" not in answer["error"]
+
+
+def test_an_object_that_cannot_be_signed_for_is_a_conflict_which_no_pod_repeats(caller: Caller) -> None:
+    """A DAG of an older version, say, whose bucket the store's client refuses."""
+    caller.make_input()
+    spec = caller.stage.task("a")["spec"].replace("s3://bucket/", "s3://a.-b/")
+    caller.stage.client.hset(caller.stage.keys.task(RUN, "a"), "spec", spec)
+    status, answer = caller.get("/v1/plan")
+    assert status == "409 Conflict"
+    assert "a.-b" in answer["error"]
+
+
+def test_an_unforeseen_fault_is_told_as_json_and_logged(caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise KeyError("a secret of the inside")
+
+    caller.make_input()
+    monkeypatch.setattr(caller.endpoint.store, "get_url", fails)
+    logged = LogCapture()
+    heard = structlog.wrap_logger(None, [logged], wrapper_class=structlog.make_filtering_bound_logger(0))
+    monkeypatch.setattr("services.collector.endpoint.log", heard)
+    status, answer = caller.get("/v1/plan")
+    assert status == "500 Internal Server Error"
+    assert "inside" not in answer["error"]
+    assert [each["log_level"] for each in logged.entries] == ["error"]
 
 
 def test_what_is_not_there_is_not_found_and_health_needs_no_token(caller: Caller) -> None:

@@ -65,7 +65,7 @@ class Cluster:
     def message(self, job: str, step: str) -> str | None:
         return None
 
-    def lines(self, job: str, step: str, after: int, *, final: bool) -> LogPart:
+    def lines(self, job: str, step: str, after: int, *, final: bool, followed: bool) -> LogPart:
         return LogPart([LogLine("1-0", "hello")] if step == "task" and not after else [], 6)
 
     def fetch_log(self, job: str) -> list[str]:

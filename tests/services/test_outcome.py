@@ -176,11 +176,11 @@ def test_a_runs_status_is_that_of_its_tasks(statuses: list[str], run: dict[str, 
 
 
 def test_the_fold_counts_what_ended_by_itself() -> None:
-    """A cancelled task's last attempt has no say, whatever its record holds."""
+    """A cancelled task's last attempt has no say in the outcome; what its earlier ones fetched was fetched."""
     tasks = [
         task("SUCCEEDED", "Hit", cacheHitBytes=5, node="n2"),
         task("FAILED", "Miss", cacheMissBytes=7, node="n1"),
-        task("CANCELLED", "Hit", cacheHitBytes=100, node="n1"),
+        task("CANCELLED", "Hit", cacheHitBytes=100, node="n1"),  # by attempts before the one that was cancelled
         task("UPSTREAM_FAILED"),
     ]
     final = fold(tasks, {"cacheEnabled": "true"})
@@ -195,9 +195,41 @@ def test_the_fold_counts_what_ended_by_itself() -> None:
         "cacheHitTasks": "1",
         "cachePartialTasks": "0",
         "cacheMissTasks": "1",
-        "cacheHitBytes": "5",
+        "cacheHitBytes": "105",
         "cacheMissBytes": "7",
         "nodes": "n1,n2",
     }
     assert disagreements(final, final) == {}
     assert disagreements({"taskFailed": "0"}, final) == {"taskFailed": ("0", "1")}
+
+
+def test_a_report_can_say_that_its_attempt_was_disrupted() -> None:
+    """An input that somebody else changed is not the task's fault."""
+    ended = end(pod("Failed", publish=1), report(reason="input 'i' was changed", disrupted=True))
+    assert (ended.status, ended.disrupted, ended.record.reason) == ("FAILED", True, "input 'i' was changed")
+
+
+CHANGED = '{"ok":false,"exitCode":%d,"reason":"input i was changed","disrupted":true}'
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_without_its_report_publishs_message_says_that_the_attempt_was_disrupted(code: int) -> None:
+    status = pod("Failed", task=code, publish=1)
+    ended = end(status, messages={"publish": CHANGED % code}, outputs=("o",))
+    assert (ended.status, ended.disrupted, ended.record.reason) == ("FAILED", True, "input i was changed")
+
+
+def test_a_report_outranks_the_message_of_its_publish() -> None:
+    ended = end(pod("Failed", task=3), report(exitCode=3), messages={"publish": CHANGED % 3})
+    assert (ended.disrupted, ended.record.reason) == (False, "it exited with code 3")
+
+
+@pytest.mark.parametrize("step", ["fetch", "publish"])
+@pytest.mark.parametrize(
+    "text", ["[" * 4096, '{"step":' * 500, "\udcff", '{"step":"other","ok":false,"disrupted":true}']
+)
+def test_a_message_that_is_none_fails_the_attempt_all_the_same(step: str, text: str) -> None:
+    """A task of local mode can write there what it likes."""
+    ended = end(pod("Failed", **{step: 1}), messages={step: text})
+    assert (ended.status, ended.disrupted) == ("FAILED", False)
+    assert ended.record.reason in ("fetch exited with code 1", "its outputs could not be stored")

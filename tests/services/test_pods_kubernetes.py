@@ -519,7 +519,7 @@ def test_the_logs_of_a_lost_node_are_said_to_be_lost_at_once(tailed: Tailed) -> 
 
 def test_of_a_huge_log_the_end_is_kept(tailed: Tailed) -> None:
     cluster = tailed.cluster
-    lines = [(5 + number / 10_000, f"{number:0100}") for number in range(9_000)]
+    lines = [(5 + number / 10_000, f"{number:0400}") for number in range(9_000)]
     cluster.kube.logs["job-a-1-x", "task"] = log_of(*lines)
     cluster.over("a")
     cluster.start()

@@ -21,7 +21,7 @@ from helios.messages import Launched
 from helios.settings import Settings
 from helios.transitions import commit_one
 from services.collector.__main__ import sweep
-from services.collector.loglines import LINE_BYTES, TAIL_BYTES
+from services.collector.loglines import LINE_BYTES, LINES_KEPT, PAGES_AT_ONCE, TAIL_BYTES
 from services.collector.pods import JobOf, LocalPods
 from services.collector.tail import LogTail
 from tests.stage import RUN, Stage
@@ -90,14 +90,72 @@ def test_a_last_line_without_an_end_is_copied_at_the_end(log: Log) -> None:
 
 
 def test_of_a_huge_log_nobody_watched_the_end_is_kept_and_the_loss_is_said(log: Log) -> None:
-    log.write("task", b"x" * 99 + b"\n")
-    log.write("task", (b"y" * 99 + b"\n") * 10_000)
+    log.write("task", b"x" * 999 + b"\n")
+    log.write("task", (b"y" * 999 + b"\n") * 2_000)
     log.copy(final=True)
     lines = [line for _, line in log.lines()]
     kept = sum(len(line) + 1 for line in lines[1:])
-    assert kept <= TAIL_BYTES
-    assert lines[0] == f"[HELIOS] {1_000_100 - kept} bytes of this log are not kept"
-    assert set(lines[1:]) == {"y" * 99}
+    assert TAIL_BYTES - 1_000 <= kept <= TAIL_BYTES
+    assert lines[0] == f"[HELIOS] {2_001_000 - kept} bytes of this log are not kept"
+    assert set(lines[1:]) == {"y" * 999}
+
+
+def test_of_many_short_lines_nobody_watched_the_last_are_kept_and_the_loss_is_said(log: Log) -> None:
+    """No more is written than the stream keeps, however short the lines are."""
+    log.write("task", b"\n" * TAIL_BYTES)
+    log.copy(final=True)
+    lines = log.lines()
+    assert len(lines) == LINES_KEPT
+    assert lines[0] == ("1-0", f"[HELIOS] {TAIL_BYTES - LINES_KEPT + 1} bytes of this log are not kept")
+    assert lines[-1] == (f"{TAIL_BYTES}-0", "")
+
+
+def test_of_a_burst_that_is_watched_nothing_is_skipped(log: Log) -> None:
+    log.write("task", b"start\n")
+    log.copy()
+    log.write("task", b"".join(b"%08d %s\n" % (number, b"z" * 990) for number in range(4_000)))
+    for _ in range(5):
+        log.copy()
+    assert [line[:8] for _, line in log.lines()][1:] == [f"{number:08}" for number in range(4_000)]
+
+
+def test_of_a_burst_at_the_end_of_what_was_watched_nothing_is_skipped(log: Log) -> None:
+    log.write("task", b"start\n")
+    log.copy()
+    log.write("task", b"".join(b"%08d %s\n" % (number, b"z" * 990) for number in range(4_000)) + b"no end")
+    log.copy(final=True)
+    lines = [line for _, line in log.lines()]
+    assert [line[:8] for line in lines[1:-1]] == [f"{number:08}" for number in range(4_000)]
+    assert lines[-1] == "no end"
+
+
+def test_what_is_more_than_a_burst_is_skipped_and_the_loss_is_said(log: Log) -> None:
+    log.copy()
+    with log_file(log.folder, "job", "task").open("wb") as file:
+        file.truncate((PAGES_AT_ONCE + 1) * TAIL_BYTES)
+        file.seek(0, 2)
+        file.write(b"\nlast\n")
+    log.copy()
+    lines = [line for _, line in log.lines()]
+    assert "bytes of this log are not kept" in lines[0]
+    assert lines[-1] == "last"
+
+
+def test_who_begins_to_watch_a_long_log_gets_its_end(log: Log) -> None:
+    log.write("task", (b"y" * 999 + b"\n") * 2_000)
+    log.copy(watched=False)
+    log.copy(watched=True)
+    lines = [line for _, line in log.lines()]
+    assert "bytes of this log are not kept" in lines[0]
+    assert len(lines) > 1_000
+
+
+def test_a_cut_line_says_how_much_of_it_is_missing(log: Log) -> None:
+    log.write("task", b"x" * (LINE_BYTES + 1_500) + b"\n" + b"x" * LINE_BYTES + b"\n")
+    log.copy()
+    cut, whole = (line for _, line in log.lines())
+    assert cut == "x" * LINE_BYTES + " … 1,500 bytes cut"
+    assert whole == "x" * LINE_BYTES
 
 
 def test_one_endless_line_is_cut_and_the_next_is_whole(log: Log) -> None:
@@ -106,7 +164,7 @@ def test_one_endless_line_is_cut_and_the_next_is_whole(log: Log) -> None:
     log.write("task", b"\nnext\n")
     log.copy()
     lines = [line for _, line in log.lines()]
-    assert max(map(len, lines)) <= LINE_BYTES
+    assert max(map(len, lines)) <= LINE_BYTES + 30
     assert lines[-1] == "next"
 
 
@@ -142,7 +200,7 @@ def test_a_message_that_is_missing_oversized_or_no_text_is_none(log: Log) -> Non
 
 @pytest.mark.parametrize("text", [b"", b"{", b"null", b'{"job": 1}', b"\xff"])
 def test_a_status_file_that_is_unreadable_fails_its_pod_and_no_other(log: Log, text: bytes) -> None:
-    """A task of local mode can write to its pod's folder."""
+    """A task of local mode can reach its pod's folder; traps that are no files are in test_pods.py."""
     status_file(log.folder, "job").write_bytes(text)
     create_job(log.folder, LocalJob(job="other", run="1-0", task="b", attempt=1, command=["x"]))
     found = log.pods.statuses(["job", "other", "gone"])
