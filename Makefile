@@ -76,7 +76,7 @@ images: build/image/.made ## build the image and name it in k8s/: TAG=1.2.3 [REG
 check: $(VENV)/.dev ## lint, formatting and strict types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/pyright
+	@$(BIN)/pyright --project pyproject.toml
 
 fmt: $(VENV)/.dev ## format and fix what can be fixed
 	@$(BIN)/ruff check --fix-only --quiet .

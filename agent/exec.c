@@ -160,6 +160,8 @@ static void become(char **command, const sigset_t *mask, int tell) {
   char name[REASON_BYTES / 2], words[REASON_BYTES];
   int code = CANNOT_WRAP, nothing, length, why;
   setsid();
+  /* A command that ignores every other signal still ends with a wrapper that is killed. */
+  prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
   if ((nothing = open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0) dup2(nothing, STDIN_FILENO);
   sigprocmask(SIG_SETMASK, mask, NULL);
   execvp(command[0], command);

@@ -186,9 +186,29 @@ tasks:
     assert tasks["two"]["exitCode"] == 3
     assert "code 3" in done.err
     assert "it is broken" in done.err
+    assert done.err.rstrip().endswith(f"helios logs {run['dagId']} two")
     shown = up("show", "@latest")
     assert shown.code == 0
     assert "code 3" in shown.out
+
+
+def test_a_missing_output_fails_its_task_and_its_children_do_not_start(up: Helios) -> None:
+    """Exit code 0 is not enough: what was promised must be stored."""
+    dag = up.dag(
+        "promise",
+        """\
+dagName: promise
+tasks:
+  - {name: make, image: alpine, command: ["true"], outputs: [promised]}
+  - {name: use, image: alpine, command: [cat, promised], inputs: [{fromTask: make, name: promised}]}
+""",
+    )
+    done = up("run", dag, "-o", "json")
+    assert done.code == 1
+    tasks = tasks_of(done.json())
+    assert (tasks["make"]["status"], tasks["make"]["exitCode"]) == ("FAILED", 0)
+    assert "'promised' was not written" in tasks["make"]["reason"]
+    assert (tasks["use"]["status"], tasks["use"]["attempt"]) == ("UPSTREAM_FAILED", 0)
 
 
 def test_a_task_is_tried_again_as_often_as_its_retries_say(up: Helios, tmp_path: Path) -> None:
@@ -452,13 +472,13 @@ tasks:
   - name: make
     type: command
     image: alpine
-    command: [sh, -c, 'echo "$GREETING" > data.txt']
-    env: [{name: GREETING, value: hi}]
+    command: [sh, -c, 'echo "$GREETING" > $OUT && test -s /artifacts/data.txt']
+    env: [{name: GREETING, value: hi}, {name: OUT, value: /artifacts/data.txt}]
     outputs: [data.txt]
   - name: use
     type: command
     image: alpine
-    command: [cat, data.txt]
+    command: [cat, /artifacts/data.txt]
     depends_on: [make]
     inputs: [{fromTask: make, name: data.txt}]
     retries: {count: 1}
@@ -469,6 +489,18 @@ tasks:
     assert "warning" in done.err
     assert done.json()["warnings"]
     assert up("logs", "@latest", "use").out == "hi\n"
+
+
+def test_the_documented_example_with_every_field_runs(up: Helios, folder: Path) -> None:
+    """What a reader copies from docs/dag.md works, once its object and its secret are there."""
+    text = (ROOT / "docs" / "dag.md").read_text(encoding="utf-8").partition("## An example with every field")[2]
+    (folder / "moby.txt").write_text("Call me Ishmael.\n" * 100)
+    assert up("put", "moby.txt", "s3://corpora/moby.txt").code == 0
+    secret = Path(up.environ["HELIOS_HOME"]) / "secrets" / "api-login" / "token"
+    secret.parent.mkdir(parents=True)
+    secret.write_text("t")
+    done = up("run", up.dag("documented", text.split("```yaml\n")[1].split("```")[0]), "-o", "json")
+    assert done.code == 0, done.err
 
 
 def test_a_second_ctrl_c_leaves_at_once(up: Helios, client: redis.Redis, tmp_path: Path) -> None:
