@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from importlib.metadata import version
 from typing import Any
 
 import msgspec
@@ -24,6 +23,7 @@ from helios.keys import (
     Keys,
 )
 from helios.transitions import pipelined
+from helios.version import VERSION
 
 OLDEST_VERSION = (7, 0)
 WAITING_TOO_LONG_SECONDS = 60
@@ -77,7 +77,7 @@ def check_server(link: Link) -> Iterator[Finding]:
 
 def check_services(link: Link) -> Iterator[Finding]:
     """Each service alive, in our version."""
-    ours = version("helios")
+    ours = VERSION
     beats = live_services(link.client)
     for service in SERVICES:
         replicas = [beat for beat in beats if beat["service"] == service]

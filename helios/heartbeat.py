@@ -3,13 +3,13 @@
 import contextlib
 import os
 import time
-from importlib.metadata import version
 from typing import Any
 
 import redis
 
 from helios.keys import SERVICES_PREFIX, heartbeat
 from helios.transitions import pipelined
+from helios.version import VERSION, image_tag
 
 HEARTBEAT_SECONDS = 5
 HEARTBEAT_KEPT_SECONDS = 20
@@ -24,7 +24,8 @@ class Heartbeat:
         self.fields = {
             "service": service,
             "replica": replica,
-            "version": version("helios"),
+            "version": VERSION,
+            "image": image_tag(),
             "pid": str(os.getpid()),
             "since": str(int(time.time() * 1000)),
         }
@@ -45,7 +46,7 @@ class Heartbeat:
 
 
 def live_services(client: redis.Redis) -> list[dict[str, str]]:
-    """The heartbeats of all replicas alive, as service, replica, version, pid and since (epoch ms)."""
+    """The heartbeats of all replicas alive, as service, replica, version, image (its tag), pid and since (epoch ms)."""
     found: Any = [client.hgetall(key) for key in _keys_like(client, f"{SERVICES_PREFIX}*")]
     beats: list[dict[str, str]] = [beat for beat in found if beat]
     return sorted(beats, key=lambda beat: (beat["service"], beat["replica"]))

@@ -1,12 +1,11 @@
 """`helios version`: which Helios this is."""
 
-from importlib.metadata import version as installed
-
 from cli.failure import SUCCEEDED
 from cli.output import put
+from helios.version import VERSION
 
 
 def version() -> int:
     """Print the version."""
-    put(installed("helios"))
+    put(VERSION)
     return SUCCEEDED

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.clusters import Cluster, running_cluster, why_none
+from tests.cluster.installed import Installed, installed
 from tests.cluster.kubectl import Kubectl
 
 
@@ -16,6 +17,13 @@ def cluster() -> Iterator[Cluster]:
     if reason is not None:
         pytest.skip(reason)
     with running_cluster() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def helios(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    """Helios as k8s/ installs it, once for the whole session."""
+    with installed(cluster, tmp_path_factory.mktemp("installed")) as found:
         yield found
 
 

@@ -19,14 +19,15 @@ class KubectlFailed(AssertionError):
 
 
 class Kubectl:
-    """kubectl on the cluster that KUBECONFIG names, in one namespace."""
+    """kubectl on the cluster that KUBECONFIG names, in one namespace; None leaves it to the manifests."""
 
-    def __init__(self, namespace: str = "default") -> None:
+    def __init__(self, namespace: str | None = "default") -> None:
         self.namespace = namespace
 
     def run(self, *arguments: str, stdin: str | None = None, seconds: float = 60) -> str:
         """Standard output of `kubectl ARGUMENTS`."""
-        command = ["kubectl", "--namespace", self.namespace, *arguments]
+        where = () if self.namespace is None else ("--namespace", self.namespace)
+        command = ["kubectl", *where, *arguments]
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=seconds)
         if done.returncode:
             raise KubectlFailed(f"{' '.join(command)}: {done.stderr.strip()}")
