@@ -10,7 +10,7 @@ BASE ?= python:3.11-slim
 BUILDER ?= docker
 BUILD_FLAGS ?=
 # Where the image is to be run from; nothing when the manifests are not to be touched.
-MANIFESTS ?= k8s/base/kustomization.yaml
+MANIFESTS ?= k8s
 # musl makes the smallest static binary; any C compiler with a static library makes one that works.
 STATIC_CC ?= $(if $(shell command -v musl-gcc),musl-gcc,cc)
 # The Python of BASE. Other machines than amd64 build with the Dockerfile alone.
@@ -70,8 +70,7 @@ images: build/image/.made ## build the image and name it in k8s/: TAG=1.2.3 [REG
 	@test -n "$(TAG)" || { echo "Name the version: make images TAG=1.2.3" >&2; exit 1; }
 	@$(BUILDER) build $(BUILD_FLAGS) --build-arg BASE=$(BASE) --build-arg TAG=$(TAG) -t $(IMAGE) .
 	@$(if $(PUSH),$(BUILDER) push $(IMAGE))
-	@test -z "$(MANIFESTS)" || sed -i $(MANIFESTS) -e '/- name: helios$$/,/newTag:/ s|newName:.*|newName: $(REGISTRY)/helios|' \
-	  -e '/- name: helios$$/,/newTag:/ s|newTag:.*|newTag: "$(TAG)"|'
+	@$(if $(MANIFESTS),$(PYTHON) k8s/set-image $(REGISTRY)/helios $(TAG) $(MANIFESTS))
 
 check: $(VENV)/.dev ## lint, formatting and strict types
 	@$(BIN)/ruff check .

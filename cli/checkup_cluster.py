@@ -23,6 +23,7 @@ SERVICES = "helios"
 LEVEL = "pod-security.kubernetes.io/enforce"
 NAME = "app.kubernetes.io/name"
 KEEPER = "helios-cache"
+ADMISSION = "/apis/admissionregistration.k8s.io/v1"
 POLICIES = ("helios-tasks", "helios-tasks-unchanged")
 APPLY = "kubectl apply -k k8s/"
 
@@ -104,11 +105,10 @@ def check_namespaces(levels: Mapping[str, str | None], tasks: str) -> Iterator[F
 
 def check_policies(api: Api) -> Iterator[Finding]:
     """Without these the tasks' namespace, whose level is privileged, would take any pod."""
-    base = "/apis/admissionregistration.k8s.io/v1"
     missing: list[str] = []
     for name in POLICIES:
         for kind in ("validatingadmissionpolicies", "validatingadmissionpolicybindings"):
-            if _find(api, f"{base}/{kind}/{name}") is None:
+            if _find(api, f"{ADMISSION}/{kind}/{name}") is None:
                 missing.append(f"{kind.removesuffix('s')} {name}")
     yield Finding(
         "admission policy",
@@ -185,10 +185,11 @@ def check_images(api: Api, tasks: str) -> Iterator[Finding]:
             detail = f"{image} is {len(found)} images: {', '.join(sorted(_short(digest) for digest in found))}"
             fix = "give each build a tag of its own (make images TAG=…): nodes keep what they pulled under a tag"
             yield Finding("image tag", False, detail, fix)
-    agent = _find(api, f"/api/v1/namespaces/{SERVICES}/configmaps/helios-agent")
+    policy = _find(api, f"{ADMISSION}/validatingadmissionpolicies/{POLICIES[0]}")
     launcher = _find(api, f"/apis/apps/v1/namespaces/{SERVICES}/deployments/helios-jobrunner")
-    if agent is not None and launcher is not None:
-        allowed = str(agent.get("data", {}).get("image"))
+    if policy is not None and launcher is not None:
+        expressions = {each["name"]: each["expression"] for each in policy["spec"].get("variables", ())}
+        allowed = expressions.get("agent", "none").strip("'")
         wanted = str(launcher["spec"]["template"]["spec"]["containers"][0]["image"])
         fix = (
             ""

@@ -12,6 +12,7 @@ from cli.cluster_api import ApiAway, ApiRefused, cluster_api, names_a_cluster
 from cli.connection import Link
 from helios.settings import Settings
 
+POLICY = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/helios-tasks"
 IMAGE = "helios:0.1.0"
 DIGEST = "helios@sha256:" + "ab" * 32
 
@@ -27,6 +28,10 @@ def pod(image: str = IMAGE, digest: str = DIGEST) -> dict[str, Any]:
     }
 
 
+def policy(agent: str) -> Any:
+    return {"spec": {"variables": [{"name": "agent", "expression": f"'{agent}'"}]}}
+
+
 class Cluster:
     """An API server that answers from a table; a path that is not in it is 404. All is well until a test changes it."""
 
@@ -37,12 +42,12 @@ class Cluster:
             "/api/v1/nodes": {"items": [{}, {}]},
             "/api/v1/namespaces/helios": {"metadata": {"labels": {LEVEL: "restricted"}}},
             "/api/v1/namespaces/helios-tasks": {"metadata": {"labels": {LEVEL: "privileged"}}},
-            "/api/v1/namespaces/helios/configmaps/helios-agent": {"data": {"image": IMAGE}},
             **{
                 f"{policies}{kind}/{name}": {}
                 for kind in ("ies", "ybindings")
                 for name in ("helios-tasks", "helios-tasks-unchanged")
             },
+            POLICY: policy(IMAGE),
         }
         for name in ("submitter", "jobrunner", "collector"):
             self.documents[f"/apis/apps/v1/namespaces/helios/deployments/helios-{name}"] = workload()
@@ -174,7 +179,7 @@ def test_an_old_image_under_a_new_tag_is_seen(cluster: Cluster) -> None:
 
 def test_an_agent_image_that_is_not_the_jobrunners_is_seen(cluster: Cluster) -> None:
     """The policy would refuse every pod, and each task would fail."""
-    cluster.documents["/api/v1/namespaces/helios/configmaps/helios-agent"] = {"data": {"image": "helios:0.0.9"}}
+    cluster.documents[POLICY] = policy("helios:0.0.9")
     assert not cluster.found()["agent image"].ok
 
 

@@ -1,5 +1,5 @@
-"""Helios on the cluster, installed as docs/kubernetes.md says: `make-secrets`, then `kubectl apply -k`, on a copy of k8s/
-in which the images are named. A cluster of the tests' own has no storage class, so it gets two volumes.
+"""Helios on the cluster, installed as docs/kubernetes.md says: `make-secrets`, then `kubectl apply -k`, on a copy of
+k8s/ in which the images are named. A cluster of the tests' own has no storage class, so it gets two volumes.
 """
 
 import json
@@ -126,7 +126,11 @@ class Installed:
             self.services.run("scale", f"deployment/{name}", f"--replicas={replicas}")
         for name in deployments:
             self.rollout(f"deployment/{name}", self.services, 120)
-            wait_until(f"{name} has {replicas} pods", lambda: len(self.pods_of_service(name)) == replicas, 90)
+
+        def settled() -> bool:
+            return all(len(self.pods_of_service(name)) == replicas for name in deployments)
+
+        wait_until(f"{', '.join(deployments)} have {replicas} pods each", settled, 90)
 
     def pods_of_service(self, name: str) -> list[dict[str, Any]]:
         return self.services.labelled("pods", {"app.kubernetes.io/name": name})

@@ -48,8 +48,6 @@ def api(manifests: Manifests) -> Api:
         pytest.skip("needs the KUBECONFIG of a Kubernetes")
     api = Api(manifests.kubectl)
     wanted = [each for each in manifests.render() if each["kind"] in KINDS]
-    if api.run("get", "configmap", "helios-agent", "-n", "helios").returncode != 0:
-        wanted += [each for each in manifests.render() if each["metadata"]["name"] == "helios-agent"]
     for document in sorted(wanted, key=lambda each: each["kind"] != "Namespace"):
         done = api.run("apply", "-f", "-", document=document)
         assert done.returncode == 0, done.stderr
@@ -63,9 +61,10 @@ def api(manifests: Manifests) -> Api:
 
 @pytest.fixture(scope="module")
 def agent(api: Api) -> str:
-    done = api.run("get", "configmap", "helios-agent", "-n", "helios", "-o", "jsonpath={.data.image}")
+    done = api.run("get", "validatingadmissionpolicy", "helios-tasks", "-o", "json")
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    variables = json.loads(done.stdout)["spec"]["variables"]
+    return next(each["expression"].strip("'") for each in variables if each["name"] == "agent")
 
 
 def plain(name: str) -> Pod:

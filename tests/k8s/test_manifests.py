@@ -2,10 +2,14 @@
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cli.checkup_cluster import NEEDED
 from helios.settings import Settings
@@ -82,8 +86,36 @@ def test_images_are_pinned_short_names(documents: list[Document]) -> None:
 def test_the_agents_image_is_the_services(documents: list[Document]) -> None:
     """One value in kustomization.yaml: the jobrunner's Jobs and the admission policy follow it."""
     images = {container["image"] for name, container, _ in containers(documents) if "redis" not in name}
-    (agent,) = named(documents, "ConfigMap", "helios-agent")
-    assert {image for image in images if "minio" not in image} == {agent["data"]["image"]}
+    (jobrunner,) = named(documents, "Deployment", "helios-jobrunner")
+    (policy,) = named(documents, "ValidatingAdmissionPolicy", "helios-tasks")
+    environment = {
+        each["name"]: each.get("value") for each in jobrunner["spec"]["template"]["spec"]["containers"][0]["env"]
+    }
+    expressions = {each["name"]: each["expression"] for each in policy["spec"]["variables"]}
+    image = environment["HELIOS_AGENT_IMAGE"]
+    assert {each for each in images if "minio" not in each} == {image}
+    assert expressions["agent"] == f"'{image}'"
+
+
+def test_an_upgrade_lets_the_pods_of_the_former_image_in(tmp_path: Path) -> None:
+    folder = tmp_path / "k8s"
+    shutil.copytree(K8S, folder)
+
+    def name_image(tag: str) -> None:
+        subprocess.run([K8S / "set-image", "registry.test/helios", tag, folder], check=True)
+
+    name_image("1.2.3")
+    name_image("1.2.4")
+    name_image("1.2.4")
+    (image,) = (
+        each
+        for each in yaml.safe_load((folder / "base/kustomization.yaml").read_text())["images"]
+        if each["name"] == "helios"
+    )
+    (policy, *_) = yaml.safe_load_all((folder / "base/admission.yaml").read_text())
+    expressions = {each["name"]: each["expression"] for each in policy["spec"]["variables"]}
+    assert (image["newName"], image["newTag"]) == ("registry.test/helios", "1.2.4")
+    assert expressions["replaced"] == "'registry.test/helios:1.2.3'"
 
 
 RIGHTS = {
