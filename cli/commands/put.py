@@ -29,7 +29,7 @@ class CountingFile:
         return data
 
 
-def put(file: Path, uri: str, /) -> int:
+def put(file: Path, uri: str, /, *, make_bucket: bool = False) -> int:
     """Store a file under an address that DAGs can name: inputs: [{uri: s3://bucket/key}].
 
     Parameters
@@ -37,7 +37,9 @@ def put(file: Path, uri: str, /) -> int:
     file
         The file to store.
     uri
-        s3://bucket/key; in local mode the bucket is made when it is missing.
+        s3://bucket/key
+    make_bucket
+        Make the bucket when it is missing, as local mode always does.
     """
     fault = uri_fault(uri, LIMITS)
     if fault is not None:
@@ -46,7 +48,7 @@ def put(file: Path, uri: str, /) -> int:
         what = "is a folder" if file.is_dir() else "is not there"
         raise CommandFailed(f"{file} {what}", hint="name one regular file")
     if uses_own_servers():
-        return store(read_settings(), file, uri, makes_bucket=False)
+        return store(read_settings(), file, uri, makes_bucket=make_bucket)
     with connected(S3) as link:
         return store(link.settings, file, uri, makes_bucket=True)
 
@@ -57,7 +59,7 @@ def store(settings: Settings, file: Path, uri: str, *, makes_bucket: bool) -> in
     with storing(settings):
         if not client.bucket_exists(bucket):
             if not makes_bucket:
-                raise CommandFailed(f"there is no bucket {bucket!r}", hint="make it with the store's own tools")
+                raise CommandFailed(f"there is no bucket {bucket!r}", hint="check its name, or add --make-bucket")
             client.make_bucket(bucket)
         try:
             with file.open("rb") as opened:
