@@ -50,7 +50,7 @@ test: $(VENV)/.dev ## run the tests; sets up all they need
 
 test-cluster: $(VENV)/.dev build/image/.made ## the tests on a real Kubernetes: KUBECONFIG's, or one of their own (root and Go)
 	@$(if $(KUBECONFIG),,tests/cluster/tool/cluster build && tests/cluster/tool/cluster exec) \
-	  $(BIN)/python -m pytest tests/cluster
+	  $(BIN)/python -m pytest --timeout=400 tests/cluster
 
 build/exec: agent/exec.c
 	@mkdir -p build

@@ -14,6 +14,9 @@ Step = Literal["fetch", "task", "publish"]
 READ_BLOCK_MS = 500
 WATCHED_SECONDS = 10
 LINES_READ = 1_000
+WRAP_UP_SECONDS = 15.0
+"""A task ends when its outputs are stored; its pod ends, and the rest of its log is read, up to some seconds later."""
+WRAP_UP_POLL_SECONDS = 0.1
 
 
 def last_lines(link: Link, run: str, task: str, attempt: int, step: str, limit: int) -> list[str]:
@@ -58,15 +61,30 @@ class LogFollower:
         """Write what is left of a log that is complete."""
         self.last = all_lines(self.stream, self.link.client, write, self.last)
 
+    def wait_for_the_rest(self, seconds: float = WRAP_UP_SECONDS) -> bool:
+        """Of an attempt that is over: until its whole log is there. False when it is not over, or takes too long."""
+        deadline = time.monotonic() + seconds
+        while self._is_over():
+            if not self._has_job():
+                return True
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(WRAP_UP_POLL_SECONDS)
+        return False
+
     def is_complete(self) -> bool:
         """Whether no line can follow: the attempt is over, and its Job is wrapped up, which copies the log first."""
+        return self._is_over() and not self._has_job()
+
+    def _is_over(self) -> bool:
+        """Whether the attempt has ended, or is not known any more."""
         state: Any = self.link.client.hmget(self.keys.task(self.run, self.task), "status", "attempt")
         if state[0] is None:
             return True
         current = int(state[1] or 0)
-        if current < self.attempt or (current == self.attempt and state[0] in ("WAITING", "QUEUED", "RUNNING")):
-            return False
-        return not self._has_job()
+        if current == self.attempt:
+            return state[0] not in ("WAITING", "QUEUED", "RUNNING")
+        return current > self.attempt
 
     def _has_job(self) -> bool:
         start = "-"

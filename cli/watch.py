@@ -19,7 +19,7 @@ from cli.run_object import read_run, read_views, whole_object
 from cli.run_progress import RunProgress, TaskProgress
 from cli.run_text import ROWS_SHOWN, metrics_lines, reason_lines, task_lines
 from cli.submission import cancel, why_idle
-from cli.task_logs import last_lines
+from cli.task_logs import LogFollower, last_lines
 from helios.records import TaskView
 
 CANCEL_SECONDS = 10.0
@@ -139,6 +139,7 @@ def _tell_failures(link: Link, run: str, views: Sequence[TaskView]) -> None:
         narrate("")
         for line in reason_lines(view):
             narrate(styled(harmless(line), "red", sys.stderr))
+        LogFollower(link, run, view.name, view.attempt, "task", "0-0").wait_for_the_rest()
         lines = last_lines(link, run, view.name, view.attempt, "task", LOG_LINES)
         if lines:
             narrate(f"the end of its log (helios logs {run} {view.name}):")

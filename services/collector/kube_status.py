@@ -21,7 +21,7 @@ DELETION_SECONDS = 30
 JOB_OVER_SECONDS = 3
 """How long after its Job ended a pod may still be unseen, because pods and Jobs come by separate watches."""
 
-OUT_OF_MEMORY = "it was killed for exceeding its memory limit"
+OUT_OF_MEMORY = "OOMKilled: it was killed for exceeding its memory limit"
 OUT_OF_TIME = "it ran longer than its Job may"
 
 _IMAGE = {
@@ -184,7 +184,9 @@ def _failure(pod: Pod, job_failed: str | None) -> _End:
     ends = {step: ended for step in STEPS if (each := pod.container(step)) is not None and (ended := each.ended)}
     for step, ended in ends.items():
         if ended.reason == "OOMKilled" and ended.exitCode:
-            return _End(OUT_OF_MEMORY if step == "task" else f"{step} was killed for exceeding its memory limit")
+            return _End(
+                OUT_OF_MEMORY if step == "task" else f"OOMKilled: {step} was killed for exceeding its memory limit"
+            )
     if job_failed or reason == "DeadlineExceeded":
         return _End(OUT_OF_TIME)
     if reason == "Evicted":

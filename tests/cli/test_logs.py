@@ -1,5 +1,7 @@
 """Reading logs: whole, from the end, and to their end."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import redis
 
@@ -51,6 +53,21 @@ def test_a_log_is_complete_once_its_job_is_wrapped_up(link: Link, client: redis.
     assert not follower.is_complete()
     stage.end("a")
     assert follower.is_complete()
+
+
+def test_the_rest_of_an_ended_tasks_log_is_waited_for(link: Link, client: redis.Redis) -> None:
+    """On Kubernetes it comes with the pod's end, a second after the task's."""
+    stage = Stage(client)
+    stage.open({"a": ()})
+    stage.launch("a")
+    follower = LogFollower(link, RUN, "a", 1, "task", "0-0")
+    assert not follower.wait_for_the_rest(), "it still runs: nobody knows for how long"
+    stage.end("a", entry="")
+    assert not follower.wait_for_the_rest(0.05)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(follower.wait_for_the_rest, 20)
+        stage.end("a")
+        assert waiting.result(20)
 
 
 def test_following_tells_the_collector_and_goes_through_retries(

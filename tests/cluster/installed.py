@@ -115,6 +115,36 @@ class Installed:
     def run(self, dag: Dag, *options: str, deadline_seconds: float = 180) -> Run:
         return self.end_of(self.submit(dag, *options), deadline_seconds)
 
+    def succeed(self, dag: Dag, *options: str, deadline_seconds: float = 180) -> Run:
+        """A run that has to succeed; what its tasks printed is in the error when it does not."""
+        found = self.run(dag, *options, deadline_seconds=deadline_seconds)
+        if found["status"] != "SUCCEEDED":
+            failed = [task["name"] for task in found["tasks"] if task["status"] == "FAILED"]
+            logs = "".join(self.logs(found["dagId"], name, step) for name in failed for step in ("fetch", "task"))
+            raise AssertionError(f"{self.helios('show', found['dagId']).stdout}\n{logs}")
+        return found
+
+    def logs(self, run: str, task: str, step: str = "task") -> str:
+        return self.helios("logs", run, task, "--step", step).stdout
+
+    def running(self, run: str, count: int, deadline_seconds: float = 90) -> list[str]:
+        """The names of the run's tasks at work, once there are `count`."""
+
+        def look() -> list[str]:
+            names = [task["name"] for task in self.show(run)["tasks"] if task["status"] == "RUNNING"]
+            return names if len(names) >= count else []
+
+        return wait_until(f"{count} tasks of {run} run", look, deadline_seconds)
+
+    def task_pods(self, run: str) -> list[dict[str, Any]]:
+        """Also those that have ended."""
+        return self.tasks.labelled("pods", {"helios.dev/run": run})
+
+    def kill(self, pod: dict[str, Any]) -> None:
+        """SIGKILL to the first container of a pod; kubelet starts it again."""
+        container = pod["status"]["containerStatuses"][0]["containerID"].rpartition("/")[2]
+        self.cluster.tool("kill-container", pod["spec"]["nodeName"], container)
+
     def wait_ready(self, deadline_seconds: float = 180) -> None:
         """Every replica of every service."""
         for name in DEPLOYMENTS:
@@ -170,6 +200,7 @@ def installed(cluster: Cluster, scratch: Path) -> Iterator[Installed]:
     try:
         if cluster.home is not None:
             _make_volumes(cluster)
+            _empty_caches(cluster)
         found.is_up = True
         Kubectl(None).run("apply", "--kustomize", str(found.folder), seconds=120)
         for name in STORES:
@@ -228,6 +259,11 @@ def _make_volumes(cluster: Cluster) -> None:
         metadata = {"name": f"{name}-{uuid.uuid4().hex[:8]}", "labels": {"helios.test/of": "k8s"}}
         volumes.append({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": metadata, "spec": spec})
     Kubectl().apply(*volumes)
+
+
+def _empty_caches(cluster: Cluster) -> None:
+    for node in Kubectl().ready_nodes():
+        shutil.rmtree(Path(cluster.tool("fsof", node).strip()) / "cache", ignore_errors=True)
 
 
 def _forward(service: str, port: int) -> subprocess.Popen[str]:

@@ -159,7 +159,7 @@ FAILURES: dict[str, tuple[Pod, str | None, bool]] = {
     "out of memory": (pod("Failed", ended(), ended(137, "OOMKilled"), ended(1)), OUT_OF_MEMORY, False),
     "fetch out of memory": (
         pod("Failed", ended(137, "OOMKilled"), STARTS, STARTS),
-        "fetch was killed for exceeding its memory limit",
+        "OOMKilled: fetch was killed for exceeding its memory limit",
         False,
     ),
     "evicted for what it used itself": (

@@ -1,0 +1,144 @@
+"""What breaks under running tasks, and that every run ends all the same, right. Only on a cluster that is ours to break.
+
+With HELIOS_LONG=1 the outages are as long as in real life (make test-cluster-long); otherwise as short as shows the way back.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.dags import dag, many, on, script
+from tests.cluster.installed import DEPLOYMENTS, Installed, Run
+from tests.waiting import wait_until
+
+LONG = bool(os.environ.get("HELIOS_LONG"))
+OUTAGE_SECONDS = 60 if LONG else 15
+API_OUTAGE_SECONDS = 20 if LONG else 10
+TASKS = 100 if LONG else 30
+
+
+@pytest.fixture(autouse=True)
+def whole(helios: Installed) -> Iterator[None]:
+    """Each test begins and ends with everything in order."""
+    if helios.cluster.home is None:
+        pytest.skip("this cluster is not ours to break")
+    yield
+    helios.wait_ready()
+
+
+def let_pass(seconds: float) -> None:
+    """An outage has a length, and nothing to wait for meanwhile."""
+    end = time.monotonic() + seconds
+    wait_until(f"{seconds:g} s have passed", lambda: time.monotonic() >= end, seconds + 5)
+
+
+def right(run: Run, count: int) -> None:
+    """All succeeded, each counted once."""
+    assert run["status"] == "SUCCEEDED", run["tasks"]
+    assert (run["taskCount"], run["taskSucceeded"], run["taskFailed"]) == (count, count, 0)
+    assert [task["status"] for task in run["tasks"]] == ["SUCCEEDED"] * count
+
+
+def test_results_of_jobs_that_ended_while_no_collector_ran(helios: Installed) -> None:
+    count = 6
+    first = many(helios, "unwatched", count, "sleep 6; echo $N > n", outputs=["n"])
+    last = script(
+        helios,
+        "sum",
+        "cat *.n | sort -n | tr '\n' ' ' > all",
+        inputs=[{"fromTask": task["name"], "name": "n", "as": f"{task['name']}.n"} for task in first["tasks"]],
+        outputs=["all"],
+    )
+    run = helios.submit(dag("unwatched", *first["tasks"], last))
+    helios.running(run, count)
+    helios.scale(0, "helios-collector")
+    try:
+        let_pass(OUTAGE_SECONDS)
+        ended = [pod for pod in helios.task_pods(run) if exit_code(pod, "task") == 0]
+        assert len(ended) == count, "the tasks ended while nobody watched"
+    finally:
+        helios.scale(2, "helios-collector")
+    found = helios.end_of(run, 240)
+    right(found, count + 1)
+    assert [task["attempt"] for task in found["tasks"]] == [1] * (count + 1)
+
+
+def exit_code(pod: dict, container: str) -> int | None:  # type: ignore[type-arg]
+    for each in pod["status"].get("containerStatuses", ()):
+        if each["name"] == container:
+            return each["state"].get("terminated", {}).get("exitCode")
+    return None
+
+
+def test_the_api_server_away(helios: Installed) -> None:
+    run = helios.submit(many(helios, "unheard", TASKS, "sleep 1; echo $N > n", outputs=["n"]))
+    helios.running(run, 2)
+    helios.cluster.tool("stop-part", "apiserver")
+    try:
+        let_pass(API_OUTAGE_SECONDS)
+    finally:
+        helios.cluster.tool("start-part", "apiserver")
+    right(helios.end_of(run, 240), TASKS)
+
+
+def test_redis_killed(helios: Installed) -> None:
+    run = helios.submit(many(helios, "forgotten", TASKS, "sleep 1; echo $N > n", outputs=["n"]))
+    helios.running(run, 2)
+    helios.kill(helios.services.get("pod", "helios-redis-0"))
+    right(helios.end_of(run, 240), TASKS)
+
+
+def test_a_jobrunner_and_a_collector_killed(helios: Installed) -> None:
+    run = helios.submit(many(helios, "orphans", TASKS, "sleep 1; echo $N > n", outputs=["n"]))
+    helios.running(run, 2)
+    for name in ("helios-jobrunner", "helios-collector", "helios-submitter"):
+        helios.kill(helios.pods_of_service(name)[0])
+    found = helios.end_of(run, 240)
+    right(found, TASKS)
+    assert [task["attempt"] for task in found["tasks"]] == [1] * TASKS, "nothing was done twice"
+
+
+def test_a_node_crashes_under_running_tasks(helios: Installed, tmp_path: Path) -> None:
+    """The tasks on it are repeated elsewhere, at the cost of nobody's retries; what ran there of Helios itself returns."""
+    long = [script(helios, f"long{n}", "sleep 20; echo done > n", outputs=["n"]) for n in range(6)]
+    run = helios.submit(dag("crashed", *long))
+    helios.running(run, 6)
+    there = [task["name"] for task in helios.show(run)["tasks"] if task["node"] == "node2"]
+    if not there:
+        pytest.fail("the scheduler put no task on node2")
+    helios.cluster.tool("stop-node", "node2")
+    try:
+        found = helios.end_of(run, 240)
+        right(found, 6)
+        assert {task["attempt"] for task in found["tasks"] if task["name"] in there} == {2}
+        assert {task["node"] for task in found["tasks"]} == {"node1"}
+    finally:
+        helios.cluster.tool("start-node", "node2")
+        helios.services.wait_for("node", "node2", "Ready", 90)
+    left = wait_until("no pod of the run is left", lambda: not helios.task_pods(run) or None, 120)
+    assert left
+
+
+def test_two_of_each_and_none_left(helios: Installed) -> None:
+    """Every service at once gone and back: nothing is lost."""
+    run = helios.submit(many(helios, "restarted", TASKS // 2, "sleep 1; echo $N > n", outputs=["n"]))
+    helios.running(run, 2)
+    for name in DEPLOYMENTS:
+        for pod in helios.pods_of_service(name):
+            helios.kill(pod)
+    right(helios.end_of(run, 240), TASKS // 2)
+
+
+def test_a_task_on_a_node_that_is_held_to_it_says_so(helios: Installed) -> None:
+    """A node that does not exist can run nothing: the reason says so, within the stated time."""
+    nowhere = script(helios, "nowhere", "true", **on("node99"))
+    run = helios.submit(dag("nowhere", nowhere))
+    try:
+        pods = wait_until("its pod is there", lambda: helios.task_pods(run), 30)
+        assert pods
+    finally:
+        helios.helios("cancel", run)
+    assert helios.end_of(run)["status"] == "CANCELLED"
