@@ -1,6 +1,6 @@
-"""What breaks under running tasks, and that every run ends all the same, right. Only on a cluster that is ours to break.
+"""What breaks under running tasks, and that every run ends all the same, right. Only on a cluster of the tests' own.
 
-With HELIOS_LONG=1 the outages are as long as in real life (make test-cluster-long); otherwise as short as shows the way back.
+With HELIOS_LONG=1 (make test-cluster-long) outages are longer and runs larger; otherwise just long enough to matter.
 """
 
 import os
@@ -102,7 +102,7 @@ def test_a_jobrunner_and_a_collector_killed(helios: Installed) -> None:
 
 
 def test_a_node_crashes_under_running_tasks(helios: Installed, tmp_path: Path) -> None:
-    """The tasks on it are repeated elsewhere, at the cost of nobody's retries; what ran there of Helios itself returns."""
+    """The tasks on it are repeated elsewhere, at the cost of nobody's retries, and half of Helios with them."""
     long = [script(helios, f"long{n}", "sleep 20; echo done > n", outputs=["n"]) for n in range(6)]
     run = helios.submit(dag("crashed", *long))
     helios.running(run, 6)
