@@ -127,18 +127,19 @@ class Installed:
     def logs(self, run: str, task: str, step: str = "task") -> str:
         return self.helios("logs", run, task, "--step", step).stdout
 
-    def running(self, run: str, count: int, deadline_seconds: float = 90) -> list[str]:
-        """The names of the run's tasks at work, once there are `count`."""
-
-        def look() -> list[str]:
-            names = [task["name"] for task in self.show(run)["tasks"] if task["status"] == "RUNNING"]
-            return names if len(names) >= count else []
-
-        return wait_until(f"{count} tasks of {run} run", look, deadline_seconds)
-
     def task_pods(self, run: str) -> list[dict[str, Any]]:
         """Also those that have ended."""
         return self.tasks.labelled("pods", {"helios.dev/run": run})
+
+    def at_work(self, run: str, count: int, deadline_seconds: float = 90) -> dict[str, str]:
+        """Task names and their nodes, once `count` pods of the run have their task running."""
+
+        def look() -> dict[str, str]:
+            pods = [pod for pod in self.task_pods(run) if pod["status"]["phase"] == "Running"]
+            found = {pod["metadata"]["annotations"]["helios.dev/task"]: pod["spec"]["nodeName"] for pod in pods}
+            return found if len(found) >= count else {}
+
+        return wait_until(f"{count} pods of {run} run", look, deadline_seconds)
 
     def kill(self, pod: dict[str, Any]) -> None:
         """SIGKILL to the first container of a pod; kubelet starts it again."""

@@ -90,7 +90,7 @@ def test_no_pod_knows_a_credential_but_its_attempts_token(helios: Installed, boo
     waiting = script(helios, "waiting", "sleep 600", inputs=[{"uri": book}], outputs=["result"])
     run = helios.submit(dag("waiting", waiting))
     try:
-        helios.running(run, 1)
+        helios.at_work(run, 1)
         (pod,) = helios.task_pods(run)
     finally:
         helios.helios("cancel", run)
@@ -160,7 +160,7 @@ def inside(helios: Installed, node: str, book: str) -> dict[str, str]:
     curious = script(helios, "curious", CURIOUS, env=environment, inputs=[{"uri": book}], **on(node))
     neighbour = helios.submit(dag("neighbour", other))
     try:
-        helios.running(neighbour, 1)
+        helios.at_work(neighbour, 1)
         run = helios.succeed(dag("curious", curious))
     finally:
         helios.helios("cancel", neighbour)
@@ -227,7 +227,7 @@ def test_the_user_that_may_submit_may_do_nothing_else(helios: Installed) -> None
 
 def test_cancel_leaves_no_job(helios: Installed) -> None:
     run = helios.submit(dag("cancelled", *(script(helios, f"t{n}", "sleep 600") for n in range(4))))
-    helios.running(run, 2)
+    helios.at_work(run, 2)
     done = helios.helios("cancel", run)
     assert done.returncode == 0, done.stderr
     found = helios.end_of(run)

@@ -8,7 +8,7 @@ from tests.cluster.kubectl import Kubectl
 def test_uninstalling_under_a_running_task_leaves_nothing(helios: Installed) -> None:
     """The session's last test, which this file's name sees to: the finalizers go, and the namespaces with them."""
     run = helios.submit(dag("left", *(script(helios, f"t{n}", "sleep 600") for n in range(3))))
-    helios.running(run, 3)
+    helios.at_work(run, 3)
     assert all("helios.dev/result" in pod["metadata"]["finalizers"] for pod in helios.task_pods(run))
     helios.uninstall()
     outside = Kubectl(None)
