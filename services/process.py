@@ -1,8 +1,10 @@
 """What the process of every service sets up: its log, its client, and loops that live and end together."""
 
+import contextlib
 import sys
 import threading
 from collections.abc import Callable
+from typing import TextIO, cast
 
 import redis
 import structlog
@@ -12,6 +14,18 @@ from helios.streams import CLIENT_OPTIONS
 from helios.worker import Stop
 
 log = structlog.get_logger()
+
+
+class _Stderr:
+    """Standard error for the log: a full disk under it loses lines, never the service."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
 
 
 def configure_logging(service: str, level: str) -> None:
@@ -26,7 +40,7 @@ def configure_logging(service: str, level: str) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(levels.get(level.lower(), 20)),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Stderr())),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service)

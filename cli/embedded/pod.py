@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from cli.embedded.logfile import say
+from cli.embedded.localpaths import localised
 from cli.embedded.podenv import SecretMissing, agent_env, inherited, secrets_of, task_env
 from cli.embedded.step import Step
 from cli.embedded.strays import kill_strays
@@ -151,7 +152,8 @@ class Pod(threading.Thread):
         if self._exit_code("fetch") != 0:
             self._finish(self._told("fetch") or f"fetch {_ended(self._exit_code('fetch'))}")
             return
-        self._start(job, "task", ["--", *job.command], secrets)
+        folder = str(artifacts_folder(place.directory, name))
+        self._start(job, "task", ["--", *(localised(word, folder) for word in job.command)], secrets)
         self._start(job, "publish", [])
         self._change("Running")
         self._wait_for("task")

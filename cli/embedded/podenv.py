@@ -7,6 +7,7 @@ not by taking things away from this process's.
 from collections.abc import Mapping
 from pathlib import Path
 
+from cli.embedded.localpaths import localised
 from helios.localjobs import LocalJob, artifacts_folder, message_file, pod_folder
 
 INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TMPDIR", "TZ", "VIRTUAL_ENV")
@@ -66,7 +67,8 @@ def agent_env(
 
 def task_env(job: LocalJob, secrets: Mapping[str, str], agent: Mapping[str, str], lifeline_fd: int) -> dict[str, str]:
     """The environment of exec: the task's own variables, and those that the wrapper works by and keeps to itself."""
-    own = {name: value for name, value in {**job.env, **secrets}.items() if not name.startswith("HELIOS_")}
+    plain = {name: localised(value, agent["HELIOS_ARTIFACTS"]) for name, value in job.env.items()}
+    own = {name: value for name, value in {**plain, **secrets}.items() if not name.startswith("HELIOS_")}
     env = {**agent, **own, POD_UID: agent[POD_UID], "HELIOS_LIFELINE_FD": str(lifeline_fd)}
     if job.timeoutSeconds is not None:
         env["HELIOS_TIMEOUT_SECONDS"] = str(job.timeoutSeconds)

@@ -81,7 +81,7 @@ def _from_message(message: str | None) -> FetchManifest | None:
         return None
     try:
         found = msgspec.json.decode(message, type=FetchManifest)
-    except (msgspec.DecodeError, UnicodeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
     return found if found.step == "fetch" else None
 

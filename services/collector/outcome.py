@@ -132,14 +132,14 @@ def _reason(pod: PodStatus, report: Report | None, messages: dict[str, str | Non
 def _fetch_error(message: str | None) -> str | None:
     try:
         return msgspec.json.decode(message or "", type=FetchManifest).error
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
 
 
 def _publish_reason(message: str | None) -> str | None:
     try:
         return msgspec.json.decode(message or "", type=PublishMessage).reason
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
 
 

@@ -452,13 +452,13 @@ tasks:
   - name: make
     type: command
     image: alpine
-    command: [sh, -c, 'echo "$GREETING" > data.txt']
-    env: [{name: GREETING, value: hi}]
+    command: [sh, -c, 'echo "$GREETING" > $OUT && test -s /artifacts/data.txt']
+    env: [{name: GREETING, value: hi}, {name: OUT, value: /artifacts/data.txt}]
     outputs: [data.txt]
   - name: use
     type: command
     image: alpine
-    command: [cat, data.txt]
+    command: [cat, /artifacts/data.txt]
     depends_on: [make]
     inputs: [{fromTask: make, name: data.txt}]
     retries: {count: 1}
@@ -469,6 +469,18 @@ tasks:
     assert "warning" in done.err
     assert done.json()["warnings"]
     assert up("logs", "@latest", "use").out == "hi\n"
+
+
+def test_the_documented_example_with_every_field_runs(up: Helios, folder: Path) -> None:
+    """What a reader copies from docs/dag.md works, once its object and its secret are there."""
+    text = (ROOT / "docs" / "dag.md").read_text(encoding="utf-8").partition("## An example with every field")[2]
+    (folder / "moby.txt").write_text("Call me Ishmael.\n" * 100)
+    assert up("put", "moby.txt", "s3://corpora/moby.txt").code == 0
+    secret = Path(up.environ["HELIOS_HOME"]) / "secrets" / "api-login" / "token"
+    secret.parent.mkdir(parents=True)
+    secret.write_text("t")
+    done = up("run", up.dag("documented", text.split("```yaml\n")[1].split("```")[0]), "-o", "json")
+    assert done.code == 0, done.err
 
 
 def test_a_second_ctrl_c_leaves_at_once(up: Helios, client: redis.Redis, tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ def test_when_every_account_is_lost_the_outcome_is_unknown() -> None:
     [
         "",
         "{",
+        "[" * 4096,
+        '{"step":' * 400,
         "[]",
         "null",
         "\udcff",
