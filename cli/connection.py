@@ -173,6 +173,8 @@ def reaching(settings: Settings, *, embedded: bool) -> Generator[None]:
     except (redis.ConnectionError, redis.TimeoutError) as error:
         message = f"Redis at {place} cannot be reached: {str(error).rstrip('.')}"
         raise CommandFailed(message, hint=hint, code=UNREACHABLE) from None
+    except redis.InvalidResponse:
+        raise CommandFailed(f"what listens at {place} does not speak Redis", hint=hint, code=UNREACHABLE) from None
     except redis.ResponseError as error:
         why, fix = refusal(error)
         raise CommandFailed(f"Redis at {place} {why}", hint=fix, code=UNREACHABLE) from None

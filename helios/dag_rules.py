@@ -61,6 +61,11 @@ def find_warnings(spec: DagSpec, findings: Findings) -> None:
     for at, task in enumerate(spec.tasks):
         if task.service_account_name is not None:
             findings.add(("tasks", at, "serviceAccountName"), local)
+        for position, output in enumerate(task.outputs or ()):
+            if any(mark in output for mark in "*?["):
+                findings.add(
+                    ("tasks", at, "outputs", position), "is taken as a path, not as a pattern; name a folder instead"
+                )
         if not task.env:
             continue
         if isinstance(task.env, list):

@@ -83,7 +83,7 @@ def tell(stack: Stack) -> None:
     put(f"redis     {place_of(stack.redis_url)}")
     put(f"s3        {stack.s3_endpoint}")
     put(f"home      {stack.home.path}")
-    put(f"secrets   {stack.home.passwords_file}")
+    put(f"passwords {stack.home.passwords_file}")
     put(f"logs      {stack.home.logs}")
     narrate(
         f"""

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import msgspec
 
-from cli.embedded.logfile import say
 from cli.embedded.localpaths import localised
+from cli.embedded.logfile import say
 from cli.embedded.podenv import SecretMissing, agent_env, inherited, secrets_of, task_env
 from cli.embedded.step import Step
 from cli.embedded.strays import kill_strays

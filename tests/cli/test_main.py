@@ -2,8 +2,11 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 
@@ -168,3 +171,20 @@ def test_colours_are_written_to_terminals_only_and_never_unwanted(
         assert styled("x", "red", stream) == "x"
     with open(os.devnull, "w") as stream:
         assert not colourful(stream)
+
+
+def test_a_server_that_is_no_redis_is_named_as_such(tmp_path: Path) -> None:
+    """A wrong port is the user's to correct, not a fault of Helios."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            connection.recv(4096)
+            connection.sendall(b"<html>no Redis here</html>\r\n")
+            connection.close()
+
+        threading.Thread(target=answer, daemon=True).start()
+        helios = Helios(tmp_path, {"HELIOS_REDIS_URL": f"redis://127.0.0.1:{listener.getsockname()[1]}/0"})
+        done = helios("runs")
+    assert done.code == 3
+    assert "does not speak Redis" in done.err

@@ -602,3 +602,11 @@ def test_ten_thousand_tasks_with_two_inputs_each_are_within_the_limits() -> None
     parsed = parse_dag(dag(*tasks)).dag
     assert len(parsed.tasks) == 10_000
     assert parsed.graph().depth == 15
+
+
+def test_an_output_that_looks_like_a_pattern_is_warned_of() -> None:
+    """Found out before the task has run for hours, not after."""
+    text = b"dagName: d\ntasks: [{name: a, image: i, command: [x], outputs: ['*.txt', plain.txt]}]"
+    assert [str(warning) for warning in parse_dag(text).warnings] == [
+        "line 2, tasks[0].outputs[0]: is taken as a path, not as a pattern; name a folder instead"
+    ]
