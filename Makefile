@@ -36,7 +36,7 @@ test: $(VENV)/.dev ## run the tests; sets up all they need
 check: $(VENV)/.dev ## lint, formatting and strict types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/pyright
+	@$(BIN)/pyright --project pyproject.toml
 
 fmt: $(VENV)/.dev ## format and fix what can be fixed
 	@$(BIN)/ruff check --fix-only --quiet .
