@@ -1,6 +1,6 @@
 """The command line as a user feels it, and what local mode's idle services weigh.
 
-    python -m bench.cli [--json FILE] [--rounds N]
+    python -m bench.command [--json FILE] [--rounds N]
 
 Times are of whole processes, the median of the rounds: `helios --help`, against a Python that does nothing; and a run
 of one task that does nothing, from a stack that has to be started and from one that runs. The memory is that of the
