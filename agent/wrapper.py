@@ -31,6 +31,7 @@ CANNOT_WRAP = 125
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 _FOR_THE_TASK = frozenset(
@@ -87,13 +88,18 @@ def run(settings: ExecSettings, command: Sequence[str], env: Mapping[str, str]) 
 
 def adopt_orphans() -> None:
     """Makes this process the parent of descendants whose own parent dies, before there are any. Linux only."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    """Linux's prctl(2); nothing elsewhere."""
     if sys.platform != "linux":
         return
     # The ctypes package costs four milliseconds at every start; this is the one millisecond of it that is needed.
     import _ctypes
 
     prctl = _ctypes.dlsym(_ctypes.dlopen(None, os.RTLD_NOW), "prctl")  # pyright: ignore[reportArgumentType]  # None is this process; the stub lacks it
-    _ctypes.call_function(prctl, (_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+    _ctypes.call_function(prctl, (option, value, 0, 0, 0))
 
 
 def kill_descendants() -> None:
@@ -269,6 +275,8 @@ def _become(command: Sequence[str], env: Mapping[str, str], folder: str, tell: i
     code = CANNOT_WRAP
     try:
         os.setsid()
+        # A command that ignores every other signal still ends with a wrapper that is killed.
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         for number in _Signals.caught:
             signal.signal(number, signal.SIG_DFL)
         # Python ignores these two, and ignored signals stay ignored over an exec: a task's `yes | head` would never

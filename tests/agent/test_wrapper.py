@@ -172,6 +172,17 @@ def test_adopted_orphans_that_end_by_themselves_do_not_pile_up(node: Any) -> Non
     assert (code, output.strip()) == (0, "0")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
+def test_the_command_dies_with_a_wrapper_that_is_killed(node: Any, wait_until: Any) -> None:
+    """Nobody is left to end a command that ignores signals, when its wrapper got SIGKILL."""
+    script = "echo $$ > pid.new; mv pid.new pid; trap '' TERM INT HUP; while :; do sleep 0.02; done"
+    process = node.start("exec", "--", "sh", "-c", script)
+    wait_until(lambda: (node.artifacts / "pid").exists(), "the command runs")
+    process.kill()
+    process.communicate(timeout=20)
+    wait_until(lambda: is_gone(int(node.read("pid"))), "the command is gone")
+
+
 def test_the_lock_is_held_before_started_exists(node: Any, wait_until: Any) -> None:
     process = node.start("exec", "--", "sleep", "600")
     wait_until(lambda: (node.control / "started").exists(), "the start is marked")
