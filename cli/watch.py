@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import redis
 
@@ -129,7 +129,7 @@ def report(link: Link, run: str, *, output: Format, report_to: Callable[[str], N
     except BrokenPipeError:
         silence_stdout()  # nobody reads the report; the exit code still tells how the run ended
     _tell_failures(link, run, views)
-    _tell_next(run, fields, views)
+    _tell_next(run, views)
     return STATUS_CODES.get(fields["status"], 1)
 
 
@@ -148,8 +148,9 @@ def _tell_failures(link: Link, run: str, views: Sequence[TaskView]) -> None:
         narrate(f"… and {len(failed) - FAILURES_SHOWN:,} more failed tasks: helios show {run}")
 
 
-def _tell_next(run: str, fields: dict[str, Any], views: Sequence[TaskView]) -> None:
+def _tell_next(run: str, views: Sequence[TaskView]) -> None:
     narrate("")
     if any(view.outputs for view in views):
         narrate(f"outputs: helios artifacts {run}, and with --to DIR they are fetched")
-    narrate(f"next: helios show {run}" if fields["status"] != "FAILED" else f"next: helios logs {run} TASK")
+    failed = next((view.name for view in views if view.status == "FAILED"), None)
+    narrate(f"next: helios logs {run} {failed}" if failed else f"next: helios show {run}")

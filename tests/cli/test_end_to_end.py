@@ -186,9 +186,29 @@ tasks:
     assert tasks["two"]["exitCode"] == 3
     assert "code 3" in done.err
     assert "it is broken" in done.err
+    assert done.err.rstrip().endswith(f"helios logs {run['dagId']} two")
     shown = up("show", "@latest")
     assert shown.code == 0
     assert "code 3" in shown.out
+
+
+def test_a_missing_output_fails_its_task_and_its_children_do_not_start(up: Helios) -> None:
+    """Exit code 0 is not enough: what was promised must be stored."""
+    dag = up.dag(
+        "promise",
+        """\
+dagName: promise
+tasks:
+  - {name: make, image: alpine, command: ["true"], outputs: [promised]}
+  - {name: use, image: alpine, command: [cat, promised], inputs: [{fromTask: make, name: promised}]}
+""",
+    )
+    done = up("run", dag, "-o", "json")
+    assert done.code == 1
+    tasks = tasks_of(done.json())
+    assert (tasks["make"]["status"], tasks["make"]["exitCode"]) == ("FAILED", 0)
+    assert "'promised' was not written" in tasks["make"]["reason"]
+    assert (tasks["use"]["status"], tasks["use"]["attempt"]) == ("UPSTREAM_FAILED", 0)
 
 
 def test_a_task_is_tried_again_as_often_as_its_retries_say(up: Helios, tmp_path: Path) -> None:
