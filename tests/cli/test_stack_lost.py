@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import redis
 
 from cli.embedded.home import Home
 from cli.embedded.lease import running_stack, stop_stack
@@ -75,7 +76,9 @@ def test_a_run_and_who_reads_its_log_find_the_stack_again_at_other_ports(own: He
     wait_until("the task has started", (own.folder / "seen").exists, 60)
     reader = own.start("logs", "@latest", "slow", "--follow")
     stack = stack_of(own)
-    wait_until("the log is followed", lambda: len(list((stack.home.run / "users").iterdir())) == 2, 60)
+    with redis.Redis.from_url(stack.redis_url) as client:
+        # Its lease alone would not do: a reader that is only starting has nothing to go on with.
+        wait_until("the log is followed", lambda: client.keys("*:watched"), 60)
     for each in (process, reader):
         each.send_signal(signal.SIGSTOP)
     psutil.Process(stack.supervisor_pid).send_signal(signal.SIGKILL)
