@@ -2,11 +2,26 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# make images TAG=1.2.3 [REGISTRY=registry.example.org/team PUSH=1] [BASE=python:3.11-slim]
+REGISTRY ?= helios.test
+IMAGE = $(REGISTRY)/helios:$(TAG)
+BASE ?= python:3.11-slim
+# BUILDER=buildah works where there is no Docker.
+BUILDER ?= docker
+BUILD_FLAGS ?=
+# Where the image is to be run from; nothing when the manifests are not to be touched.
+MANIFESTS ?= k8s/base/kustomization.yaml
+# musl makes the smallest static binary; any C compiler with a static library makes one that works.
+STATIC_CC ?= $(if $(shell command -v musl-gcc),musl-gcc,cc)
+# The Python of BASE. Other machines than amd64 build with the Dockerfile alone.
+IMAGE_PLATFORM := --only-binary=:all: --python-version 3.11 --implementation cp --platform manylinux_2_28_x86_64 \
+  --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64
+
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test check fmt lock clean
+.PHONY: help install dev demo test test-cluster exec images check fmt lock clean
 
 help: ## list what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 # The stamps hold what was installed: a changed lock or project file installs again, nothing else does.
 $(VENV)/.runtime: requirements.lock pyproject.toml
@@ -33,6 +48,31 @@ demo: $(VENV)/.runtime ## run one example twice and compare what the cache saved
 test: $(VENV)/.dev ## run the tests; sets up all they need
 	@$(BIN)/python -m pytest
 
+test-cluster: $(VENV)/.dev build/image/.made ## the tests on a real Kubernetes: KUBECONFIG's, or one of their own (root and Go)
+	@$(if $(KUBECONFIG),,tests/cluster/tool/cluster build && tests/cluster/tool/cluster exec) \
+	  $(BIN)/python -m pytest tests/cluster
+
+build/exec: agent/exec.c
+	@mkdir -p build
+	@$(STATIC_CC) -std=gnu11 -static -Os -s -Wall -Wextra -Werror -o $@ $<
+
+exec: build/exec ## compile the wrapper of tasks in containers
+
+# What an image is built from that needs a network or a compiler, so that its build needs neither.
+build/image/.made: build/exec requirements-image.lock | $(VENV)/.runtime
+	@rm -rf build/image && mkdir -p build/image
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-compile --no-deps \
+	  $(IMAGE_PLATFORM) --target build/image/lib -r requirements-image.lock
+	@cp build/exec build/image/exec
+	@touch $@
+
+images: build/image/.made ## build the image and name it in k8s/: TAG=1.2.3 [REGISTRY=… PUSH=1]
+	@test -n "$(TAG)" || { echo "Name the version: make images TAG=1.2.3" >&2; exit 1; }
+	@$(BUILDER) build $(BUILD_FLAGS) --build-arg BASE=$(BASE) --build-arg TAG=$(TAG) -t $(IMAGE) .
+	@$(if $(PUSH),$(BUILDER) push $(IMAGE))
+	@test -z "$(MANIFESTS)" || sed -i $(MANIFESTS) -e '/- name: helios$$/,/newTag:/ s|newName:.*|newName: $(REGISTRY)/helios|' \
+	  -e '/- name: helios$$/,/newTag:/ s|newTag:.*|newTag: "$(TAG)"|'
+
 check: $(VENV)/.dev ## lint, formatting and strict types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -45,8 +85,12 @@ fmt: $(VENV)/.dev ## format and fix what can be fixed
 lock: ## pin the newest versions that pyproject.toml allows
 	@uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	  --no-annotate --extra embedded --extra install pyproject.toml --output-file requirements.lock
+	@# Not universal: pip judges markers by the Python that runs it, but the image's may be another 3.11.
+	@uv pip compile --quiet --upgrade --python-platform linux --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-header --no-annotate --extra cluster --constraint requirements.lock pyproject.toml --output-file requirements-image.lock
 	@uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	  --no-annotate --extra dev --constraint requirements.lock pyproject.toml --output-file requirements-dev.lock
+	  --no-annotate --extra dev --extra cluster --constraint requirements.lock --constraint requirements-image.lock \
+	  pyproject.toml --output-file requirements-dev.lock
 
 clean: ## remove what make and the tests made
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -4,7 +4,7 @@
 
 The wrapper holds an exclusive flock on `lock` from before `started` exists until it is gone, however it goes; so once
 `started` is seen, a shared lock is granted exactly when the task has ended. `exit` is written before the lock is
-released and is missing when the wrapper was killed. The static wrapper of containers will keep the same rules.
+released and is missing when the wrapper was killed. agent/exec.c keeps the same rules in containers.
 """
 
 import fcntl

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from agent import logs
 from agent.endpoint import Endpoint, EndpointError
 from agent.folders import write_whole
-from agent.handover import note_nothing_to_store, write_message
+from agent.handover import note_nothing_to_store, place_wrapper, write_message
 from agent.logs import Log
 from agent.manifest import InputOutcome, compact, fetch_manifest, fetch_message
 from agent.names import NameRefused
@@ -71,6 +71,7 @@ class _Fetch:
         return [self._brought[item.name] for item in self._inputs if item.name in self._brought]
 
     def bring_all(self) -> None:
+        self._place_wrapper()
         plan = self._endpoint.plan()
         self._inputs = plan.inputs
         self.cache_enabled = self._settings.cache_enabled and plan.cache_enabled
@@ -80,6 +81,14 @@ class _Fetch:
                 note_nothing_to_store(self._settings.state_dir)
         if plan.inputs:
             self._bring_inputs()
+
+    def _place_wrapper(self) -> None:
+        if self._settings.wrapper is None:
+            return
+        try:
+            place_wrapper(self._settings.wrapper)
+        except OSError as failure:
+            raise FetchFailed(f"the task's wrapper cannot be put in place: {failure.strerror}") from None
 
     def _bring_inputs(self) -> None:
         from agent.bring import Bringer, InputFailed  # with the store and all that it needs, half of the agent

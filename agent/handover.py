@@ -1,9 +1,15 @@
-"""What a step leaves behind in files: its termination message, and what fetch tells publish beside its manifest."""
+# pathlib costs ten milliseconds at every start:
+# ruff: noqa: PTH101
+"""What a step leaves behind in files: its termination message, what fetch tells publish beside its manifest, and the
+task's wrapper.
+"""
 
 import os
 
 from agent import logs
+from agent.folders import write_whole
 from agent.logs import Log
+from agent.settings import WrapperPlace
 
 
 def write_message(path: str | None, message: bytes, log: Log) -> None:
@@ -28,3 +34,15 @@ def note_nothing_to_store(state_dir: str) -> None:
 
 def nothing_to_store(state_dir: str) -> bool:
     return os.access(f"{state_dir}/nothing-to-store", os.F_OK)
+
+
+def place_wrapper(place: WrapperPlace) -> None:
+    """Puts the wrapper where the task's container, which may be any user's, executes it. May raise OSError."""
+    source = os.open(place.source, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        binary = os.read(source, os.fstat(source).st_size)
+    finally:
+        os.close(source)
+    target = f"{place.control_dir}/exec"
+    write_whole(target, binary)
+    os.chmod(target, 0o555)  # noqa: S103  # any user, whatever the umask

@@ -30,6 +30,13 @@ class Attempt(Frozen):
         return f"Attempt({self.run_id!r}, {self.task!r}, {self.attempt}, token=***)"
 
 
+class WrapperPlace(Frozen):
+    """The wrapper of containers, agent/exec.c, in our image and where the task's container will find it."""
+
+    source: str
+    control_dir: str
+
+
 class FetchSettings(Frozen):
     """Everything `fetch` is told from outside; paths are absolute."""
 
@@ -42,6 +49,8 @@ class FetchSettings(Frozen):
     termination_log: str | None
     parallel: int
     """How many inputs are brought at the same time."""
+    wrapper: WrapperPlace | None
+    """None where the task is not run by agent/exec.c."""
 
 
 class PublishSettings(Frozen):
@@ -70,27 +79,41 @@ class ExecSettings(Frozen):
     """An inherited pipe whose end of file means that the node's process died."""
 
 
+class KeepSettings(Frozen):
+    """Everything `keep` is told from outside; paths are absolute."""
+
+    cache_dir: str
+    node: str
+    period_seconds: float
+    """From one look at the cache to the next."""
+    report_seconds: float
+    """From one inventory to the next."""
+    view_hours: float
+    """How long a view stays that nobody was ever seen to use."""
+
+
 def fetch_settings(env: Mapping[str, str]) -> FetchSettings:
     return FetchSettings(
         attempt=_attempt(env),
         cache_enabled=_boolean(env, "HELIOS_CACHE_ENABLED"),
-        cache_dir=_folder(env, "HELIOS_CACHE_DIR"),
+        cache_dir=_path(env, "HELIOS_CACHE_DIR"),
         job=_text(env, "HELIOS_JOB"),
-        artifacts=_folder(env, "HELIOS_ARTIFACTS"),
-        state_dir=_folder(env, "HELIOS_STATE_DIR"),
+        artifacts=_path(env, "HELIOS_ARTIFACTS"),
+        state_dir=_path(env, "HELIOS_STATE_DIR"),
         termination_log=env.get("HELIOS_TERMINATION_LOG") or None,
         parallel=_count(env, "HELIOS_FETCH_PARALLEL", 4),
+        wrapper=_wrapper(env),
     )
 
 
 def publish_settings(env: Mapping[str, str]) -> PublishSettings:
     return PublishSettings(
         attempt=_attempt(env),
-        cache_dir=_folder(env, "HELIOS_CACHE_DIR") if env.get("HELIOS_CACHE_DIR") else None,
+        cache_dir=_path(env, "HELIOS_CACHE_DIR") if env.get("HELIOS_CACHE_DIR") else None,
         job=_text(env, "HELIOS_JOB"),
-        artifacts=_folder(env, "HELIOS_ARTIFACTS"),
-        control_dir=_folder(env, "HELIOS_CONTROL_DIR"),
-        state_dir=_folder(env, "HELIOS_STATE_DIR"),
+        artifacts=_path(env, "HELIOS_ARTIFACTS"),
+        control_dir=_path(env, "HELIOS_CONTROL_DIR"),
+        state_dir=_path(env, "HELIOS_STATE_DIR"),
         termination_log=env.get("HELIOS_TERMINATION_LOG") or None,
         parallel=_count(env, "HELIOS_FETCH_PARALLEL", 4),
         start_patience_seconds=_seconds(env, "HELIOS_START_PATIENCE_SECONDS", None),
@@ -100,11 +123,27 @@ def publish_settings(env: Mapping[str, str]) -> PublishSettings:
 def exec_settings(env: Mapping[str, str]) -> ExecSettings:
     lifeline = env.get("HELIOS_LIFELINE_FD")
     return ExecSettings(
-        artifacts=_folder(env, "HELIOS_ARTIFACTS"),
-        control_dir=_folder(env, "HELIOS_CONTROL_DIR"),
+        artifacts=_path(env, "HELIOS_ARTIFACTS"),
+        control_dir=_path(env, "HELIOS_CONTROL_DIR"),
         timeout_seconds=_seconds(env, "HELIOS_TIMEOUT_SECONDS", None),
         lifeline_fd=_integer("HELIOS_LIFELINE_FD", lifeline, 0) if lifeline else None,
     )
+
+
+def keep_settings(env: Mapping[str, str]) -> KeepSettings:
+    return KeepSettings(
+        cache_dir=_path(env, "HELIOS_CACHE_DIR"),
+        node=_text(env, "HELIOS_NODE"),
+        period_seconds=_seconds(env, "HELIOS_KEEP_SECONDS", 15.0) or 1.0,
+        report_seconds=_seconds(env, "HELIOS_REPORT_SECONDS", 60.0) or 0.0,
+        view_hours=_seconds(env, "HELIOS_VIEW_HOURS", 168.0) or 0.0,
+    )
+
+
+def _wrapper(env: Mapping[str, str]) -> WrapperPlace | None:
+    if not env.get("HELIOS_WRAPPER"):
+        return None
+    return WrapperPlace(_path(env, "HELIOS_WRAPPER"), _path(env, "HELIOS_CONTROL_DIR"))
 
 
 def _attempt(env: Mapping[str, str]) -> Attempt:
@@ -133,7 +172,7 @@ def _text(env: Mapping[str, str], name: str) -> str:
     return value
 
 
-def _folder(env: Mapping[str, str], name: str) -> str:
+def _path(env: Mapping[str, str], name: str) -> str:
     value = _text(env, name)
     if not value.startswith("/"):
         raise SettingsError(f"{name} must be an absolute path, not {value!r}")

@@ -1,7 +1,7 @@
 # pathlib costs ten milliseconds at every start:
 # ruff: noqa: PTH123, PTH208
-"""exec: run the task's command and leave a record of its end, however it ends. The static wrapper of containers will
-keep the same rules.
+"""exec: run the task's command and leave a record of its end, however it ends. The local form of agent/exec.c, which
+keeps the same rules.
 
 The command gets a session of its own, and neither the lock nor the agent's own variables. Whatever it started is killed
 when it ends, also what left its session (on Linux, where orphans can be adopted): the lock is held until none is left,

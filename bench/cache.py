@@ -86,6 +86,7 @@ class Pod:
             state_dir=str(folder / "state"),
             termination_log=str(folder / "message"),
             parallel=4,
+            wrapper=None,
         )
 
     def env(self) -> dict[str, str]:

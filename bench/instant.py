@@ -12,8 +12,10 @@ from helios.localjobs import PodStatus, StepStatus
 from helios.settings import settings_from
 from helios.worker import Stop
 from services.collector.__main__ import run as run_collector
+from services.collector.loglines import LogPart
+from services.collector.pods import JobOf
 from services.jobrunner.__main__ import run as run_jobrunner
-from services.jobrunner.jobs import WantedJob
+from services.jobrunner.jobs import ExistingJob, WantedJob
 from services.process import configure_logging, connect
 
 
@@ -26,8 +28,11 @@ class InstantLauncher:
     def delete(self, name: str) -> None:
         pass
 
-    def room(self) -> bool:
-        return True
+    def room(self) -> int:
+        return 1_000
+
+    def jobs(self) -> list[ExistingJob]:
+        return []
 
 
 class InstantPods:
@@ -40,14 +45,20 @@ class InstantPods:
     def message(self, job: str, step: str) -> str | None:
         return None
 
-    def log(self, job: str, step: str, offset: int, limit: int) -> bytes:
-        return b""
+    def lines(self, job: str, step: str, after: int, *, final: bool, followed: bool) -> LogPart:
+        return LogPart([], after)
 
-    def log_bytes(self, job: str, step: str) -> int:
-        return 0
+    def fetch_log(self, job: str) -> list[str]:
+        return []
 
     def release(self, job: str) -> None:
         pass
+
+    def unreleased(self) -> list[str]:
+        return []
+
+    def attempt_of(self, job: str) -> JobOf | None:
+        return None
 
 
 def main() -> None:

@@ -66,7 +66,10 @@ class StepStatus(msgspec.Struct, kw_only=True):
 
 
 class PodStatus(msgspec.Struct, kw_only=True):
-    """The pod as the node sees it. `phase`: Pending, Fetching, Running, Succeeded or Failed; the last two are final."""
+    """The pod as the node sees it.
+
+    `phase`: Pending, Fetching, Running, Publishing, Succeeded or Failed; the last two are final.
+    """
 
     job: str
     uid: str
@@ -76,6 +79,8 @@ class PodStatus(msgspec.Struct, kw_only=True):
     reason: str | None = None
     disrupted: bool = False
     """The pod was lost to the node, not to its own doing: the attempt does not count against the user's retries."""
+    overrules: bool = False
+    """`reason` says what the task itself cannot know, such as an OOM kill, and so outranks its own report."""
 
     @property
     def final(self) -> bool:

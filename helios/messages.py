@@ -33,12 +33,16 @@ class Ready(msgspec.Struct, frozen=True):
 
 
 class Launched(msgspec.Struct, frozen=True):
-    """An entry of `jobs:launched`: this attempt's Job exists; pending until its pod has been wrapped up."""
+    """An entry of `jobs:launched`: this attempt's Job exists; pending until its pod has been wrapped up.
+
+    `refused`: there is no Job and never will be, for this reason; the attempt failed.
+    """
 
     run: str
     task: str
     attempt: int
     job: str
+    refused: str = ""
 
 
 class Cancelled(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "log_level": ("debug", "info", "warning", "error"),
-    "launcher": ("local",),
+    "launcher": ("local", "kubernetes"),
 }
 """What the settings take that are one of a few words."""
 
@@ -81,7 +81,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where pods reach that endpoint."""
 
     launcher: str = "local"
-    """What the jobrunner creates Jobs with: local (processes on this machine)."""
+    """Where Jobs run: local (processes on this machine) or kubernetes."""
 
     jobs_alive: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
     """Jobs that may exist at once; above that, ready tasks wait in their stream. The jobrunner looks before it reads a
@@ -92,6 +92,42 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     local_slots: Annotated[int, Meta(ge=0, le=100_000)] = 0
     """Pods that run at once in local mode; 0 means twice the number of processors."""
+
+    namespace: str = "helios-tasks"
+    """The Kubernetes namespace of Jobs and their pods; one Helios each."""
+
+    agent_image: str = ""
+    """Image of fetch and publish in every Job."""
+
+    image_pull_secrets: str = ""
+    """Names of the pull secrets of every Job's images, separated by commas."""
+
+    cache_host_path: str = "/var/helios/cache"
+    """Where the cache folder is on the nodes' own file systems."""
+
+    job_create_threads: Annotated[int, Meta(ge=1, le=1000)] = 16
+    """Jobs that are created at the same time."""
+
+    job_ttl_seconds: Annotated[int, Meta(ge=0, le=30 * 24 * 3600)] = 3600
+    """How long a finished Job stays in Kubernetes when nothing else removes it."""
+
+    job_deadline_margin_seconds: Annotated[int, Meta(ge=0, le=30 * 24 * 3600)] = 3600
+    """What a pod may take beyond its task's timeoutSeconds, for images, inputs and outputs, before it is ended."""
+
+    image_pull_seconds: Annotated[int, Meta(ge=0, le=24 * 3600)] = 60
+    """A pod whose image cannot be pulled fails after this."""
+
+    unschedulable_seconds: Annotated[int, Meta(ge=0, le=30 * 24 * 3600)] = 300
+    """A pod that no node takes, or a Job that stays suspended, fails after this."""
+
+    pod_start_seconds: Annotated[int, Meta(ge=0, le=24 * 3600)] = 600
+    """A pod whose next container has not started, though it has a node, fails after this."""
+
+    pod_refused_seconds: Annotated[int, Meta(ge=0, le=24 * 3600)] = 30
+    """A Job whose pod Kubernetes refuses to create, as for a quota, fails after this."""
+
+    node_lost_seconds: Annotated[int, Meta(ge=0, le=24 * 3600)] = 30
+    """A node that is not ready for so long is lost, and its attempts are repeated elsewhere."""
 
     cache_dir: str = "/var/helios/cache"
     """The node's cache folder."""
@@ -117,6 +153,8 @@ def settings_from(environ: Mapping[str, str] = os.environ) -> Settings:
         if field in CHOICES and text not in CHOICES[field]:
             raise SettingInvalid(f"{variable} is {text!r}, but it takes {' or '.join(CHOICES[field])}")
     settings = Settings(**values)
+    if not settings.cache_host_path.startswith("/") or ".." in settings.cache_host_path.split("/"):
+        raise SettingInvalid(f"HELIOS_CACHE_HOST_PATH is {settings.cache_host_path!r}, but it takes an absolute path")
     host = socket.gethostname()
     return msgspec.structs.replace(
         settings,

@@ -68,7 +68,9 @@ def examine() -> Iterator[Finding]:
 
 
 def examine_link(link: Link) -> Iterator[Finding]:
+    from cli.checkup_cluster import check_cluster
     from cli.checkup_machine import check_cache, check_stack, check_store
+    from cli.cluster_api import names_a_cluster
 
     yield from check_server(link)
     if link.stack is not None:
@@ -79,3 +81,6 @@ def examine_link(link: Link) -> Iterator[Finding]:
     yield from check_runs(link)
     yield from check_store(link.settings)
     yield from check_cache(link.settings, is_local=link.stack is not None)
+    # The embedded stack has no part in a cluster, whatever KUBECONFIG is set for.
+    if link.stack is None and names_a_cluster():
+        yield from check_cluster(link)

@@ -165,12 +165,17 @@ def claim_request(keys: Keys, *, request_id: str, run: str, digest: str) -> Call
     return Call(CLAIM_REQUEST, (keys.request(request_id),), (run, digest, REQUEST_KEPT_SECONDS))
 
 
-def launch(keys: Keys, *, entry: str, run: str, task: str, attempt: int, job: str, event: Event) -> Call:
-    """Returns [status, attempt] as found: the launch counts only if that is QUEUED and this attempt."""
+def launch(
+    keys: Keys, *, entry: str, run: str, task: str, attempt: int, job: str, event: Event, refused: str = ""
+) -> Call:
+    """Returns [status, attempt] as found: the launch counts only if that is QUEUED and this attempt.
+
+    `refused` says why there is no Job: the collector ends the attempt with that reason.
+    """
     return Call(
         LAUNCH,
         (keys.task(run, task), keys.ready, keys.launched, keys.events),
-        (JOBRUNNER_GROUP, entry, run, task, attempt, job, encode_event(event), EVENTS_KEPT),
+        (JOBRUNNER_GROUP, entry, run, task, attempt, job, encode_event(event), EVENTS_KEPT, refused),
     )
 
 
@@ -189,8 +194,12 @@ def end_attempt(
     node: str,
     disrupted: bool,
     event: Event,
+    disagrees: bool = False,
 ) -> Call:
-    """Returns 1 if this call ended the attempt, 0 if it had ended before. An empty entry leaves the entry pending."""
+    """Returns 1 if this call ended the attempt, 0 if it had ended before. An empty entry leaves the entry pending.
+
+    `disagrees` is counted in the run, once for the entry: the pod's status says otherwise than the early success.
+    """
     return Call(
         END_ATTEMPT,
         (keys.task(run, task), keys.run(run), keys.launched, keys.finished, keys.events),
@@ -209,6 +218,7 @@ def end_attempt(
             int(disrupted),
             encode_event(event),
             EVENTS_KEPT,
+            int(disagrees),
         ),
     )
 

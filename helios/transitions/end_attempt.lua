@@ -1,7 +1,8 @@
 -- An attempt ended: records its result once, counts a success, and hands the task to the submitter.
 -- The fence is the attempt: only a RUNNING one can end. An empty entry means that the Job is not wrapped up yet.
 -- KEYS: task, run, launched, finished, events
--- ARGV: group, entry, run, task, attempt, status, record, cache, hit bytes, miss bytes, node, disrupted, event, events kept
+-- ARGV: group, entry, run, task, attempt, status, record, cache, hit bytes, miss bytes, node, disrupted, event, events kept,
+--       disagrees (the pod failed, but the attempt's early success stays)
 local task, run, launched, finished, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group, entry, attempt, status = ARGV[1], ARGV[2], ARGV[5], ARGV[6]
 local cache, hit_bytes, miss_bytes, node = ARGV[8], ARGV[9], ARGV[10], ARGV[11]
@@ -31,7 +32,10 @@ if state[1] == 'RUNNING' and state[2] == attempt then
   applied = 1
 end
 if entry ~= '' then
-  redis.call('XACK', launched, group, entry)
+  local first = redis.call('XACK', launched, group, entry) == 1
+  if first and ARGV[15] == '1' and redis.call('EXISTS', run) == 1 then
+    redis.pcall('HINCRBY', run, 'disagreements', 1)
+  end
   redis.call('XDEL', launched, entry)
 end
 return applied

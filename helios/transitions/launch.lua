@@ -1,11 +1,15 @@
--- An attempt's Job exists: QUEUED becomes RUNNING and the collector is told. Returns the state found.
+-- An attempt's Job exists, or is refused for good: QUEUED becomes RUNNING and the collector is told. Returns the state found.
 -- KEYS: task, ready, launched, events
--- ARGV: group, entry, run, task, attempt, job, event, events kept
+-- ARGV: group, entry, run, task, attempt, job, event, events kept, refused
 local task, ready, launched, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, entry, attempt = ARGV[1], ARGV[2], ARGV[5]
 local state = redis.call('HMGET', task, 'status', 'attempt')
 if state[1] == 'QUEUED' and state[2] == attempt then
-  local emitted = redis.call('XADD', launched, '*', 'run', ARGV[3], 'task', ARGV[4], 'attempt', attempt, 'job', ARGV[6])
+  local entry_fields = {'run', ARGV[3], 'task', ARGV[4], 'attempt', attempt, 'job', ARGV[6]}
+  if ARGV[9] ~= '' then
+    entry_fields[9], entry_fields[10] = 'refused', ARGV[9]
+  end
+  local emitted = redis.call('XADD', launched, '*', unpack(entry_fields))
   redis.call('HSET', task, 'status', 'RUNNING', 'job', ARGV[6], 'launchedAt', string.match(emitted, '^%d+'), 'phase', '')
   redis.pcall('XADD', events, 'MAXLEN', '~', ARGV[8], '*', 'event', ARGV[7])
 end

@@ -1,4 +1,4 @@
--- A running attempt's pod moved on: Pending, Fetching or Running.
+-- A running attempt's pod moved on: Pending, Fetching, Running or Publishing.
 -- KEYS: task, events
 -- ARGV: attempt, phase, node, event, events kept
 local state = redis.call('HMGET', KEYS[1], 'status', 'attempt', 'phase')

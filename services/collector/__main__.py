@@ -3,6 +3,7 @@
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ from waitress.server import create_server
 
 from helios.heartbeat import Heartbeat
 from helios.keys import COLLECTOR_GROUP, all_partitions, keys_of_run
-from helios.localjobs import LocalJob
 from helios.settings import SettingInvalid, Settings, settings_from
 from helios.streams import Inbox
 from helios.worker import Stop, work
 from services.collector.collect import Collector
 from services.collector.endpoint import BODY_BYTES, PodEndpoint
-from services.collector.pods import LocalPods, Pods
+from services.collector.kept import KeptReports
+from services.collector.kube_api import api_from_environment
+from services.collector.kube_pods import KubernetesPods
+from services.collector.pods import JobOf, LocalPods, Pods
 from services.collector.store import Store
 from services.process import configure_logging, connect, repeat, run_loops
 
@@ -28,7 +31,14 @@ SWEEP_SECONDS = 30
 ENDPOINT_THREADS = 8
 
 
-def run(settings: Settings, pods: Pods, client: redis.Redis, stop: Stop, *others: Any) -> None:
+def run(
+    settings: Settings,
+    pods: Pods,
+    client: redis.Redis,
+    stop: Stop,
+    *others: Callable[[], None],
+    kept: KeptReports | None = None,
+) -> None:
     """Serve launched Jobs and settled runs until stopped, with `others` beside."""
     partitions = all_partitions(settings.partitions)
     inbox = Inbox(
@@ -39,7 +49,7 @@ def run(settings: Settings, pods: Pods, client: redis.Redis, stop: Stop, *others
         batch_entries=settings.batch_entries,
         lease_seconds=settings.lease_seconds,
     )
-    collector = Collector(client, inbox, pods, settings)
+    collector = Collector(client, inbox, pods, settings, kept)
     heartbeat = Heartbeat(client, "collector", settings.replica)
     run_loops(
         stop,
@@ -76,18 +86,18 @@ class Endpoint:
         self.server.close()
 
 
-def sweep(pods: LocalPods, client: redis.Redis, settings: Settings) -> None:
-    """Release pods that were wrapped up but whose release was lost, as when a collector died just then."""
-    over = pods.pods()
+def sweep(pods: Pods, client: redis.Redis, settings: Settings) -> None:
+    """Release Jobs that were wrapped up but whose release was lost, as when a collector died just then."""
+    over = pods.unreleased()
     if not over:
         return
     ended: list[str] = []
-    for status in over:
+    for name in over:
         try:
-            if not _is_to_be_launched(pods.job(status.job), client, settings):
-                ended.append(status.job)
+            if not _is_to_be_launched(pods.attempt_of(name), client, settings):
+                ended.append(name)
         except (OSError, ValueError, redis.ResponseError) as error:
-            log.error("a pod cannot be looked at", job=status.job, error=str(error))
+            log.error("a pod cannot be looked at", job=name, error=str(error))
     # Read last, so that an attempt found launched above is in here unless it has been wrapped up since.
     launched: set[str] = set()
     for keys in all_partitions(settings.partitions):
@@ -98,7 +108,7 @@ def sweep(pods: LocalPods, client: redis.Redis, settings: Settings) -> None:
             pods.release(name)
 
 
-def _is_to_be_launched(job: LocalJob | None, client: redis.Redis, settings: Settings) -> bool:
+def _is_to_be_launched(job: JobOf | None, client: redis.Redis, settings: Settings) -> bool:
     """Whether the Job exists and its launch is about to be recorded."""
     if job is None:
         return False
@@ -107,22 +117,36 @@ def _is_to_be_launched(job: LocalJob | None, client: redis.Redis, settings: Sett
     return found[0] == "QUEUED" and found[1] == str(job.attempt)
 
 
+def pods_from(settings: Settings) -> LocalPods | KubernetesPods:
+    """Where this process sees pods. Raises SettingInvalid."""
+    if settings.launcher == "kubernetes":
+        return KubernetesPods(api_from_environment(), settings)
+    if not settings.local_dir:
+        raise SettingInvalid("HELIOS_LOCAL_DIR must be set; `helios up` sets it")
+    return LocalPods(Path(settings.local_dir))
+
+
 def main() -> None:
     try:
         settings = settings_from()
+        if not settings.token_key:
+            raise SettingInvalid("HELIOS_TOKEN_KEY must be set; `helios up` and k8s/ set it")
+        configure_logging("collector", settings.log_level)
+        pods = pods_from(settings)
     except SettingInvalid as error:
         sys.exit(str(error))
-    configure_logging("collector", settings.log_level)
-    if not settings.local_dir or not settings.token_key:
-        sys.exit("HELIOS_LOCAL_DIR and HELIOS_TOKEN_KEY must be set; `helios up` sets both")
     stop = Stop()
     stop.listen()
     client = connect(settings)
-    pods = LocalPods(Path(settings.local_dir))
-    endpoint = Endpoint(PodEndpoint(client, Store(settings), settings), settings.pod_endpoint_bind)
+    kept = KeptReports()
+    endpoint = Endpoint(PodEndpoint(client, Store(settings), settings, kept), settings.pod_endpoint_bind)
     threading.Thread(target=endpoint.serve, name="endpoint", daemon=True).start()
     log.info("serving pods", bind=settings.pod_endpoint_bind)
-    run(settings, pods, client, stop, lambda: repeat(stop, SWEEP_SECONDS, lambda: sweep(pods, client, settings)))
+    others: list[Callable[[], None]] = [lambda: repeat(stop, SWEEP_SECONDS, lambda: sweep(pods, client, settings))]
+    if isinstance(pods, KubernetesPods):
+        pods.start()
+        others.append(lambda: pods.supervise(stop))
+    run(settings, pods, client, stop, *others, kept=kept)
     endpoint.close()
 
 

@@ -2,27 +2,27 @@
 
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 import redis
 import structlog
 from redis.exceptions import ResponseError
 
-from helios.dag import Task
 from helios.events import RunEnded, TaskPhase
 from helios.keys import Keys, keys_of_run
 from helios.localjobs import PodStatus
 from helios.messages import Launched, Settled, decode
-from helios.podwire import Report
 from helios.records import read_tasks
 from helios.settings import Settings
 from helios.streams import Entry, Inbox
 from helios.transitions import Call, commit, commit_one, finalise, note_phase, pipelined
 from helios.wire import hash_values
 from helios.worker import Failure
-from services.collector.classify import Classification, classify
+from services.collector.ends import TASK_VALUES, end_overdue, ended_of
+from services.collector.kept import KeptReports
 from services.collector.metrics import disagreements, fold
-from services.collector.outcome import Ended, end_call, from_pod, output_prefix, vanished
+from services.collector.outcome import Ended, contradicts, end_call
 from services.collector.pods import Pods
 from services.collector.tail import LogTail
 
@@ -31,11 +31,6 @@ log = structlog.get_logger()
 WATCH_MS = 50
 """Pods in hand are looked at this often; a pod's own report does not wait for that."""
 TAIL_SECONDS = 0.2
-
-TASK_VALUES = ("status", "attempt", "spec", "report", "reportAttempt")
-
-_task_decoder = msgspec.json.Decoder(Task)
-_report_decoder = msgspec.json.Decoder(Report)
 
 
 class Held(msgspec.Struct):
@@ -51,11 +46,14 @@ class Held(msgspec.Struct):
 class Collector:
     """Handles launched Jobs and settled runs."""
 
-    def __init__(self, client: redis.Redis, inbox: Inbox, pods: Pods, settings: Settings) -> None:
+    def __init__(
+        self, client: redis.Redis, inbox: Inbox, pods: Pods, settings: Settings, kept: KeptReports | None = None
+    ) -> None:
         self.client = client
         self.inbox = inbox
         self.pods = pods
         self.settings = settings
+        self.kept = kept or KeptReports()
         self.held: dict[tuple[str, str], Held] = {}
         """By stream and entry id: entries of two partitions may well have the same id."""
         inbox.held = self.held.keys()
@@ -88,18 +86,19 @@ class Collector:
         for failure in self.watch():
             log.error("a Job cannot be wrapped up yet", job=failure.entry.fields.get("job"), error=str(failure.error))
             self.inbox.put_off(failure.entry)
-        return WATCH_MS if self.held else None
+        end_overdue(self.client, self.pods, self.settings, self.kept.overdue())
+        return WATCH_MS if self.held or self.kept.waiting else None
 
     def watch(self) -> list[Failure]:
         """Look at every pod in hand once; wrap up those that are over."""
         if not self.held:
             return []
-        statuses = self.pods.statuses(held.launched.job for held in self.held.values())
+        statuses = self.pods.statuses(held.launched.job for held in self.held.values() if not held.launched.refused)
         over: list[tuple[Held, PodStatus | None]] = []
         moved: list[tuple[Held, PodStatus]] = []
         for held in self.held.values():
             job = held.launched.job
-            if job not in statuses:
+            if held.launched.refused or job not in statuses:
                 over.append((held, None))
                 continue
             status = statuses[job]
@@ -170,17 +169,21 @@ class Collector:
                 failures.append(Failure(held.entry, broken))
                 continue
             try:
-                ended = self._ended(held, pod, values, switch[0] == "true")
+                ended = ended_of(self.pods, held.launched, pod, values, cache_enabled=switch[0] == "true")
             except (OSError, ValueError) as error:
                 failures.append(Failure(held.entry, error))
                 continue
-            calls.append(self._end_call(held, ended))
+            disagrees = contradicts(pod, values[0], values[1], held.launched.attempt)
+            if disagrees:
+                log.warning("a pod failed whose attempt had succeeded; the success stays", **_named(held, pod))
+            calls.append(self._end_call(held, ended, disagrees=disagrees))
             committing.append(held)
         for held, result in zip(committing, commit(self.client, calls), strict=True):
             if isinstance(result, ResponseError):
                 failures.append(Failure(held.entry, result))
                 continue
-            self._release(held.launched.job)
+            if not held.launched.refused:
+                self._release(held.launched.job)
             del self.held[held.entry.stream, held.entry.id]
         for failure in failures:
             self.held.pop((failure.entry.stream, failure.entry.id), None)
@@ -192,38 +195,11 @@ class Collector:
         except OSError as error:
             log.warning("a pod is not released yet", job=job, error=str(error))
 
-    def _ended(self, held: Held, pod: PodStatus | None, values: list[str | None], cache_enabled: bool) -> Ended:
-        _, _, spec, kept, kept_attempt = values
-        if spec is None:
-            # The run was deleted meanwhile; the fence will refuse whatever is committed.
-            return vanished(Classification(cache="Unknown"))
-        task = _task_decoder.decode(spec)
+    def _end_call(self, held: Held, ended: Ended, *, disagrees: bool) -> Call:
         launched = held.launched
-        report = _report_decoder.decode(kept) if kept and kept_attempt == str(launched.attempt) else None
-        messages = {step: self.pods.message(launched.job, step) for step in ("fetch", "publish")} if pod else {}
-        classification = classify(
-            inputs_declared=len(task.inputs),
-            cache_enabled=cache_enabled,
-            manifest=report.fetch if report else None,
-            message=messages.get("fetch"),
-            log=self._fetch_log(launched.job) if pod and task.inputs else None,
+        return end_call(
+            held.keys, held.entry.id, launched.run, launched.task, launched.attempt, ended, disagrees=disagrees
         )
-        if pod is None:
-            return vanished(classification)
-        return from_pod(
-            pod,
-            report=report,
-            messages=messages,
-            classification=classification,
-            declared_outputs=task.outputs,
-            prefix=output_prefix(launched.run, launched.task, launched.attempt),
-        )
-
-    def _fetch_log(self, job: str) -> list[str]:
-        return self.pods.log(job, "fetch", 0, 16 * 1024 * 1024).decode("utf-8", "replace").split("\n")
-
-    def _end_call(self, held: Held, ended: Ended) -> Call:
-        return end_call(held.keys, held.entry.id, held.launched.run, held.launched.task, held.launched.attempt, ended)
 
     def _finalise(self, entry: Entry, run: str) -> None:
         keys = keys_of_run(run, self.settings.partitions)
@@ -247,6 +223,12 @@ class Collector:
             log.info("run ended", run=run, status=final["status"], cache=final["cacheHit"])
             if wrong := disagreements(fields, final):
                 log.error("live counters differ from the tasks' records", run=run, counters=wrong)
+
+
+def _named(held: Held, pod: PodStatus | None) -> dict[str, Any]:
+    launched = held.launched
+    reason = pod.reason if pod else None
+    return {"run": launched.run, "task": launched.task, "attempt": launched.attempt, "reason": reason}
 
 
 def _phase_call(held: Held, status: PodStatus) -> Call:

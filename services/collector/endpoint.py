@@ -21,6 +21,7 @@ from helios.settings import Settings
 from helios.tokens import Attempt, TokenInvalid, check
 from helios.transitions import commit_one, keep_report, pipelined
 from services.collector.classify import classify
+from services.collector.kept import KeptReports
 from services.collector.outcome import end_call, ended_well, from_report, output_prefix
 from services.collector.store import ObjectRefused, Store, StoreRefused
 
@@ -46,10 +47,11 @@ class Answer(Exception):
 class PodEndpoint:
     """A WSGI application."""
 
-    def __init__(self, client: redis.Redis, store: Store, settings: Settings) -> None:
+    def __init__(self, client: redis.Redis, store: Store, settings: Settings, kept: KeptReports | None = None) -> None:
         self.client = client
         self.store = store
         self.settings = settings
+        self.kept = kept or KeptReports()
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         status = "200 OK"
@@ -206,7 +208,10 @@ class PodEndpoint:
                     report=msgspec.json.encode(report),
                 ),
             )
-            return ResultAnswer("recorded" if kept else "stale")
+            if not kept:
+                return ResultAnswer("stale")
+            self.kept.add(attempt)
+            return ResultAnswer("recorded")
         classification = classify(
             inputs_declared=len(task.inputs),
             cache_enabled=self.client.hget(keys.run(attempt.run), "cacheEnabled") == "true",

@@ -1,7 +1,7 @@
 """How an attempt ended, from its pod's status and its report. Pure functions.
 
 A report alone can end an attempt well: the outputs are stored and the command exited 0. A failure waits for the pod's
-status, because only that knows what the pod itself cannot.
+status, because only that knows what the pod itself cannot: that it was killed for its memory, evicted, or lost.
 """
 
 from collections.abc import Sequence
@@ -61,8 +61,20 @@ def from_pod(
         # The outputs are stored, but where and with which digests only the lost report knew.
         reason = "the report on its stored outputs was lost"
         return Ended("FAILED", _record(None, pod, classification, reason), disrupted=True)
-    disrupted = pod.disrupted or (report is not None and report.disrupted)
+    # What publish left as its message serves when its report is lost.
+    account = report or _publish_message(messages.get("publish"))
+    disrupted = pod.disrupted or (account is not None and account.disrupted)
     return Ended("FAILED", _record(report, pod, classification, _reason(pod, report, messages)), disrupted)
+
+
+def contradicts(pod: PodStatus | None, status: str | None, current: str | None, attempt: int) -> bool:
+    """Whether the pod failed although its attempt's report was committed as a success."""
+    return pod is not None and pod.phase == "Failed" and status == "SUCCEEDED" and current == str(attempt)
+
+
+def refused(reason: str) -> Ended:
+    """The end of an attempt whose Job was refused for good: no pod, and no input that was looked for in a cache."""
+    return Ended("FAILED", AttemptRecord(reason=_short(reason), cache="N/A"), disrupted=False)
 
 
 def vanished(classification: Classification) -> Ended:
@@ -75,7 +87,9 @@ def output_prefix(run: str, task: str, attempt: int) -> str:
     return f"runs/{run}/{task}/{attempt}/"
 
 
-def end_call(keys: Keys, entry: str, run: str, task: str, attempt: int, ended: Ended) -> Call:
+def end_call(
+    keys: Keys, entry: str, run: str, task: str, attempt: int, ended: Ended, *, disagrees: bool = False
+) -> Call:
     """The transition that ends an attempt; an empty entry leaves its Job to be wrapped up."""
     record = ended.record
     return end_attempt(
@@ -91,6 +105,7 @@ def end_call(keys: Keys, entry: str, run: str, task: str, attempt: int, ended: E
         miss_bytes=record.cacheMissBytes,
         node=record.node,
         disrupted=ended.disrupted,
+        disagrees=disagrees,
         event=TaskEnded(
             run,
             task,
@@ -109,6 +124,8 @@ def _reason(pod: PodStatus, report: Report | None, messages: dict[str, str | Non
     """The most telling account of a failure, for a person."""
     if pod.disrupted:
         return _short(pod.reason or "the node was lost")
+    if pod.overrules and pod.reason:
+        return _short(pod.reason)
     if report is not None:
         if report.reason:
             return _short(report.reason)
@@ -118,6 +135,9 @@ def _reason(pod: PodStatus, report: Report | None, messages: dict[str, str | Non
             return f"it was ended by {report.signal}"
         if report.exitCode:
             return f"it exited with code {report.exitCode}"
+    message = _publish_message(messages.get("publish")) if report is None else None
+    if message is not None and message.disrupted and message.reason:
+        return _short(message.reason)
     fetch, publish = pod.steps.get("fetch"), pod.steps.get("publish")
     if fetch is not None and fetch.exitCode:
         return _short(_fetch_error(messages.get("fetch")) or pod.reason or f"fetch exited with code {fetch.exitCode}")
@@ -125,22 +145,23 @@ def _reason(pod: PodStatus, report: Report | None, messages: dict[str, str | Non
     if task is not None and task.exitCode:
         return _short(pod.reason or f"it exited with code {task.exitCode}")
     if publish is not None and publish.exitCode:
-        return _short(_publish_reason(messages.get("publish")) or pod.reason or "its outputs could not be stored")
+        return _short((message and message.reason) or pod.reason or "its outputs could not be stored")
     return _short(pod.reason or "it failed, and nothing that is left says why")
 
 
 def _fetch_error(message: str | None) -> str | None:
     try:
         return msgspec.json.decode(message or "", type=FetchManifest).error
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
 
 
-def _publish_reason(message: str | None) -> str | None:
+def _publish_message(text: str | None) -> PublishMessage | None:
     try:
-        return msgspec.json.decode(message or "", type=PublishMessage).reason
-    except (msgspec.DecodeError, RecursionError):
+        found = msgspec.json.decode(text or "", type=PublishMessage)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
+    return found if found.step == "publish" else None
 
 
 def _short(text: str) -> str:

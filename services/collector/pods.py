@@ -8,21 +8,32 @@ import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
 
 from helios import localjobs
 from helios.localjobs import PodStatus
+from services.collector.loglines import LogPart, cut
 
 log = structlog.get_logger()
+
+FETCH_LOG_BYTES = 16 * 1024 * 1024
 
 OUR_OWN_TROUBLE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Errors that tell of this process and not of the file: the status is looked at again at the next turn."""
 
 
+class JobOf(NamedTuple):
+    """The attempt that a Job is for."""
+
+    run: str
+    task: str
+    attempt: int
+
+
 class Pods(Protocol):
-    """What the collector asks of whatever runs pods."""
+    """What the collector asks of whatever runs pods. The loop calls it often, so nothing here waits for a network."""
 
     def statuses(self, jobs: Iterable[str]) -> dict[str, PodStatus | None]:
         """The status of each Job's pod: None while it has none yet. A Job that is gone with its pod is left out."""
@@ -32,16 +43,27 @@ class Pods(Protocol):
         """The step's termination message; None when it is missing, oversized or not UTF-8."""
         ...
 
-    def log(self, job: str, step: str, offset: int, limit: int) -> bytes:
-        """At most `limit` bytes of the step's log from `offset`."""
+    def lines(self, job: str, step: str, after: int, *, final: bool, followed: bool) -> LogPart:
+        """What is known of the step's log after the position `after`, which is 0 at its start; `final` when over.
+
+        `followed`: what came before has been asked for as it came, so that no more may be left out than must be.
+        """
         ...
 
-    def log_bytes(self, job: str, step: str) -> int:
-        """How long the step's log is so far."""
+    def fetch_log(self, job: str) -> list[str]:
+        """The lines of fetch's log, for when nothing better tells what it did."""
         ...
 
     def release(self, job: str) -> None:
-        """Let the Job and its pod go."""
+        """Let the Job and its pod go. May do so later, and `unreleased` names the Job until it is done."""
+        ...
+
+    def unreleased(self) -> list[str]:
+        """Jobs that still exist although nothing of theirs runs any more, or yet."""
+        ...
+
+    def attempt_of(self, job: str) -> JobOf | None:
+        """Which attempt the Job is for, as far as it says so itself."""
         ...
 
 
@@ -62,11 +84,17 @@ class LocalPods:
     def message(self, job: str, step: str) -> str | None:
         return localjobs.read_message(self.directory, job, step)
 
-    def log(self, job: str, step: str, offset: int, limit: int) -> bytes:
-        return localjobs.read_log(self.directory, job, step, offset, limit)
+    def lines(self, job: str, step: str, after: int, *, final: bool, followed: bool) -> LogPart:
+        length = localjobs.log_length(self.directory, job, step)
 
-    def log_bytes(self, job: str, step: str) -> int:
-        return localjobs.log_length(self.directory, job, step)
+        def read(offset: int, limit: int) -> bytes:
+            return localjobs.read_log(self.directory, job, step, offset, limit)
+
+        return cut(read, length, after, final=final, followed=followed)
+
+    def fetch_log(self, job: str) -> list[str]:
+        text = localjobs.read_log(self.directory, job, "fetch", 0, FETCH_LOG_BYTES)
+        return text.decode("utf-8", "replace").split("\n")
 
     def release(self, job: str) -> None:
         """One that does not succeed is tried again by the sweep."""
@@ -75,11 +103,16 @@ class LocalPods:
         except OSError as error:
             log.error("a pod cannot be released", job=job, error=str(error))
 
-    def job(self, name: str) -> localjobs.LocalJob | None:
+    def unreleased(self) -> list[str]:
+        found = (self._status(job) for job in localjobs.list_pods(self.directory))
+        return [status.job for status in found if status is not None and status.final]
+
+    def attempt_of(self, job: str) -> JobOf | None:
         try:
-            return localjobs.read_job(self.directory, name)
+            found = localjobs.read_job(self.directory, job)
         except localjobs.Unreadable:
             return None
+        return JobOf(found.run, found.task, found.attempt) if found else None
 
     def _status(self, job: str) -> PodStatus | None:
         try:
@@ -88,8 +121,3 @@ class LocalPods:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno in OUR_OWN_TROUBLE:
                 return None
             return PodStatus(job=job, uid="", node="", phase="Failed", reason=str(error))
-
-    def pods(self) -> list[PodStatus]:
-        """Every pod that is over and has not been released."""
-        found = (self._status(job) for job in localjobs.list_pods(self.directory))
-        return [status for status in found if status is not None and status.final]

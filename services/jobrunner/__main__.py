@@ -7,13 +7,15 @@ from typing import Any
 
 import redis
 import structlog
+from redis.exceptions import ResponseError
 
 from helios.heartbeat import Heartbeat
 from helios.keys import JOBRUNNER_GROUP, all_partitions, keys_of_run
 from helios.settings import SettingInvalid, Settings, settings_from
 from helios.streams import Inbox
+from helios.wire import hash_values, send
 from helios.worker import Stop, work
-from services.jobrunner.jobs import Launcher
+from services.jobrunner.jobs import ExistingJob, Launcher, LauncherAway
 from services.jobrunner.launch import Deleter, JobRunner, superseded
 from services.jobrunner.local import LocalLauncher
 from services.process import configure_logging, connect, repeat, run_loops
@@ -38,15 +40,16 @@ def run(settings: Settings, launcher: Launcher, client: redis.Redis, stop: Stop,
         )
 
     def wait_for_room() -> None:
-        while not launcher.room() and not stop.wait(FULL_HOUSE_WAIT_SECONDS):
+        while (room := launcher.room()) == 0 and not stop.wait(FULL_HOUSE_WAIT_SECONDS):
             heartbeat.beat()
+        ready.batch_entries = max(1, min(room, settings.batch_entries))
 
     partitions = all_partitions(settings.partitions)
     heartbeat = Heartbeat(client, "jobrunner", settings.replica)
     cancelled = inbox(tuple(keys.cancelled for keys in partitions))
     ready = inbox(tuple(keys.ready for keys in partitions))
     deleter = Deleter(launcher, cancelled)
-    runner = JobRunner(client, launcher, settings)
+    runner = JobRunner(client, launcher, settings, 1 if settings.launcher == "local" else settings.job_create_threads)
     run_loops(
         stop,
         lambda: work(ready, runner.launch, settings=settings, stop=stop, heartbeat=heartbeat, on_turn=wait_for_room),
@@ -56,33 +59,64 @@ def run(settings: Settings, launcher: Launcher, client: redis.Redis, stop: Stop,
     heartbeat.end()
 
 
-def sweep(launcher: LocalLauncher, client: redis.Redis, settings: Settings) -> None:
+def sweep(launcher: Launcher, client: redis.Redis, settings: Settings) -> None:
     """Delete Jobs whose attempt is no longer wanted, which a crash between two steps can leave."""
-    for job in launcher.jobs():
-        try:
-            keys = keys_of_run(job.run, settings.partitions)
-            found: Any = client.hmget(keys.task(job.run, job.task), "status", "attempt")
-            if superseded(found, job.attempt):
-                log.info("deleting a Job that nobody wants", job=job.job, run=job.run, task=job.task)
-                launcher.delete(job.job)
-        except (OSError, ValueError, redis.ResponseError) as error:
-            log.error("a Job cannot be looked at", job=job.job, error=str(error))
+    try:
+        jobs = launcher.jobs()
+        records = [keys_of_run(job.run, settings.partitions).task(job.run, job.task) for job in jobs]
+        for job, found in zip(jobs, hash_values(client, records, ("status", "attempt")), strict=True):
+            _delete_unwanted(launcher, job, found)
+    except OSError as error:
+        log.warning("the look for Jobs that nobody wants is put off", error=str(error))
+
+
+def _delete_unwanted(launcher: Launcher, job: ExistingJob, found: Any) -> None:
+    """Delete the Job if its attempt is superseded. Raises LauncherAway: then nobody is there to be asked for others."""
+    try:
+        if isinstance(found, ResponseError):
+            raise found
+        if superseded(found, job.attempt):
+            log.info("deleting a Job that nobody wants", job=job.job, run=job.run, task=job.task)
+            launcher.delete(job.job)
+    except LauncherAway:
+        raise
+    except (OSError, ValueError, ResponseError) as error:
+        log.error("a Job cannot be looked at", job=job.job, error=str(error))
+
+
+def jobs_in_hand(client: redis.Redis, partitions: int) -> int:
+    """Jobs that exist and are not wrapped up yet, whichever jobrunner created them: each has its entry."""
+    lengths = send(client, [("XLEN", keys.launched) for keys in all_partitions(partitions)])
+    for length in lengths:
+        if isinstance(length, ResponseError):
+            raise length
+    return sum(lengths)
+
+
+def launcher_from(settings: Settings, client: redis.Redis) -> Launcher:
+    """Raises SettingInvalid."""
+    needed = ("local_dir", "token_key") if settings.launcher == "local" else ("agent_image", "token_key")
+    missing = [f"HELIOS_{field.upper()}" for field in needed if not getattr(settings, field)]
+    if missing:
+        raise SettingInvalid(f"{' and '.join(missing)} must be set for HELIOS_LAUNCHER={settings.launcher}")
+    if settings.launcher == "local":
+        return LocalLauncher(Path(settings.local_dir), settings.jobs_alive)
+    # Only now, because the client of Kubernetes takes long to import.
+    from services.jobrunner.kubernetes import KubernetesLauncher, connect_api
+
+    return KubernetesLauncher(connect_api(settings), settings, lambda: jobs_in_hand(client, settings.partitions))
 
 
 def main() -> None:
     try:
         settings = settings_from()
+        client = connect(settings)
+        launcher = launcher_from(settings, client)
     except SettingInvalid as error:
         sys.exit(str(error))
     configure_logging("jobrunner", settings.log_level)
-    if settings.launcher != "local":
-        sys.exit(f"HELIOS_LAUNCHER is {settings.launcher!r}, but there is only 'local'")
-    if not settings.local_dir or not settings.token_key:
-        sys.exit("HELIOS_LOCAL_DIR and HELIOS_TOKEN_KEY must be set; `helios up` sets both")
     stop = Stop()
     stop.listen()
-    client = connect(settings)
-    launcher = LocalLauncher(Path(settings.local_dir), settings.jobs_alive)
     run(
         settings, launcher, client, stop, lambda: repeat(stop, SWEEP_SECONDS, lambda: sweep(launcher, client, settings))
     )

@@ -21,19 +21,43 @@ class WantedJob(NamedTuple):
     agent_env: dict[str, str]
 
 
+class ExistingJob(NamedTuple):
+    """A Job that exists, and the attempt it is of."""
+
+    job: str
+    run: str
+    task: str
+    attempt: int
+
+
+class JobRefused(Exception):
+    """The Job will never be created, in the words of whoever refused it."""
+
+
+class LauncherAway(OSError):
+    """No Job can be created just now, this one or another."""
+
+
 class Launcher(Protocol):
     """Where Jobs live."""
 
     def create(self, job: WantedJob) -> None:
-        """Create the Job; one that exists already is the same one. Raises OSError when it cannot be done just now."""
+        """Create the Job; one that exists already is taken as this one if it is of the same attempt.
+
+        Raises JobRefused when it can never be done, OSError when it cannot be done just now.
+        """
         ...
 
     def delete(self, name: str) -> None:
-        """End the Job's pod and remove the Job; one that does not exist is fine."""
+        """End the Job's pod and remove the Job; one that does not exist is fine. Raises OSError as `create` does."""
         ...
 
-    def room(self) -> bool:
-        """Whether another Job may be created now; else entries stay in the stream."""
+    def room(self) -> int:
+        """How many more Jobs may be created now; the other entries stay in the stream."""
+        ...
+
+    def jobs(self) -> list[ExistingJob]:
+        """Every Job that exists and says which attempt it is of. Raises OSError."""
         ...
 
 

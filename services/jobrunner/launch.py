@@ -1,9 +1,11 @@
 """From an entry of `tasks:ready` to a Job, and from one of `jobs:cancelled` to none."""
 
+import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any, NamedTuple
 
 import msgspec
 import redis
@@ -20,7 +22,7 @@ from helios.streams import Entry, Inbox
 from helios.transitions import Call, commit, launch
 from helios.wire import hash_values
 from helios.worker import Failure, Later
-from services.jobrunner.jobs import Launcher, WantedJob, job_name, wanted_job
+from services.jobrunner.jobs import JobRefused, Launcher, LauncherAway, WantedJob, job_name, wanted_job
 
 log = structlog.get_logger()
 
@@ -29,49 +31,135 @@ RUNS_REMEMBERED = 256
 _task_decoder = msgspec.json.Decoder(Task)
 
 
-class JobRunner:
-    """Handles batches of ready attempts and of cancelled Jobs."""
+class Asked(NamedTuple):
+    """An entry of `tasks:ready` and the Job it is to get: none if its attempt is wanted no longer."""
 
-    def __init__(self, client: redis.Redis, launcher: Launcher, settings: Settings) -> None:
+    entry: Entry
+    ready: Ready
+    name: str
+    job: WantedJob | None
+
+
+class Tried(NamedTuple):
+    """What came of it: the Job is there (no error), was refused for good, or may be tried again."""
+
+    asked: Asked
+    error: Exception | None
+
+    @property
+    def refused(self) -> str:
+        return str(self.error) if isinstance(self.error, JobRefused) else ""
+
+
+class JobRunner:
+    """Handles batches of ready attempts. `threads` Jobs are created at the same time."""
+
+    def __init__(self, client: redis.Redis, launcher: Launcher, settings: Settings, threads: int = 1) -> None:
         self.client = client
         self.launcher = launcher
         self.settings = settings
+        self.pool = ThreadPoolExecutor(threads, "create") if threads > 1 else None
         self.cache_enabled: OrderedDict[str, bool] = OrderedDict()
 
     def launch(self, entries: list[Entry]) -> Sequence[Failure]:
-        """Create the Job of each attempt that is still wanted, then tell the collector."""
+        """Create the Job of each attempt that is still wanted, then tell the collector.
+
+        Whoever has its Job is told of at once; nothing waits for the slowest of the batch.
+        """
         failures: list[Failure] = []
+        asked = self._asked(entries, failures)
+        for tried in self._create_all(asked) if self.pool else self._create_each(asked):
+            failures += self._tell(tried)
+        return failures
+
+    def _asked(self, entries: list[Entry], failures: list[Failure]) -> list[Asked]:
+        """What the entries ask for; those that cannot be understood become failures."""
+        asked: list[Asked] = []
         taken = _decoded(entries, failures)
-        created: list[tuple[Entry, Ready, str]] = []
-        calls: list[Call] = []
         for (entry, ready), state in zip(taken, self._states([ready for _, ready in taken]), strict=True):
-            job = job_name(ready.run, ready.task, ready.attempt)
+            name = job_name(ready.run, ready.task, ready.attempt)
             try:
                 if isinstance(state, ResponseError):
                     raise state
                 status, attempt, spec = state
-                if status == "QUEUED" and attempt == str(ready.attempt):
-                    self.launcher.create(self._wanted(job, ready, spec))
-            except OSError as error:
-                failures.append(Failure(entry, Later(f"the Job cannot be created: {error}")))
-                continue
+                wanted = status == "QUEUED" and attempt == str(ready.attempt)
+                asked.append(Asked(entry, ready, name, self._wanted(name, ready, spec) if wanted else None))
             except (ResponseError, msgspec.DecodeError, ValueError) as error:
                 failures.append(Failure(entry, error))
+        return asked
+
+    def _create_each(self, batch: list[Asked]) -> Iterator[list[Tried]]:
+        away = threading.Event()
+        yield [self._create(asked, away) for asked in batch]
+
+    def _create_all(self, batch: list[Asked]) -> Iterator[list[Tried]]:
+        """Create them side by side; yields those that are done, as they get done."""
+        assert self.pool is not None
+        away = threading.Event()
+        pending: set[Future[Tried]] = {self.pool.submit(self._create, asked, away) for asked in batch}
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            yield [future.result() for future in done]
+
+    def _create(self, asked: Asked, away: threading.Event) -> Tried:
+        """`away` spares the rest of the batch an attempt that would only take time, and the lease with it."""
+        try:
+            if asked.job is not None:
+                if away.is_set():
+                    raise LauncherAway("others of its batch found nobody to create Jobs")
+                self.launcher.create(asked.job)
+        except LauncherAway as error:
+            away.set()
+            return Tried(asked, error)
+        except (OSError, JobRefused) as error:
+            return Tried(asked, error)
+        except Exception as error:
+            log.exception("a Job could not be created", job=asked.name)
+            return Tried(asked, error)
+        return Tried(asked, None)
+
+    def _tell(self, batch: list[Tried]) -> list[Failure]:
+        """Commit the launches; a Job that nobody wants any more by then is deleted."""
+        failures: list[Failure] = []
+        calls: list[Call] = []
+        told: list[Tried] = []
+        for tried in batch:
+            if tried.error is not None and not tried.refused:
+                error = tried.error
+                later = Later(f"the Job cannot be created: {error}") if isinstance(error, OSError) else error
+                failures.append(Failure(tried.asked.entry, later))
                 continue
-            keys = keys_of_run(ready.run, self.settings.partitions)
-            event = TaskLaunched(ready.run, ready.task, ready.attempt, job)
-            calls.append(
-                launch(
-                    keys, entry=entry.id, run=ready.run, task=ready.task, attempt=ready.attempt, job=job, event=event
-                )
-            )
-            created.append((entry, ready, job))
-        for (entry, ready, job), found in zip(created, commit(self.client, calls), strict=True):
+            told.append(tried)
+            calls.append(self._launch_call(tried))
+        for tried, found in zip(told, commit(self.client, calls), strict=True):
+            entry, ready, name, _ = tried.asked
             if isinstance(found, ResponseError):
                 failures.append(Failure(entry, found))
+            elif tried.refused:
+                log.warning("a Job is refused", job=name, run=ready.run, task=ready.task, reason=tried.refused)
             elif superseded(found, ready.attempt):
-                self.launcher.delete(job)
+                self._delete(name)
         return failures
+
+    def _launch_call(self, tried: Tried) -> Call:
+        entry, ready, name, _ = tried.asked
+        return launch(
+            keys_of_run(ready.run, self.settings.partitions),
+            entry=entry.id,
+            run=ready.run,
+            task=ready.task,
+            attempt=ready.attempt,
+            job=name,
+            event=TaskLaunched(ready.run, ready.task, ready.attempt, name),
+            refused=tried.refused,
+        )
+
+    def _delete(self, name: str) -> None:
+        """Its entry is acknowledged by now, so what cannot be deleted is left to the sweep."""
+        try:
+            self.launcher.delete(name)
+        except OSError as error:
+            log.warning("a Job that nobody wants is not deleted yet", job=name, error=str(error))
 
     def _states(self, batch: list[Ready]) -> list[Any]:
         tasks = [keys_of_run(each.run, self.settings.partitions).task(each.run, each.task) for each in batch]
@@ -115,15 +203,20 @@ class Deleter:
         self.inbox = inbox
 
     def delete(self, entries: list[Entry]) -> Sequence[Failure]:
+        """Delete the Job of each; once there is nobody to ask, the rest of the batch is put off."""
         failures: list[Failure] = []
+        away: LauncherAway | None = None
         for entry in entries:
             try:
                 cancelled = decode(entry.fields, Cancelled)
+                if away is not None:
+                    raise away
                 self.launcher.delete(job_name(cancelled.run, cancelled.task, cancelled.attempt))
             except msgspec.ValidationError as error:
                 failures.append(Failure(entry, error))
                 continue
             except OSError as error:
+                away = error if isinstance(error, LauncherAway) else away
                 failures.append(Failure(entry, Later(f"the Job cannot be deleted: {error}")))
                 continue
             acknowledge(self.inbox, entry)

@@ -6,7 +6,7 @@ import structlog
 
 from helios.dag import EnvSecret, EnvValue
 from helios.localjobs import EnvFromSecret, LocalJob, Unreadable, create_job, delete_job, list_jobs, read_job
-from services.jobrunner.jobs import WantedJob
+from services.jobrunner.jobs import ExistingJob, WantedJob
 
 log = structlog.get_logger()
 
@@ -40,12 +40,12 @@ class LocalLauncher:
     def delete(self, name: str) -> None:
         delete_job(self.directory, name)
 
-    def room(self) -> bool:
-        return len(list_jobs(self.directory)) < self.jobs_alive
+    def room(self) -> int:
+        return max(0, self.jobs_alive - len(list_jobs(self.directory)))
 
-    def jobs(self) -> list[LocalJob]:
+    def jobs(self) -> list[ExistingJob]:
         """Every Job that exists and can be read."""
-        found: list[LocalJob] = []
+        found: list[ExistingJob] = []
         for name in list_jobs(self.directory):
             try:
                 job = read_job(self.directory, name)
@@ -53,5 +53,5 @@ class LocalLauncher:
                 log.error("a Job's file is damaged", job=name, error=str(error))
                 continue
             if job is not None:
-                found.append(job)
+                found.append(ExistingJob(job.job, job.run, job.task, job.attempt))
         return found

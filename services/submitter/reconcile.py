@@ -74,7 +74,11 @@ class Reconciler:
                 expected = {each for each in expected if each.stream != stream}
                 continue
             entries: Any = self.client.xrange(stream)
-            expected -= {Missing(stream, tuple(fields.items())) for _, fields in entries}
+            # Only the fields that name the attempt: an entry of a Job that was refused also says why.
+            expected -= {
+                Missing(stream, tuple((name, text) for name, text in fields.items() if name != "refused"))
+                for _, fields in entries
+            }
         return expected
 
     def _expected(self, keys: Keys, run: str) -> set[Missing]:

@@ -27,6 +27,7 @@ from agent.fetch import fetch
 from agent.logs import Log
 from agent.publish import Outcome, publish
 from agent.settings import Attempt, FetchSettings, PublishSettings
+from tests.agent.wrappers import PythonWrapper, StaticWrapper, Wrapper, compile_static
 
 AGENT = Path(__file__).parents[2] / "agent"
 TOKEN = "secret-token"
@@ -319,6 +320,7 @@ class Node:
             state_dir=str(self.root / "state"),
             termination_log=str(self.root / "fetch-message"),
             parallel=4,
+            wrapper=None,
         )
         return fetch(settings, self.log())
 
@@ -408,6 +410,23 @@ def make_node(tmp_path: Path, endpoint: PodEndpoint) -> Callable[..., Node]:
 @pytest.fixture
 def node(make_node: Callable[..., Node]) -> Node:
     return make_node()
+
+
+@pytest.fixture(scope="session")
+def static_binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """agent/exec.c, compiled once for all tests."""
+    built = compile_static(tmp_path_factory.mktemp("exec"))
+    if isinstance(built, str):
+        pytest.skip(f"agent/exec.c cannot be built here: {built}")
+    return built
+
+
+@pytest.fixture(params=["python", "static"])
+def wrapper(request: pytest.FixtureRequest, node: Node) -> Wrapper:
+    """Each form of the wrapper in turn, on a node of its own."""
+    if request.param == "static":
+        return StaticWrapper(node, request.getfixturevalue("static_binary"))
+    return PythonWrapper(node)
 
 
 class RealS3:

@@ -383,3 +383,22 @@ def test_verify_always_hits_when_the_blob_is_sound(
     endpoint.add_input("x", "bucket/x", verify="always")
     make_node("a").fetch()
     assert causes(make_node("b").fetch()) == {"x": "cached"}
+
+
+def test_the_wrapper_is_put_where_any_user_can_execute_it(endpoint: Any, node: Any) -> None:
+    wrapper = node.root / "wrapper"
+    wrapper.write_bytes(b"#!/bin/sh\nexit 0\n" + bytes(100_000))
+    process = node.start("fetch", env={**node.env(), "HELIOS_WRAPPER": str(wrapper)}, umask=0o077)
+    assert process.communicate(timeout=20)[0].endswith(b"completed.\n")
+    placed = node.control / "exec"
+    assert placed.read_bytes() == wrapper.read_bytes()
+    assert oct(placed.stat().st_mode)[-3:] == "555"
+    assert list(node.control.iterdir()) == [placed]
+
+
+def test_a_wrapper_that_cannot_be_put_in_place_fails_the_step_with_that_reason(endpoint: Any, node: Any) -> None:
+    process = node.start("fetch", env={**node.env(), "HELIOS_WRAPPER": "/nowhere/exec"})
+    process.communicate(timeout=20)
+    assert process.returncode == 1
+    message = json.loads((node.root / "message").read_bytes())
+    assert message["error"] == "the task's wrapper cannot be put in place: No such file or directory"

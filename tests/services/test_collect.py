@@ -14,11 +14,15 @@ from helios.localjobs import PodStatus, StepStatus
 from helios.podwire import Report
 from helios.settings import Settings
 from helios.streams import Entry, Inbox
+from helios.tokens import Attempt
 from helios.transitions import commit_one, keep_report
 from helios.worker import Failure
 from services.collector.collect import Collector
+from services.collector.kept import KeptReports
+from services.collector.loglines import LogPart, cut
+from services.collector.pods import JobOf
 from services.submitter.accept import open_calls
-from tests.stage import RUN, Stage
+from tests.stage import RUN, Stage, counters
 
 SETTINGS = Settings(lease_seconds=600)
 
@@ -38,14 +42,23 @@ class FakePods:
     def message(self, job: str, step: str) -> str | None:
         return self.messages.get((job, step))
 
-    def log(self, job: str, step: str, offset: int, limit: int) -> bytes:
-        return self.logs.get((job, step), b"")[offset : offset + limit]
+    def lines(self, job: str, step: str, after: int, *, final: bool, followed: bool) -> LogPart:
+        text = self.logs.get((job, step), b"")
+        return cut(
+            lambda offset, limit: text[offset : offset + limit], len(text), after, final=final, followed=followed
+        )
 
-    def log_bytes(self, job: str, step: str) -> int:
-        return len(self.logs.get((job, step), b""))
+    def fetch_log(self, job: str) -> list[str]:
+        return self.logs.get((job, "fetch"), b"").decode().split("\n")
 
     def release(self, job: str) -> None:
         self.released.append(job)
+
+    def unreleased(self) -> list[str]:
+        return []
+
+    def attempt_of(self, job: str) -> JobOf | None:
+        return None
 
     def over(self, job: str, phase: str = "Succeeded", **fields: object) -> None:
         steps = {step: StepStatus(startedAt=1, endedAt=2, exitCode=0) for step in ("fetch", "task", "publish")}
@@ -240,6 +253,116 @@ def test_a_kept_report_says_why_the_pod_failed(setting: Setting) -> None:
     setting.pods.over("job-a-1", "Failed")
     setting.collector.turn()
     assert "it exited with code 3" in setting.stage.task("a")["record"]
+
+
+def test_an_early_exit_137_gives_way_to_the_pods_out_of_memory(setting: Setting) -> None:
+    """What the pod alone knows outranks the report."""
+    setting.launch("a")
+    setting.pods.found["job-a-1"] = None
+    setting.take()
+    early = report(exitCode=137, signal="SIGKILL")
+    commit_one(setting.client, keep_report(setting.stage.keys, run=RUN, task="a", attempt=1, report=early))
+    setting.pods.over("job-a-1", "Failed", reason="it was killed for exceeding its memory limit", overrules=True)
+    setting.collector.turn()
+    assert "exceeding its memory limit" in setting.stage.task("a")["record"]
+    assert "SIGKILL" not in setting.stage.task("a")["record"]
+
+
+def test_an_early_success_stays_and_its_pods_disagreement_is_counted_once(setting: Setting) -> None:
+    setting.launch("a", "b")
+    for task in "ab":
+        setting.pods.found[f"job-{task}-1"] = None
+        setting.stage.end(task, entry="")
+    setting.take()
+    before = counters(setting.stage.run())
+    setting.pods.over("job-a-1", "Failed", reason="evicted", disrupted=True)
+    setting.pods.over("job-b-1")
+    entry, fields = setting.stage.entries(setting.stage.keys.launched)[0]
+    setting.replica("two").handle([Entry(stream=setting.stage.keys.launched, id=entry, fields=fields)])
+    setting.collector.next_renewal = float("inf")  # it has yet to find out that another was faster
+    setting.collector.turn()
+    assert [setting.stage.status(task) for task in "ab"] == ["SUCCEEDED"] * 2
+    assert setting.stage.run()["disagreements"] == "1"
+    assert counters(setting.stage.run()) == before
+    assert sorted(setting.pods.released) == ["job-a-1", "job-a-1", "job-b-1"]
+    assert setting.client.xlen(setting.stage.keys.launched) == 0
+
+
+class Kept:
+    """A collector that is told of failures ahead of their pods, with the time in the test's hands."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.now = 0.0
+        self.setting = setting
+        self.reports = KeptReports(lambda: self.now)
+        setting.collector.kept = self.reports
+
+    def report(self, **fields: object) -> None:
+        keys = self.setting.stage.keys
+        commit_one(self.setting.client, keep_report(keys, run=RUN, task="a", attempt=1, report=report(**fields)))
+        self.reports.add(Attempt(RUN, "a", 1, 0))
+
+    def turn(self, *, at: float) -> str:
+        self.now = at
+        self.setting.collector.turn()
+        return self.setting.stage.status("a")
+
+
+@pytest.fixture
+def kept(setting: Setting) -> Kept:
+    setting.launch("a")
+    setting.pods.found["job-a-1"] = PodStatus(job="job-a-1", uid="u", node="n", phase="Publishing")
+    setting.take()
+    return Kept(setting)
+
+
+def test_an_early_failure_waits_for_its_pods_status_and_then_goes_without(kept: Kept) -> None:
+    """It is committed once; the Job stays in hand until its pod is over, and is released only then."""
+    kept.report()
+    assert kept.turn(at=4.9) == "RUNNING"
+    assert kept.turn(at=5.1) == "FAILED"
+    assert "it exited with code 3" in kept.setting.stage.task("a")["record"]
+    assert (kept.setting.pods.released, len(kept.setting.collector.held)) == ([], 1)
+    before = kept.setting.stage.task("a")
+    kept.setting.pods.over("job-a-1", "Failed", reason="late words", overrules=True)
+    kept.turn(at=6)
+    assert kept.setting.stage.task("a") == before
+    assert kept.setting.pods.released == ["job-a-1"]
+    assert kept.setting.client.xlen(kept.setting.stage.keys.finished) == 1
+    assert "disagreements" not in kept.setting.stage.run()
+
+
+def test_a_pods_status_in_time_decides_about_an_early_failure(kept: Kept) -> None:
+    kept.report(exitCode=143)
+    assert kept.turn(at=1) == "RUNNING"
+    kept.setting.pods.over("job-a-1", "Failed", reason="its node was drained", disrupted=True)
+    assert kept.turn(at=2) == "FAILED"
+    before = kept.setting.stage.task("a")
+    assert before["disrupted"] == "1"
+    kept.turn(at=100)
+    assert kept.setting.stage.task("a") == before
+
+
+def test_an_early_failure_of_a_job_that_another_holds_ends_all_the_same(kept: Kept) -> None:
+    """The report came to this replica's endpoint, and the pod is in another's hands."""
+    kept.setting.collector.held.clear()
+    kept.setting.pods.found["job-a-1"] = None
+    kept.report()
+    assert kept.turn(at=5.1) == "FAILED"
+    assert kept.setting.client.xlen(kept.setting.stage.keys.launched) == 1
+
+
+def test_an_early_failure_of_an_attempt_that_is_over_changes_nothing(kept: Kept) -> None:
+    kept.report()
+    kept.setting.stage.cancel(["a"])
+    before = kept.setting.stage.task("a")
+    kept.turn(at=5.1)
+    assert kept.setting.stage.task("a") == before
+    kept.setting.client.delete(kept.setting.stage.keys.task(RUN, "a"))
+    kept.reports.add(Attempt(RUN, "a", 1, 0))
+    kept.now = 100
+    kept.setting.collector.turn()
+    assert not kept.setting.client.exists(kept.setting.stage.keys.task(RUN, "a"))
 
 
 def test_a_cancelled_attempt_is_wrapped_up_without_a_trace(setting: Setting) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -222,6 +223,132 @@ def test_a_result_that_does_not_show_success_waits_for_the_pod(caller: Caller, b
     assert caller.post("/v1/result", bad) == ("200 OK", {"status": "recorded"})
     assert caller.stage.status("a") == "RUNNING"
     assert caller.stage.task("a")["reportAttempt"] == "1"
+
+
+def dump(client: redis.Redis) -> dict[str, Any]:
+    """Everything in Redis."""
+    readers = {
+        "hash": client.hgetall,
+        "stream": client.xrange,
+        "string": client.get,
+        "list": lambda key: client.lrange(key, 0, -1),
+    }
+    found: dict[str, Any] = {}
+    for key in client.keys("*"):
+        read = readers.get(client.type(key))
+        found[key] = read(key) if read else client.zrange(key, 0, -1, withscores=True)
+    return found
+
+
+def superseded(caller: Caller) -> tuple[bytes, str]:
+    """The attempt was lost with its node, and the next one runs."""
+    caller.stage.end("a", status="FAILED", disrupted=True)
+    caller.stage.settle("a")
+    caller.stage.launch("a", 2)
+    return msgspec.json.encode(good()), token()
+
+
+def repeated(caller: Caller) -> tuple[bytes, str]:
+    caller.post("/v1/result", good())
+    return msgspec.json.encode(good()), token()
+
+
+def contradicting(caller: Caller) -> tuple[bytes, str]:
+    """A failure after a success, as from a second pod of the attempt."""
+    caller.post("/v1/result", good())
+    return msgspec.json.encode(report(exitCode=1, fetch=FETCHED, podUid="pod-2")), token()
+
+
+def after_the_pod(caller: Caller) -> tuple[bytes, str]:
+    """The pod's status was faster and has ended the attempt."""
+    caller.stage.end("a", status="FAILED")
+    return msgspec.json.encode(good()), token()
+
+
+def cancelled(caller: Caller) -> tuple[bytes, str]:
+    caller.stage.cancel(["a"])
+    return msgspec.json.encode(good()), token()
+
+
+def deleted(caller: Caller) -> tuple[bytes, str]:
+    caller.stage.client.delete(caller.stage.keys.task(RUN, "a"))
+    return msgspec.json.encode(good()), token()
+
+
+VOID: dict[str, tuple[Callable[[Caller], tuple[bytes, str]], str]] = {
+    "late, its attempt superseded": (superseded, "stale"),
+    "late, its pod's status was faster": (after_the_pod, "stale"),
+    "late, its run cancelled": (cancelled, "stale"),
+    "late, its run deleted": (deleted, "stale"),
+    "repeated": (repeated, "stale"),
+    "repeated, with another result": (contradicting, "stale"),
+    "expired": (lambda caller: (msgspec.json.encode(good()), token(seconds=-1)), ""),
+    "forged, by another key": (lambda caller: (msgspec.json.encode(good()), token(key="guessed")), ""),
+    "forged, with a neighbour's token": (lambda caller: (msgspec.json.encode(good()), token("up")), ""),
+    "forged, for another attempt": (lambda caller: (msgspec.json.encode(good()), token(attempt=2)), ""),
+    "forged, for another run": (lambda caller: (msgspec.json.encode(good()), token(run="1-0")), ""),
+}
+
+
+@pytest.mark.parametrize("case", VOID)
+def test_a_call_that_comes_too_late_again_or_from_another_changes_nothing(caller: Caller, case: str) -> None:
+    """Not one byte in Redis, whoever sends it and however often."""
+    caller.make_input()
+    caller.stage.launch("a")
+    prepare, answered = VOID[case]
+    body, bearer = prepare(caller)
+    before = dump(caller.stage.client)
+    for _ in range(2):
+        status, answer = caller.post("/v1/result", body, bearer)
+        if answered:
+            assert (status, answer) == ("200 OK", {"status": answered})
+        else:
+            assert status in ("401 Unauthorized", "403 Forbidden")
+    assert dump(caller.stage.client) == before
+    assert caller.endpoint.kept.overdue() == []
+    assert not caller.endpoint.kept.waiting
+
+
+def test_a_failure_that_is_sent_again_is_kept_once_more_and_ends_nothing(caller: Caller) -> None:
+    caller.make_input()
+    caller.stage.launch("a")
+    bad = report(exitCode=1, fetch=FETCHED)
+    for _ in range(2):
+        assert caller.post("/v1/result", bad) == ("200 OK", {"status": "recorded"})
+    assert caller.stage.status("a") == "RUNNING"
+    assert caller.stage.emitted(caller.stage.keys.finished) == []
+
+
+def test_an_early_failure_is_waited_for_by_the_loop(caller: Caller) -> None:
+    """Whoever takes the report sees to it that the run goes on though the pod's status never comes."""
+    caller.make_input()
+    caller.stage.launch("a")
+    caller.post("/v1/result", report(exitCode=1, fetch=FETCHED))
+    assert [(each.run, each.task, each.attempt) for _, each in caller.endpoint.kept.waiting] == [(RUN, "a", 1)]
+
+
+def test_an_early_success_is_committed_and_what_waits_for_it_goes_on(caller: Caller) -> None:
+    """Before Kubernetes knows anything: no pod, no watch and no wrap-up has a part in this."""
+    caller.stage.launch("up")
+    made = report("up", outputs=[stored("made", f"runs/{RUN}/up/1/pod-1/made")])
+    assert caller.post("/v1/result", made, token("up"))[1] == {"status": "committed"}
+    caller.stage.settle("up")
+    assert ("a", "1") in caller.stage.emitted(caller.stage.keys.ready)
+    assert caller.stage.emitted(caller.stage.keys.launched) == [("up", "1")]
+
+
+def test_a_report_that_is_lost_changes_nothing_and_the_next_try_commits(caller: Caller) -> None:
+    """Lost on the way here, or its answer on the way back: the pod cannot tell which, and sends it again."""
+    caller.make_input()
+    caller.stage.launch("a")
+    well, caller.endpoint.client = caller.endpoint.client, redis.Redis(port=free_port(), retry=CLIENT_OPTIONS["retry"])
+    before = dump(caller.stage.client)
+    assert caller.post("/v1/result", good())[0] == "503 Service Unavailable"
+    assert dump(caller.stage.client) == before
+    caller.endpoint.client = well
+    assert caller.post("/v1/result", good())[1] == {"status": "committed"}
+    assert caller.post("/v1/result", good())[1] == {"status": "stale"}
+    assert caller.stage.run()["taskSucceeded"] == "2"
 
 
 def test_a_report_on_another_attempt_than_the_tokens_is_refused(caller: Caller) -> None:

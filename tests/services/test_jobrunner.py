@@ -13,7 +13,7 @@ from helios.streams import Entry, Inbox
 from helios.tokens import check
 from helios.worker import Later
 from services.jobrunner.__main__ import sweep
-from services.jobrunner.jobs import WantedJob, job_name, wanted_job
+from services.jobrunner.jobs import ExistingJob, JobRefused, WantedJob, job_name, wanted_job
 from services.jobrunner.launch import Deleter, JobRunner, superseded
 from services.jobrunner.local import LocalLauncher, local_job
 from tests.stage import RUN, Stage
@@ -28,7 +28,7 @@ class Launcher:
         self.jobs: dict[str, WantedJob] = {}
         self.created: list[str] = []
         self.deleted: list[str] = []
-        self.refusal: OSError | None = None
+        self.refusal: OSError | JobRefused | None = None
 
     def create(self, job: WantedJob) -> None:
         if self.refusal:
@@ -43,8 +43,11 @@ class Launcher:
         self.jobs.pop(name, None)
         self.deleted.append(name)
 
-    def room(self) -> bool:
-        return True
+    def room(self) -> int:
+        return 1_000
+
+    def jobs(self) -> list[ExistingJob]:
+        return []
 
 
 class Setting:
@@ -166,6 +169,20 @@ def test_what_the_launcher_refuses_just_now_is_put_off(setting: Setting) -> None
     cancelled = setting.cancelled()
     assert [type(failure.error) for failure in setting.deleter.delete(cancelled)] == [Later, Later]
     assert setting.stage.client.xlen(setting.stage.keys.cancelled) == 2
+
+
+def test_a_job_that_is_refused_for_good_is_launched_with_the_reason(setting: Setting) -> None:
+    """The collector ends the attempt; nothing is left to try again, and there is no Job to delete."""
+    setting.stage.open({"a": []})
+    entries = setting.ready()
+    setting.launcher.refusal = JobRefused("the API server said no")
+    assert setting.runner.launch(entries) == []
+    assert setting.runner.launch(entries) == []
+    launched = [fields for _, fields in setting.stage.entries(setting.stage.keys.launched)]
+    assert [fields["refused"] for fields in launched] == ["the API server said no"]
+    assert setting.stage.status("a") == "RUNNING"
+    assert setting.stage.client.xlen(setting.stage.keys.ready) == 0
+    assert setting.launcher.deleted == []
 
 
 def test_one_bad_record_keeps_no_other_job_from_starting(setting: Setting) -> None:

@@ -19,7 +19,9 @@ from helios.localjobs import PodStatus, StepStatus
 from helios.settings import Settings
 from helios.streams import Inbox
 from services.collector.collect import Collector
-from services.jobrunner.jobs import WantedJob, job_name
+from services.collector.loglines import LogLine, LogPart
+from services.collector.pods import JobOf
+from services.jobrunner.jobs import ExistingJob, WantedJob, job_name
 from services.jobrunner.launch import JobRunner
 from services.submitter.ingress import STREAMS, Ingress
 from services.submitter.settle import Settler
@@ -46,8 +48,11 @@ class Cluster:
     def delete(self, name: str) -> None:
         self.jobs.remove(name)
 
-    def room(self) -> bool:
-        return True
+    def room(self) -> int:
+        return 1_000
+
+    def jobs(self) -> list[ExistingJob]:
+        return []
 
     def statuses(self, jobs: Iterable[str]) -> dict[str, PodStatus | None]:
         steps = {step: StepStatus(startedAt=1, endedAt=2, exitCode=0) for step in ("fetch", "task", "publish")}
@@ -60,14 +65,20 @@ class Cluster:
     def message(self, job: str, step: str) -> str | None:
         return None
 
-    def log(self, job: str, step: str, offset: int, limit: int) -> bytes:
-        return b"hello\n"[offset : offset + limit] if step == "task" else b""
+    def lines(self, job: str, step: str, after: int, *, final: bool, followed: bool) -> LogPart:
+        return LogPart([LogLine("1-0", "hello")] if step == "task" and not after else [], 6)
 
-    def log_bytes(self, job: str, step: str) -> int:
-        return 6 if step == "task" else 0
+    def fetch_log(self, job: str) -> list[str]:
+        return []
 
     def release(self, job: str) -> None:
         self.jobs.remove(job)
+
+    def unreleased(self) -> list[str]:
+        return []
+
+    def attempt_of(self, job: str) -> JobOf | None:
+        return None
 
 
 def test_one_event_from_xadd_to_the_metrics_row(valkey: redis.Redis) -> None:

@@ -207,3 +207,29 @@ def test_a_report_can_say_that_its_attempt_was_disrupted() -> None:
     """An input that somebody else changed is not the task's fault."""
     ended = end(pod("Failed", publish=1), report(reason="input 'i' was changed", disrupted=True))
     assert (ended.status, ended.disrupted, ended.record.reason) == ("FAILED", True, "input 'i' was changed")
+
+
+CHANGED = '{"ok":false,"exitCode":%d,"reason":"input i was changed","disrupted":true}'
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_without_its_report_publishs_message_says_that_the_attempt_was_disrupted(code: int) -> None:
+    status = pod("Failed", task=code, publish=1)
+    ended = end(status, messages={"publish": CHANGED % code}, outputs=("o",))
+    assert (ended.status, ended.disrupted, ended.record.reason) == ("FAILED", True, "input i was changed")
+
+
+def test_a_report_outranks_the_message_of_its_publish() -> None:
+    ended = end(pod("Failed", task=3), report(exitCode=3), messages={"publish": CHANGED % 3})
+    assert (ended.disrupted, ended.record.reason) == (False, "it exited with code 3")
+
+
+@pytest.mark.parametrize("step", ["fetch", "publish"])
+@pytest.mark.parametrize(
+    "text", ["[" * 4096, '{"step":' * 500, "\udcff", '{"step":"other","ok":false,"disrupted":true}']
+)
+def test_a_message_that_is_none_fails_the_attempt_all_the_same(step: str, text: str) -> None:
+    """A task of local mode can write there what it likes."""
+    ended = end(pod("Failed", **{step: 1}), messages={step: text})
+    assert (ended.status, ended.disrupted) == ("FAILED", False)
+    assert ended.record.reason in ("fetch exited with code 1", "its outputs could not be stored")

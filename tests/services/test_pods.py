@@ -28,6 +28,7 @@ from helios.localjobs import (
 )
 from helios.settings import Settings
 from services.collector.__main__ import sweep
+from services.collector.loglines import LogPart
 from services.collector.pods import LocalPods
 from services.jobrunner.__main__ import sweep as sweep_jobs
 from services.jobrunner.local import LocalLauncher
@@ -78,7 +79,7 @@ def test_a_trap_in_the_statuss_place_is_a_failed_pod(pods: LocalPods, plant: Cal
     assert status is not None
     assert (status.job, status.phase, status.disrupted) == ("job", "Failed", False)
     assert (status.reason or "").startswith("its status is unreadable")
-    assert [pod.job for pod in pods.pods()] == ["job"]
+    assert pods.unreleased() == ["job"]
     write_status(pods.directory, GOOD)
     assert pods.statuses(["job"]) == {"job": GOOD}
 
@@ -89,7 +90,9 @@ def test_a_trap_in_the_place_of_a_message_or_a_log_is_none(pods: LocalPods, plan
     plant(message_file(pods.directory, "job", "publish"))
     plant(log_file(pods.directory, "job", "fetch"))
     assert pods.message("job", "publish") is None
-    assert (pods.log("job", "fetch", 0, 100), pods.log_bytes("job", "fetch")) == (b"", 0)
+    for followed in (True, False):
+        assert pods.lines("job", "fetch", 0, final=True, followed=followed) == LogPart([], 0)
+    assert pods.fetch_log("job") == [""]
 
 
 def test_a_status_of_another_job_is_not_believed(pods: LocalPods) -> None:

@@ -21,8 +21,9 @@ from helios.messages import Launched
 from helios.settings import Settings
 from helios.transitions import commit_one
 from services.collector.__main__ import sweep
-from services.collector.pods import LocalPods
-from services.collector.tail import LINE_BYTES, LINES_KEPT, PAGES_AT_ONCE, TAIL_BYTES, LogTail
+from services.collector.loglines import LINE_BYTES, LINES_KEPT, PAGES_AT_ONCE, TAIL_BYTES
+from services.collector.pods import JobOf, LocalPods
+from services.collector.tail import LogTail
 from tests.stage import RUN, Stage
 
 KEYS = Keys(0)
@@ -209,7 +210,7 @@ def test_a_status_file_that_is_unreadable_fails_its_pod_and_no_other(log: Log, t
     assert "unreadable" in (status.reason or "")
     assert found["other"] is None
     assert "gone" not in found
-    assert [pod.job for pod in log.pods.pods()] == ["job"]
+    assert log.pods.unreleased() == ["job"]
 
 
 def test_a_sweep_releases_what_was_wrapped_up_and_nothing_that_is_still_to_be(log: Log) -> None:
@@ -222,14 +223,14 @@ def test_a_sweep_releases_what_was_wrapped_up_and_nothing_that_is_still_to_be(lo
     stage.launch("a")
     stage.end("a")
     launching = stage.launch_call("b")
-    find = log.pods.job
+    find = log.pods.attempt_of
 
-    def launched_meanwhile(name: str) -> LocalJob | None:
+    def launched_meanwhile(name: str) -> JobOf | None:
         if name == "job-b-1":
             commit_one(log.client, launching)
         return find(name)
 
-    log.pods.job = launched_meanwhile  # type: ignore[method-assign]
+    log.pods.attempt_of = launched_meanwhile  # type: ignore[method-assign]
     sweep(log.pods, log.client, Settings())
     left = set(list_pods(log.folder)) - {"job"}
     assert left == {"job-b-1", "job-c-1"}

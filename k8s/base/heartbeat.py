@@ -1,0 +1,59 @@
+"""`python -I -S heartbeat.py ready|alive SERVICE`: a service's probe, from the heartbeat that its loop leaves in Redis.
+
+`ready` is true while the heartbeat is there: the service reads its streams, under its own password. `alive` is false
+only when Redis answers and has no heartbeat, so that an outage of Redis restarts nobody. Standard library only, and as
+few modules as that allows: it starts several times a minute.
+"""
+
+import os
+import socket
+import sys
+
+SECONDS = 3.0
+
+
+def main(arguments: list[str]) -> int:
+    question, service = arguments
+    try:
+        beats = has_heartbeat(os.environ["HELIOS_REDIS_URL"], service, os.environ["HELIOS_REPLICA"])
+    except (OSError, ValueError) as error:
+        print(f"Redis does not answer: {error}", file=sys.stderr)  # noqa: T201 -- kubelet puts it into the pod's events
+        return 1 if question == "ready" else 0
+    if not beats:
+        print("no heartbeat in Redis", file=sys.stderr)  # noqa: T201 -- as above
+    return 0 if beats else 1
+
+
+def has_heartbeat(url: str, service: str, replica: str) -> bool:
+    user, password, host, port = place_of(url)
+    login = command("AUTH", user, password) if password else b""
+    with socket.create_connection((host, port), timeout=SECONDS) as connection:
+        connection.sendall(login + command("EXISTS", f"helios:service:{service}:{replica}"))
+        with connection.makefile("rb") as answers:
+            if login and not (answer := answers.readline()).startswith(b"+OK"):
+                raise ValueError(answer.decode("utf-8", "replace").strip() or "it hung up")
+            answer = answers.readline()
+    if answer[:1] != b":":
+        raise ValueError(answer.decode("utf-8", "replace").strip() or "it hung up")
+    return answer.strip() != b":0"
+
+
+def place_of(url: str) -> tuple[str, str, str, int]:
+    """User, password, host and port of redis://user:password@host:port/0, as k8s/make-secrets writes it."""
+    scheme, _, rest = url.partition("://")
+    if scheme != "redis":
+        raise ValueError(f"the probe speaks redis://, not {scheme}://")
+    login, _, place = rest.partition("/")[0].rpartition("@")
+    user, _, password = login.partition(":")
+    host, _, port = place.rpartition(":") if ":" in place.rpartition("]")[2] else (place, "", "6379")
+    return user or "default", password, host.strip("[]"), int(port)
+
+
+def command(*words: str) -> bytes:
+    encoded = [word.encode() for word in words]
+    parts = [b"$%d\r\n%s\r\n" % (len(word), word) for word in encoded]
+    return b"*%d\r\n%s" % (len(parts), b"".join(parts))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

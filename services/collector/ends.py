@@ -1,0 +1,86 @@
+"""The end of an attempt, from its pod, its kept report and its task's record."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import redis
+import structlog
+from redis.exceptions import ResponseError
+
+from helios.dag import Task
+from helios.keys import keys_of_run
+from helios.localjobs import PodStatus
+from helios.messages import Launched
+from helios.podwire import Report
+from helios.settings import Settings
+from helios.tokens import Attempt
+from helios.transitions import commit_one
+from helios.wire import hash_values
+from services.collector.classify import Classification, classify
+from services.collector.outcome import Ended, end_call, from_pod, output_prefix, refused, vanished
+from services.collector.pods import Pods
+
+log = structlog.get_logger()
+
+TASK_VALUES = ("status", "attempt", "spec", "report", "reportAttempt", "job")
+
+_task_decoder = msgspec.json.Decoder(Task)
+_report_decoder = msgspec.json.Decoder(Report)
+
+
+def ended_of(
+    pods: Pods, launched: Launched, pod: PodStatus | None, values: list[str | None], *, cache_enabled: bool
+) -> Ended:
+    """The end of an attempt whose pod is over, or gone (None). `values` are those of TASK_VALUES."""
+    status, attempt, spec, kept, kept_attempt, _ = values
+    if spec is None or status != "RUNNING" or attempt != str(launched.attempt):
+        # It ended before, or the run was deleted: the fence will refuse whatever is committed.
+        return vanished(Classification(cache="Unknown"))
+    if launched.refused:
+        return refused(launched.refused)
+    task = _task_decoder.decode(spec)
+    report = _report_decoder.decode(kept) if kept and kept_attempt == str(launched.attempt) else None
+    messages = {step: pods.message(launched.job, step) for step in ("fetch", "publish")} if pod else {}
+    classification = classify(
+        inputs_declared=len(task.inputs),
+        cache_enabled=cache_enabled,
+        manifest=report.fetch if report else None,
+        message=messages.get("fetch"),
+        log=pods.fetch_log(launched.job) if pod and task.inputs else None,
+    )
+    if pod is None:
+        return vanished(classification)
+    return from_pod(
+        pod,
+        report=report,
+        messages=messages,
+        classification=classification,
+        declared_outputs=task.outputs,
+        prefix=output_prefix(launched.run, launched.task, launched.attempt),
+    )
+
+
+def end_overdue(client: redis.Redis, pods: Pods, settings: Settings, attempts: Iterable[Attempt]) -> None:
+    """End attempts that reported a failure and whose pod's status does not come; their Jobs stay to be wrapped up.
+
+    What is known of the pod by now counts, such as a disruption that is under way.
+    """
+    for attempt in attempts:
+        keys = keys_of_run(attempt.run, settings.partitions)
+        found: list[Any] = hash_values(client, [keys.task(attempt.run, attempt.task)], TASK_VALUES)
+        switch: list[Any] = hash_values(client, [keys.run(attempt.run)], ("cacheEnabled",))
+        values = found[0]
+        if isinstance(values, ResponseError) or values[4] != str(attempt.attempt):
+            continue
+        launched = Launched(attempt.run, attempt.task, attempt.attempt, values[5] or "")
+        known = pods.statuses([launched.job]).get(launched.job)
+        pod = known or PodStatus(job=launched.job, uid="", node="")
+        pod = msgspec.structs.replace(pod, phase="Failed") if not pod.final else pod
+        try:
+            ended = ended_of(pods, launched, pod, values, cache_enabled=switch[0] == ["true"])
+            if commit_one(client, end_call(keys, "", attempt.run, attempt.task, attempt.attempt, ended)):
+                log.info("an attempt ended without its pod's status", run=attempt.run, task=attempt.task)
+        except (OSError, ValueError, ResponseError) as error:
+            # The pod's status, once it comes, meets the same and is dealt with there.
+            log.warning("a reported failure cannot be committed", run=attempt.run, error=str(error))

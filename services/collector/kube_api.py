@@ -1,0 +1,145 @@
+"""The Kubernetes API over HTTP: raw JSON in and out. The only module that imports the official client, and for its
+configuration and connections alone.
+
+Rule: an answer that says no is an ApiRefused with the server's words; no answer is an ApiAway.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Generator, Iterator, Mapping
+from importlib import import_module
+from typing import Any
+from urllib.parse import urlencode
+
+import msgspec
+import urllib3
+
+from helios.settings import SettingInvalid
+from services.collector.kube_objects import ApiStatus
+
+CONNECT_SECONDS = 3
+READ_SECONDS = 10
+WATCH_SILENCE_SECONDS = 90
+"""A watch without even a bookmark for so long is dead; the API server sends one about once a minute."""
+CONNECTIONS = 24
+CHUNK_BYTES = 64 * 1024
+
+MERGE = "application/strategic-merge-patch+json"
+
+
+class ApiRefused(Exception):
+    """The API server answered with an error."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(words)
+        self.status = status
+
+
+class ApiAway(OSError):
+    """The API server did not answer, or broke off."""
+
+
+class Api:
+    """`headers` is asked before each request, since a service account's token is renewed while we run."""
+
+    def __init__(self, host: str, pool: urllib3.PoolManager, headers: Callable[[], Mapping[str, str]]) -> None:
+        self.host = host
+        self.pool = pool
+        self.headers = headers
+
+    def get(self, path: str, query: Mapping[str, str] | None = None, *, read_seconds: float = READ_SECONDS) -> bytes:
+        return self._call("GET", path, query or {}, None, "", read_seconds)
+
+    def patch(self, path: str, document: Any) -> None:
+        self._call("PATCH", path, {}, msgspec.json.encode(document), MERGE, READ_SECONDS)
+
+    def delete(self, path: str, options: Any) -> None:
+        self._call("DELETE", path, {}, msgspec.json.encode(options), "application/json", READ_SECONDS)
+
+    @contextlib.contextmanager
+    def stream(
+        self, path: str, query: Mapping[str, str], *, silence_seconds: float = WATCH_SILENCE_SECONDS
+    ) -> Generator[Iterator[bytes]]:
+        """The answer's bytes as they come."""
+        response = self._open("GET", path, query, None, "", silence_seconds)
+        try:
+            if response.status >= 400:
+                raise _refused(response)
+            yield _chunks(response)
+        finally:
+            # Not given back to the pool: what is left of it would have to be read first.
+            response.close()
+
+    def _call(
+        self, method: str, path: str, query: Mapping[str, str], body: bytes | None, kind: str, read_seconds: float
+    ) -> bytes:
+        response = self._open(method, path, query, body, kind, read_seconds)
+        try:
+            if response.status >= 400:
+                raise _refused(response)
+            return b"".join(_chunks(response))
+        finally:
+            response.release_conn()
+
+    def _open(
+        self, method: str, path: str, query: Mapping[str, str], body: bytes | None, kind: str, read_seconds: float
+    ) -> urllib3.BaseHTTPResponse:
+        headers = {"Accept": "application/json, */*", **self.headers()}
+        if body is not None:
+            headers["Content-Type"] = kind
+        fields = "?" + urlencode(query) if query else ""
+        try:
+            return self.pool.request(
+                method,
+                f"{self.host}{path}{fields}",
+                body=body,
+                headers=headers,
+                preload_content=False,
+                redirect=False,
+                retries=False,
+                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds),
+            )
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise ApiAway(f"the API server does not answer: {error}") from None
+
+
+def api_from_environment() -> Api:
+    """The API server of KUBECONFIG, or else of the cluster that this process runs in. Raises SettingInvalid."""
+    try:
+        # Only here, because it takes 0.3 s and 40 MB, and comes with the extra `cluster` alone. It has no types.
+        client, config = import_module("kubernetes.client"), import_module("kubernetes.config")
+    except ImportError:
+        raise SettingInvalid("HELIOS_LAUNCHER is kubernetes, but the extra `cluster` is not installed") from None
+    known: Any = client.Configuration()
+    try:
+        if os.environ.get("KUBECONFIG"):
+            config.load_kube_config(client_configuration=known)
+        else:
+            config.load_incluster_config(client_configuration=known)
+    except (config.ConfigException, OSError) as error:
+        raise SettingInvalid(f"KUBECONFIG names no usable cluster, and this is no pod of one: {error}") from None
+    known.connection_pool_maxsize = CONNECTIONS
+    rest: Any = client.ApiClient(known).rest_client
+
+    def headers() -> dict[str, str]:
+        token = known.get_api_key_with_prefix("BearerToken", alias="authorization")
+        return {"Authorization": token} if token else {}
+
+    return Api(known.host, rest.pool_manager, headers)
+
+
+def _chunks(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    try:
+        yield from response.stream(CHUNK_BYTES)
+    except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+        # ValueError: read after this process closed it.
+        raise ApiAway(f"the API server broke off: {error}") from None
+
+
+def _refused(response: urllib3.BaseHTTPResponse) -> ApiRefused:
+    text = b"".join(_chunks(response))
+    try:
+        words = msgspec.json.decode(text, type=ApiStatus).message
+    except (msgspec.DecodeError, UnicodeError):
+        words = ""
+    return ApiRefused(response.status, words or f"HTTP {response.status}: {text[:500].decode('utf-8', 'replace')}")

@@ -1,0 +1,159 @@
+"""What only the API server can answer or do for a single Job or pod, done by a few threads so that no loop waits.
+
+Rule: an errand that fails is forgotten, not repeated here; whoever needed it asks again.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+import structlog
+
+from services.collector.kube_api import Api, ApiAway, ApiRefused
+from services.collector.kube_objects import FINALIZER, JOB_LABEL, Happening
+
+log = structlog.get_logger()
+
+THREADS = 8
+CHECK_AGAIN_SECONDS = 1.0
+EVENTS_AGAIN_SECONDS = 10.0
+
+
+class _Question(msgspec.Struct):
+    future: Future[Any]
+    asked: float
+
+
+class _Events(msgspec.Struct):
+    items: list[Happening] = []
+
+
+class _Items(msgspec.Struct):
+    items: list[msgspec.Raw] = []
+
+
+class Errands:
+    """Safe to use from any thread. Answers come by asking again."""
+
+    def __init__(self, api: Api, namespace: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.api = api
+        self.core = f"/api/v1/namespaces/{namespace}"
+        self.jobs = f"/apis/batch/v1/namespaces/{namespace}/jobs"
+        self.clock = clock
+        self.threads = ThreadPoolExecutor(THREADS, "errand")
+        self.lock = threading.Lock()
+        self.questions: dict[tuple[str, str], _Question] = {}
+        self.releasing: set[str] = set()
+
+    def close(self) -> None:
+        """What is under way is finished; whatever is not is found by the next sweep."""
+        self.threads.shutdown(wait=False, cancel_futures=True)
+
+    def is_gone(self, job: str) -> bool:
+        """Whether the API server has said that there is neither the Job nor a pod of it."""
+        return self._answer("exists", job, CHECK_AGAIN_SECONDS, self._whether_gone) is True
+
+    def last_warning(self, kind: str, name: str) -> str | None:
+        """The last Warning event on the object; empty if it has none, None while that is not known."""
+        return self._answer(kind, name, EVENTS_AGAIN_SECONDS, self._read_warning)
+
+    def release(self, job: str, pods: Iterable[tuple[str, bool]]) -> None:
+        """Delete the Job and let its pods go; each comes with whether its node was lost."""
+        wanted = list(pods)
+        with self.lock:
+            if job in self.releasing:
+                return
+            self.releasing.add(job)
+        if not self._submit(self._release, job, wanted):
+            self.releasing.discard(job)
+
+    def forget(self, *names: str) -> None:
+        with self.lock:
+            for key in [key for key in self.questions if key[1] in names]:
+                del self.questions[key]
+
+    def _answer(self, kind: str, name: str, again_seconds: float, ask: Callable[[str, str], Any]) -> Any:
+        """The latest answer, if one came; puts the question, again when the answer is older than that."""
+        now = self.clock()
+        with self.lock:
+            known = self.questions.get((kind, name))
+            if known is not None and not known.future.done():
+                return None
+            if known is None or now >= known.asked + again_seconds:
+                future = self._submit(ask, kind, name)
+                if future is not None:
+                    self.questions[kind, name] = _Question(future, now)
+        return known.future.result() if known is not None and not known.future.cancelled() else None
+
+    def _submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any] | None:
+        try:
+            return self.threads.submit(work, *arguments)
+        except RuntimeError:  # this process is stopping
+            return None
+
+    def _whether_gone(self, _kind: str, job: str) -> bool | None:
+        """Asked without a version, the API server answers with the latest there is."""
+        try:
+            self.api.get(f"{self.jobs}/{job}")
+        except ApiRefused as error:
+            if error.status != 404:
+                return None
+        except ApiAway:
+            return None
+        else:
+            return False
+        try:
+            answer = self.api.get(f"{self.core}/pods", {"labelSelector": f"{JOB_LABEL}={job}", "limit": "1"})
+            return not msgspec.json.decode(answer, type=_Items).items
+        except (ApiAway, ApiRefused, msgspec.DecodeError):
+            return None
+
+    def _read_warning(self, kind: str, name: str) -> str | None:
+        selector = f"involvedObject.kind={kind},involvedObject.name={name},type=Warning"
+        try:
+            found = msgspec.json.decode(self.api.get(f"{self.core}/events", {"fieldSelector": selector}), type=_Events)
+        except ApiRefused as error:
+            log.warning("events cannot be read", error=str(error))
+            return ""
+        except (ApiAway, msgspec.DecodeError):
+            return None
+        latest = max(found.items, key=_moment, default=None)
+        return latest.message if latest is not None else ""
+
+    def _release(self, job: str, pods: list[tuple[str, bool]]) -> None:
+        """The Job first: whatever of its pods is left over then still has its finalizer, and so is found again."""
+        try:
+            self._delete(f"{self.jobs}/{job}", {"propagationPolicy": "Background"})
+            for name, lost in pods:
+                self._drop_finalizer(name)
+                if lost:
+                    # Its kubelet cannot confirm the end, for which the API server would wait for ever.
+                    self._delete(f"{self.core}/pods/{name}", {"gracePeriodSeconds": 0})
+        except (ApiAway, ApiRefused) as error:
+            log.warning("a Job is not released yet", job=job, error=str(error))
+        finally:
+            with self.lock:
+                self.releasing.discard(job)
+
+    def _delete(self, path: str, options: dict[str, Any]) -> None:
+        try:
+            self.api.delete(path, {"kind": "DeleteOptions", "apiVersion": "v1", **options})
+        except ApiRefused as error:
+            if error.status != 404:
+                raise
+
+    def _drop_finalizer(self, pod: str) -> None:
+        """By a directive that takes one element out, so that nobody else's change to the list is undone."""
+        change = {"metadata": {"$deleteFromPrimitiveList/finalizers": [FINALIZER]}}
+        try:
+            self.api.patch(f"{self.core}/pods/{pod}", change)
+        except ApiRefused as error:
+            if error.status != 404:
+                raise
+
+
+def _moment(event: Happening) -> float:
+    return event.lastTimestamp.timestamp() if event.lastTimestamp else 0.0

@@ -1,0 +1,185 @@
+"""Jobs of Kubernetes, through the official client but without its models: JSON goes out, and small structs come back.
+
+The only module here that imports the client, which takes long and much memory.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import msgspec
+import structlog
+import urllib3
+from kubernetes import config as _untyped_config
+from kubernetes.client import ApiClient, ApiException, Configuration
+from kubernetes.config import ConfigException
+
+from helios.settings import SettingInvalid, Settings
+from services.jobrunner.answers import Verdict, judge, words_of
+from services.jobrunner.jobs import ExistingJob, JobRefused, LauncherAway, WantedJob
+from services.jobrunner.manifest import ATTEMPT, HELIOS, MANAGED_BY, RUN, SPEC_HASH, TASK, job_manifest, spec_hash
+
+log = structlog.get_logger()
+
+USER_AGENT = "helios-jobrunner"
+LIST_PAGE = 500
+DENIED_PATIENCE_SECONDS = 20.0
+"""An API server that starts denies everything until it has read the roles; after this, a denial is meant."""
+
+_config: Any = _untyped_config
+
+_ONE = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_MANY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+
+
+class _Meta(msgspec.Struct, rename="camel"):
+    name: str = ""
+    annotations: dict[str, str] = {}
+    deletion_timestamp: str | None = None
+
+
+class _Object(msgspec.Struct):
+    metadata: _Meta
+
+
+class _ListMeta(msgspec.Struct, rename={"next": "continue"}):
+    next: str = ""
+
+
+class _Objects(msgspec.Struct):
+    metadata: _ListMeta
+    items: list[_Object] | None = None
+
+
+class Api:
+    """The API server. May be used by many threads at once."""
+
+    def __init__(self, configuration: Configuration, *, connections: int, timeout_seconds: float) -> None:
+        configuration.connection_pool_maxsize = connections
+        configuration.retries = False  # pyright: ignore[reportAttributeAccessIssue] -- as urllib3 takes it: repeating is ours to decide
+        self.configuration = configuration
+        self.host: str = configuration.host
+        self.client: Any = ApiClient(configuration)
+        self.timeout_seconds = timeout_seconds
+
+    def request(self, method: str, path: str, *, body: object = None, accept: str = "application/json") -> Any:
+        """The answer's status and body, whatever they are. Raises LauncherAway when there is no answer."""
+        headers = {"Accept": accept, "User-Agent": USER_AGENT, "Content-Type": "application/json"}
+        try:
+            token = self.configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
+            if token:
+                headers["Authorization"] = token
+            response = self.client.call_api(
+                method,
+                f"{self.host}{path}",
+                header_params=headers,
+                body=body,
+                _request_timeout=self.timeout_seconds,
+            )
+            return response.status, response.read()
+        except (urllib3.exceptions.HTTPError, ApiException, ConfigException) as error:
+            raise LauncherAway(f"the API server does not answer: {type(error).__name__}: {error}") from error
+
+
+def connect_api(settings: Settings) -> Api:
+    """The API server of KUBECONFIG, or else of the cluster that this process runs in. Raises SettingInvalid."""
+    configuration = Configuration()
+    try:
+        if file := os.environ.get("KUBECONFIG"):
+            _config.load_kube_config(config_file=file, client_configuration=configuration)
+        else:
+            _config.load_incluster_config(client_configuration=configuration)
+    except (ConfigException, OSError) as error:
+        raise SettingInvalid(f"KUBECONFIG names no usable cluster, and this is no pod of one: {error}") from None
+    # Far below the lease: what is being created must not be taken over meanwhile.
+    return Api(configuration, connections=settings.job_create_threads + 2, timeout_seconds=settings.lease_seconds / 3)
+
+
+class KubernetesLauncher:
+    """Creates Jobs in the tasks' namespace; holds back while `alive` says that there are enough."""
+
+    def __init__(self, api: Api, settings: Settings, alive: Callable[[], int]) -> None:
+        self.api = api
+        self.settings = settings
+        self.alive = alive
+        self.path = f"/apis/batch/v1/namespaces/{quote(settings.namespace, safe='')}/jobs"
+        self.denied_since: float | None = None
+
+    def create(self, job: WantedJob) -> None:
+        answer = judge(*self.api.request("POST", self.path, body=job_manifest(job, self.settings)))
+        if answer.verdict is not Verdict.DENIED:
+            self.denied_since = None
+        match answer.verdict:
+            case Verdict.CREATED:
+                return
+            case Verdict.EXISTS:
+                self._adopt(job)
+            case Verdict.REFUSED:
+                raise JobRefused(f"the API server refused its Job: {answer.words}")
+            case Verdict.DENIED:
+                self._bear_denial(answer.words)
+            case Verdict.LATER:
+                raise OSError(answer.words)
+            case Verdict.AWAY:
+                raise LauncherAway(answer.words)
+
+    def delete(self, name: str) -> None:
+        code, body = self.api.request("DELETE", f"{self.path}/{quote(name, safe='')}?propagationPolicy=Background")
+        if not 200 <= code < 300 and code != 404:
+            raise OSError(words_of(code, body))
+
+    def room(self) -> int:
+        return max(0, self.settings.jobs_alive - self.alive())
+
+    def jobs(self) -> list[ExistingJob]:
+        found: list[ExistingJob] = []
+        following = ""
+        while True:
+            query = {"labelSelector": f"{MANAGED_BY}={HELIOS}", "limit": LIST_PAGE, "continue": following}
+            code, body = self.api.request("GET", f"{self.path}?{urlencode(query)}", accept=_MANY)
+            if code != 200:
+                raise OSError(words_of(code, body))
+            page = _decoded(body, _Objects)
+            found += [job for each in page.items or () if (job := _existing(each.metadata)) is not None]
+            following = page.metadata.next
+            if not following:
+                return found
+
+    def _adopt(self, job: WantedJob) -> None:
+        """Take the Job that is there as this one, if it is of the same attempt and here to stay."""
+        code, body = self.api.request("GET", f"{self.path}/{quote(job.name, safe='')}", accept=_ONE)
+        if code != 200:
+            # 404: it has gone between the two requests, and can be created now.
+            raise OSError(f"the Job that exists already cannot be read: {words_of(code, body)}")
+        found = _decoded(body, _Object).metadata
+        if found.annotations.get(SPEC_HASH) != spec_hash(job):
+            raise JobRefused(f"a Job named {job.name} exists already in {self.settings.namespace}, and is another's")
+        if found.deletion_timestamp is not None:
+            raise OSError(f"a Job named {job.name} is still being deleted")
+        log.info("a Job that exists already is adopted", job=job.name, run=job.run, task=job.task.name)
+
+    def _bear_denial(self, words: str) -> None:
+        now = time.monotonic()
+        if self.denied_since is None:
+            self.denied_since = now
+        if now - self.denied_since < DENIED_PATIENCE_SECONDS:
+            raise OSError(words)
+        raise JobRefused(f"the API server refused its Job: {words}")
+
+
+def _decoded(body: bytes, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise OSError(f"the API server's answer is not understood: {error}") from None
+
+
+def _existing(found: _Meta) -> ExistingJob | None:
+    try:
+        attempt = int(found.annotations[ATTEMPT])
+        return ExistingJob(found.name, found.annotations[RUN], found.annotations[TASK], attempt)
+    except (KeyError, ValueError):
+        log.warning("a Job does not say which attempt it is of", job=found.name)
+        return None

@@ -1,0 +1,246 @@
+"""The keeper settles what fetch left pending, removes what belongs to nobody any more, and says what the node holds."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.keep import Keeper, keep
+from agent.settings import KeepSettings, SettingsError, keep_settings
+from agent.stamp import durable_ns
+from agent.store import CacheFault, Store
+from tests.agent.conftest import AGENT, wait_until
+
+HOUR = 3600
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def keeper(cache: Path) -> Keeper:
+    cache.mkdir()
+    made = Keeper(str(cache), "node-1", 24)
+    made.prepare()
+    return made
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """What whoever runs a task does with its view."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(fd, fcntl.LOCK_SH)
+    try:
+        yield
+    finally:
+        os.close(fd)
+
+
+def view(cache: Path, name: str, *, hours_old: float = 0) -> Path:
+    Store(str(cache), name).prepare()
+    folder = cache / "views" / name
+    (folder / "data.csv").write_text("x")
+    then = time.time() - hours_old * HOUR
+    os.utime(folder, (then, then))
+    return folder
+
+
+def test_preparing_leaves_no_view_behind_and_repairs_the_mode(cache: Path) -> None:
+    cache.mkdir(mode=0o700)
+    keeper = Keeper(str(cache), "node-1", 24)
+    keeper.prepare()
+    assert (cache.stat().st_mode & 0o7777) == 0o755
+    assert list((cache / "views").iterdir()) == []
+    assert {path.stat().st_mode & 0o022 for path in cache.rglob("*")} == {0}
+
+
+def test_a_cache_folder_that_is_missing_is_not_made_by_the_keeper(cache: Path) -> None:
+    """Whoever makes it must give it to the agent's user; a folder in the container's own file system helps nobody."""
+    with pytest.raises(CacheFault, match="No such file"):
+        Keeper(str(cache), "node-1", 24).prepare()
+
+
+def test_pending_blobs_are_settled_and_counted(cache: Path, store: Any, endpoint: Any, make_node: Any) -> None:
+    digests = [store.put(f"bucket/{name}", name.encode() * 1000) for name in "abc"]
+    for name in "abc":
+        endpoint.add_input(name, f"bucket/{name}")
+    make_node("job-1").fetch()
+    keeper = Keeper(str(cache), "node-1", 24)
+    keeper.prepare()
+    keeper.round()
+    found = keeper.inventory()
+    assert (found["node"], found["blobs"], found["bytes"]) == ("node-1", 3, 3000)
+    assert (found["settled"], found["pending"], found["views"], found["faults"]) == (3, 0, 1, 0)
+    for digest in digests:
+        blob = cache / "blobs" / "sha256" / digest[:2] / digest
+        assert blob.stat().st_mtime_ns == durable_ns(digest)
+    keeper.round()
+    assert keeper.inventory()["settled"] == 0
+    make_node("job-2").fetch()
+    assert store.count("GET", "bucket/a") == 1
+
+
+def test_a_blob_that_comes_or_goes_is_seen_in_the_next_round(
+    cache: Path, store: Any, endpoint: Any, make_node: Any
+) -> None:
+    digest = store.put("bucket/a", b"a" * 10)
+    endpoint.add_input("a", "bucket/a")
+    keeper = Keeper(str(cache), "node-1", 24)
+    cache.mkdir()
+    keeper.prepare()
+    keeper.round()
+    assert keeper.inventory()["blobs"] == 0
+    make_node("job-1").fetch()
+    keeper.round()
+    assert keeper.inventory()["blobs"] == 1
+    (cache / "blobs" / "sha256" / digest[:2] / digest).unlink()
+    keeper.round()
+    assert keeper.inventory()["blobs"] == 0
+
+
+def test_folders_that_did_not_change_are_not_read_again(
+    keeper: Keeper, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = cache / "blobs" / "sha256" / "ab"
+    shelf.mkdir()
+    (shelf / ("ab" * 32)).write_bytes(b"x" * 7)
+    long_ago = time.time() - HOUR
+    os.utime(shelf, (long_ago, long_ago))
+    keeper.round()
+    read: list[str] = []
+    real = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: (read.append(str(path)), real(path))[1])
+    keeper.round()
+    assert str(shelf) not in read
+    found = keeper.inventory()
+    assert (found["blobs"], found["bytes"]) == (1, 7)
+
+
+def test_the_view_of_a_running_task_stays_however_old(keeper: Keeper, cache: Path) -> None:
+    folder = view(cache, "job-1", hours_old=1000)
+    with held(folder):
+        keeper.round()
+        keeper.round()
+    assert (folder / "data.csv").exists()
+
+
+def test_a_view_goes_once_its_task_is_seen_to_be_over(keeper: Keeper, cache: Path) -> None:
+    folder = view(cache, "job-1")
+    with held(folder):
+        keeper.round()
+    keeper.round()
+    assert not folder.exists()
+    assert keeper.inventory()["viewsRemoved"] == 1
+
+
+def test_a_view_that_waits_for_its_task_stays_until_it_is_old(keeper: Keeper, cache: Path) -> None:
+    """An image may take its time: between fetch and the task nobody holds the view."""
+    young, old = view(cache, "young", hours_old=23), view(cache, "old", hours_old=25)
+    keeper.round()
+    assert young.exists()
+    assert not old.exists()
+
+
+def test_a_view_that_is_filled_again_for_a_second_pod_counts_as_new(keeper: Keeper, cache: Path) -> None:
+    folder = view(cache, "job-1")
+    with held(folder):
+        keeper.round()
+    (folder / "data.csv").unlink()
+    (folder / "data.csv").write_text("x")
+    keeper.round()
+    assert folder.exists()
+
+
+def test_removing_a_view_leaves_the_blob_and_follows_no_link(
+    keeper: Keeper, cache: Path, store: Any, endpoint: Any, make_node: Any, tmp_path: Path
+) -> None:
+    digest = store.put("bucket/a", b"a")
+    endpoint.add_input("deep/a", "bucket/a")
+    make_node("job-1").fetch()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "precious").write_text("x")
+    folder = cache / "views" / "job-1"
+    (folder / "link").symlink_to(outside)
+    (cache / "views" / "escape").symlink_to(outside)
+    os.utime(folder, (1, 1))
+    keeper.round()
+    assert not folder.exists()
+    assert (cache / "blobs" / "sha256" / digest[:2] / digest).read_bytes() == b"a"
+    assert (outside / "precious").exists()
+
+
+def test_what_a_dead_download_left_goes_and_what_a_living_one_writes_stays(keeper: Keeper, cache: Path) -> None:
+    store = Store(str(cache), "job-1")
+    store.prepare()
+    with store.single_flight("living") as (_, lock), store.part(lock, 1) as part:
+        os.pwrite(part.fd, b"x", 0)
+        with store.single_flight("dead") as (_, dead):
+            pass
+        (cache / "tmp" / dead).write_bytes(b"half")
+        keeper.round()
+        assert [path.name for path in (cache / "tmp").iterdir()] == [lock]
+    assert (cache / "locks" / dead).exists()
+
+
+def test_a_fault_is_counted_and_ends_nothing(keeper: Keeper, cache: Path) -> None:
+    (cache / "views").rmdir()
+    keeper.round()
+    assert keeper.inventory()["faults"] == 1
+    (cache / "views").mkdir()
+    keeper.round()
+    assert keeper.inventory()["faults"] == 0
+
+
+def test_the_inventory_is_one_line_of_json_now_and_then(cache: Path) -> None:
+    cache.mkdir()
+    said: list[bytes] = []
+    rounds = iter((True, True, False))
+    keep(KeepSettings(str(cache), "node-1", 1, 3600, 24), said.append, lambda seconds: next(rounds))
+    assert len(said) == 1
+    assert said[0].endswith(b"}\n")
+    assert json.loads(said[0])["event"] == "cache-inventory"
+
+
+def test_a_wrong_environment_names_its_variable() -> None:
+    with pytest.raises(SettingsError, match="HELIOS_NODE is not set"):
+        keep_settings({"HELIOS_CACHE_DIR": "/cache"})
+    assert keep_settings({"HELIOS_CACHE_DIR": "/cache", "HELIOS_NODE": "n"}).view_hours == 168
+
+
+def test_the_verb_runs_until_it_is_asked_to_stop(cache: Path, tmp_path: Path) -> None:
+    """As in its container: standard library only, and a stop at once."""
+    cache.mkdir()
+    output = tmp_path / "output"
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(AGENT), "keep"],
+            env={"HELIOS_CACHE_DIR": str(cache), "HELIOS_NODE": "node-1"},
+            stdout=file,
+        )
+    wait_until(lambda: b"\n" in output.read_bytes(), "the first inventory")
+    assert json.loads(output.read_bytes())["node"] == "node-1"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+
+
+def test_the_verb_ends_with_1_when_the_cache_is_not_there(cache: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-I", "-S", str(AGENT), "keep"],
+        env={"HELIOS_CACHE_DIR": str(cache), "HELIOS_NODE": "node-1"},
+        capture_output=True,
+        timeout=30,
+    )
+    assert ended.returncode == 1
+    assert b"No such file" in ended.stderr

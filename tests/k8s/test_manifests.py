@@ -1,0 +1,286 @@
+"""What `kubectl apply -k k8s/` would send, and the overlays: rights, limits and names."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from cli.checkup_cluster import NEEDED
+from helios.settings import Settings
+from tests.k8s.conftest import K8S, OVERLAYS, Document, Manifests, env_file
+
+WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet")
+
+
+@pytest.fixture(params=OVERLAYS)
+def documents(request: pytest.FixtureRequest, manifests: Manifests) -> list[Document]:
+    """Each kustomization in turn."""
+    return manifests.render(request.param)
+
+
+def named(documents: list[Document], kind: str, name: str = "") -> list[Document]:
+    return [each for each in documents if each["kind"] == kind and name in ("", each["metadata"]["name"])]
+
+
+def pods(documents: list[Document]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and pod spec of every workload."""
+    for each in documents:
+        if each["kind"] in WORKLOADS:
+            yield each["metadata"]["name"], each["spec"]["template"]["spec"]
+
+
+def containers(documents: list[Document]) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    for name, pod in pods(documents):
+        for container in (*pod.get("initContainers", ()), *pod["containers"]):
+            yield f"{name}/{container['name']}", container, pod
+
+
+def test_every_container_is_bounded_and_locked_down(documents: list[Document]) -> None:
+    seen = 0
+    for name, container, pod in containers(documents):
+        seen += 1
+        assert set(container["resources"]["requests"]) == {"cpu", "memory"}, name
+        assert "memory" in container["resources"]["limits"], name
+        security = container["securityContext"]
+        assert security["allowPrivilegeEscalation"] is False, name
+        assert security["readOnlyRootFilesystem"] is True, name
+        assert security["capabilities"]["drop"] == ["ALL"], name
+        assert security["capabilities"].get("add", []) == (["CHOWN"] if name == "helios-cache/own" else []), name
+        assert not security.get("privileged"), name
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        user = security.get("runAsUser", pod["securityContext"].get("runAsUser"))
+        assert user == 0 if name == "helios-cache/own" else user > 0, name
+    assert seen == 8
+
+
+def test_no_pod_shares_anything_with_its_node_but_the_cache(documents: list[Document]) -> None:
+    for name, pod in pods(documents):
+        assert not any(pod.get(each) for each in ("hostNetwork", "hostPID", "hostIPC")), name
+        folders = [volume["hostPath"]["path"] for volume in pod.get("volumes", ()) if "hostPath" in volume]
+        assert folders == (["/var/helios/cache"] if name == "helios-cache" else []), name
+
+
+def test_only_those_who_ask_the_api_server_have_a_token(documents: list[Document]) -> None:
+    for name, pod in pods(documents):
+        asks = name in ("helios-jobrunner", "helios-collector")
+        assert pod["automountServiceAccountToken"] is asks, name
+    assert all(account["automountServiceAccountToken"] is False for account in named(documents, "ServiceAccount"))
+
+
+def test_images_are_pinned_short_names(documents: list[Document]) -> None:
+    for name, container, _ in containers(documents):
+        image, _, tag = container["image"].rpartition(":")
+        assert image, f"{name}: {container['image']} has no tag"
+        assert tag != "latest", name
+        if not image.endswith("helios"):  # `make images` may have set that one to a registry of one's own
+            assert re.search(r"\d", tag), f"{name}: {container['image']}"
+            assert "." not in image.partition("/")[0], f"{name} names a registry: {image}"
+
+
+def test_the_agents_image_is_the_services(documents: list[Document]) -> None:
+    """One value in kustomization.yaml: the jobrunner's Jobs and the admission policy follow it."""
+    images = {container["image"] for name, container, _ in containers(documents) if "redis" not in name}
+    (agent,) = named(documents, "ConfigMap", "helios-agent")
+    assert {image for image in images if "minio" not in image} == {agent["data"]["image"]}
+
+
+RIGHTS = {
+    "helios-jobrunner": {("batch", "jobs"): {"create", "get", "list", "delete"}},
+    "helios-collector": {
+        ("", "pods"): {"get", "list", "watch", "patch", "delete"},
+        ("", "pods/log"): {"get"},
+        ("", "events"): {"get", "list", "watch"},
+        ("batch", "jobs"): {"get", "list", "watch", "delete"},
+    },
+    "helios-nodes": {("", "nodes"): {"get", "list", "watch"}},
+}
+
+
+def test_roles_grant_what_is_listed_here_and_no_more(documents: list[Document]) -> None:
+    roles = [*named(documents, "Role"), *named(documents, "ClusterRole")]
+    granted = {
+        role["metadata"]["name"]: {
+            (group, resource): set(rule["verbs"])
+            for rule in role["rules"]
+            for group in rule["apiGroups"]
+            for resource in rule["resources"]
+        }
+        for role in roles
+    }
+    assert granted == RIGHTS
+    assert {role["metadata"]["namespace"] for role in named(documents, "Role")} == {"helios-tasks"}
+    for binding in (*named(documents, "RoleBinding"), *named(documents, "ClusterRoleBinding")):
+        (subject,) = binding["subjects"]
+        role = binding["roleRef"]["name"]
+        assert subject["name"] == ("helios-collector" if role == "helios-nodes" else role)
+        assert (subject["kind"], subject["namespace"]) == ("ServiceAccount", "helios")
+
+
+def test_the_doctor_asks_for_the_same_rights() -> None:
+    asked: dict[str, dict[tuple[str, str], set[str]]] = {}
+    for account, rights in NEEDED.items():
+        for group, resource, sub, verb in rights:
+            role = "helios-nodes" if resource == "nodes" else account
+            asked.setdefault(role, {}).setdefault((group, f"{resource}/{sub}".rstrip("/")), set()).add(verb)
+    assert asked == RIGHTS
+
+
+def test_namespaces_have_their_levels(documents: list[Document]) -> None:
+    levels = {
+        each["metadata"]["name"]: each["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
+        for each in named(documents, "Namespace")
+    }
+    assert levels == {"helios": "restricted", "helios-tasks": "privileged"}
+
+
+def test_everything_is_in_one_of_the_two_namespaces(documents: list[Document]) -> None:
+    cluster_wide = {
+        "Namespace",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
+    }
+    for each in documents:
+        where = each["metadata"].get("namespace")
+        assert where is None if each["kind"] in cluster_wide else where in ("helios", "helios-tasks"), each["kind"]
+
+
+def test_both_namespaces_deny_by_default_and_tasks_never_reach_redis(documents: list[Document]) -> None:
+    policies = named(documents, "NetworkPolicy")
+    denying = {each["metadata"]["namespace"] for each in policies if each["spec"]["podSelector"] == {}}
+    assert denying == {"helios", "helios-tasks"}
+    for policy in policies:
+        if policy["spec"]["podSelector"] == {}:
+            assert set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"}
+            assert not policy["spec"].get("ingress")
+            assert not policy["spec"].get("egress")
+    (tasks,) = named(documents, "NetworkPolicy", "tasks")
+    assert sorted(port["port"] for rule in tasks["spec"]["egress"] for port in rule["ports"]) == [53, 53, 8414, 9000]
+    (guard,) = named(documents, "NetworkPolicy", "redis")
+    assert "helios-tasks" not in json.dumps(guard)
+
+
+def test_the_keeper_runs_on_every_node_and_reaches_no_network(documents: list[Document]) -> None:
+    (keeper,) = named(documents, "DaemonSet", "helios-cache")
+    pod = keeper["spec"]["template"]["spec"]
+    assert pod["tolerations"] == [{"operator": "Exists"}]
+    assert "nodeSelector" not in pod
+    for policy in named(documents, "NetworkPolicy"):
+        if policy["metadata"]["namespace"] == "helios-tasks" and policy["spec"]["podSelector"]:
+            assert "NotIn" in json.dumps(policy["spec"]["podSelector"])
+
+
+def test_services_are_replicated_spread_and_not_all_drained_at_once(manifests: Manifests) -> None:
+    documents = manifests.render()
+    for service in ("helios-submitter", "helios-jobrunner", "helios-collector"):
+        (deployment,) = named(documents, "Deployment", service)
+        assert deployment["spec"]["replicas"] >= 2
+        pod = deployment["spec"]["template"]["spec"]
+        assert pod["topologySpreadConstraints"][0]["topologyKey"] == "kubernetes.io/hostname"
+        assert pod["terminationGracePeriodSeconds"] >= 30
+        for container in pod["containers"]:
+            assert "readinessProbe" in container
+            assert "livenessProbe" in container
+        (budget,) = named(documents, "PodDisruptionBudget", service)
+        assert budget["spec"]["selector"]["matchLabels"] == deployment["spec"]["selector"]["matchLabels"]
+
+
+def test_every_setting_exists(manifests: Manifests, credentials: Any) -> None:
+    """A misspelt variable would be ignored without a word."""
+    known = {f"HELIOS_{field.upper()}" for field in Settings.__struct_fields__}
+    documents = manifests.render()
+    given = {name for each in documents if each["kind"] == "ConfigMap" for name in each["data"] if "HELIOS" in name}
+    for file in credentials.glob("*.env"):
+        given |= {name for name in env_file(file) if name.startswith("HELIOS_")}
+    for owner, container, _ in containers(documents):
+        if owner.startswith("helios-cache"):
+            continue  # the agent's own
+        given |= {each["name"] for each in container.get("env", ()) if each["name"].startswith("HELIOS_")}
+    assert given - known == set()
+    assert "HELIOS_LAUNCHER" in given
+
+
+def test_no_credential_is_in_a_file_that_is_committed(credentials: Any) -> None:
+    secrets = [
+        value
+        for file in credentials.glob("*.env")
+        for value in env_file(file).values()
+        if not value.startswith(("redis://", "helios-")) and value != "scaler"
+    ]
+    assert len(secrets) >= 5
+    committed = [
+        path for path in K8S.rglob("*") if path.is_file() and path.suffix in ("", ".yaml", ".conf", ".acl", ".py")
+    ]
+    for path in committed:
+        if path.parent.name == "secrets" and path.name != "kustomization.yaml":
+            continue
+        text = path.read_text()
+        assert not re.search(r"(?i)(password|secret_?key|token_key)\s*[:=]\s*['\"]?[0-9a-f]{16}", text), path
+        assert "777" not in text, path
+
+
+def test_secrets_are_where_the_services_look(manifests: Manifests) -> None:
+    documents = manifests.render()
+    keys = {each["metadata"]["name"]: set(each["data"]) for each in named(documents, "Secret")}
+    assert keys["helios-submitter"] == {"HELIOS_REDIS_URL"}
+    assert keys["helios-jobrunner"] == {"HELIOS_REDIS_URL", "HELIOS_TOKEN_KEY"}
+    assert keys["helios-collector"] == {
+        "HELIOS_REDIS_URL",
+        "HELIOS_TOKEN_KEY",
+        "HELIOS_S3_ACCESS_KEY",
+        "HELIOS_S3_SECRET_KEY",
+    }
+    for name, pod in pods(documents):
+        for container in pod["containers"]:
+            for source in container.get("envFrom", ()):
+                if "secretRef" in source:
+                    assert source["secretRef"]["name"] in (name, "helios-minio"), name
+
+
+def test_redis_keeps_what_it_acknowledged(manifests: Manifests) -> None:
+    (settings,) = [
+        each["data"]["redis.conf"]
+        for each in named(manifests.render(), "ConfigMap")
+        if each["metadata"]["name"].startswith("helios-redis")
+    ]
+    lines = settings.splitlines()
+    for line in ("appendonly yes", "appendfsync everysec", "maxmemory-policy noeviction"):
+        assert line in lines
+    (server,) = named(manifests.render(), "StatefulSet", "helios-redis")
+    assert server["spec"]["volumeClaimTemplates"][0]["metadata"]["name"] == "data"
+
+
+def test_kind_needs_one_small_node(manifests: Manifests) -> None:
+    documents = manifests.render("overlays/kind")
+    assert {each["spec"]["replicas"] for each in named(documents, "Deployment")} == {1}
+    assert named(documents, "PodDisruptionBudget") == []
+
+
+@pytest.mark.parametrize(("overlay", "kind"), [("", "ScaledObject"), ("/hpa", "HorizontalPodAutoscaler")])
+def test_whoever_scales_sets_the_number_alone(manifests: Manifests, overlay: str, kind: str) -> None:
+    documents = manifests.render(f"overlays/autoscale{overlay}")
+    assert all("replicas" not in each["spec"] for each in named(documents, "Deployment"))
+    assert {each["metadata"]["name"] for each in named(documents, kind)} == {
+        each["metadata"]["name"] for each in named(documents, "Deployment")
+    }
+
+
+def test_the_scaler_looks_at_streams_and_groups_that_exist(manifests: Manifests) -> None:
+    from helios.keys import COLLECTOR_GROUP, JOBRUNNER_GROUP, SUBMISSIONS, SUBMITTER_GROUP, Keys
+
+    keys = Keys(0)
+    looked_at = {
+        (trigger["metadata"]["stream"], trigger["metadata"]["consumerGroup"])
+        for each in named(manifests.render("overlays/autoscale"), "ScaledObject")
+        for trigger in each["spec"]["triggers"]
+    }
+    assert looked_at == {
+        (SUBMISSIONS, SUBMITTER_GROUP),
+        (keys.finished, SUBMITTER_GROUP),
+        (keys.ready, JOBRUNNER_GROUP),
+        (keys.launched, COLLECTOR_GROUP),
+        (keys.settled, COLLECTOR_GROUP),
+    }

@@ -1,0 +1,354 @@
+"""Each of Redis's users can do what its process does, and nothing beside it; shown on a real server, by the ACL file
+that the manifests ship.
+"""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from redis.exceptions import NoPermissionError
+
+from cli.checkup_cluster import check_logins
+from cli.connection import Link
+from helios.heartbeat import live_services
+from helios.keys import CONTROLS, SUBMISSIONS, Keys, heartbeat, keys_of_run
+from helios.records import ENDED
+from helios.settings import Settings
+from helios.streams import CLIENT_OPTIONS
+from tests.k8s.conftest import K8S, ROOT, GuardedRedis
+from tests.waiting import wait_until
+
+KEYS = Keys(0)
+SERVICES = {
+    "submitter": ("services.submitter",),
+    "jobrunner": ("bench.instant", "jobrunner"),
+    "collector": ("tests.k8s.instant",),
+}
+
+
+@pytest.fixture
+def services(guarded: GuardedRedis, tmp_path: Path) -> Iterator[GuardedRedis]:
+    """The three services, each under its own user; a short lease, and a window of one run."""
+    with ExitStack() as stack:
+        for name, module in SERVICES.items():
+            environ = {
+                "HELIOS_REDIS_URL": guarded.url(name),
+                "HELIOS_REPLICA": f"{name}-0",
+                "HELIOS_TOKEN_KEY": "test",
+                "HELIOS_LEASE_SECONDS": "1",
+                "HELIOS_RUNS_KEPT_PER_DAG": "1",
+            }
+            with (tmp_path / f"{name}.log").open("wb") as file:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", *module], env={**os.environ, **environ}, cwd=ROOT, stderr=file
+                )
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+        client = guarded.client("client")
+        wait_until("the services beat", lambda: len(live_services(client)) == 3)
+        client.close()
+        yield guarded
+    for log in tmp_path.glob("*.log"):
+        print(f"--- {log.name}\n{log.read_text()[-4000:]}")  # noqa: T201 -- pytest shows it with a failure
+
+
+def submitted(client: redis.Redis, dag: dict[str, Any] | str, **fields: str) -> str:
+    text = dag if isinstance(dag, str) else json.dumps(dag)
+    run: Any = client.xadd(SUBMISSIONS, {"dag": text, **fields})
+    return run
+
+
+def ended(client: redis.Redis, run: str) -> dict[str, Any]:
+    key = keys_of_run(run, 1).run(run)
+    wait_until(f"run {run} ends", lambda: client.hget(key, "status") in ENDED, 30)
+    found: Any = client.hgetall(key)
+    return found
+
+
+def tasks(*named: dict[str, Any], name: str = "trial") -> dict[str, Any]:
+    return {"dagName": name, "tasks": [{"image": "none", "command": ["true"], **task} for task in named]}
+
+
+DIAMOND = tasks(
+    {"name": "a"},
+    {"name": "b", "depends_on": ["a"]},
+    {"name": "c", "depends_on": ["a"]},
+    {"name": "d", "depends_on": ["b", "c"]},
+)
+
+
+def test_runs_of_every_kind_end_as_they_should_and_nobody_is_refused_anything(services: GuardedRedis) -> None:
+    """Success, failure with retries, a lost pod, a rejected and a repeated submission, a cancel, dead letters, and runs
+    that fall out of the window: the server's own log of refusals stays empty.
+    """
+    sender, client = services.client("submit"), services.client("client")
+    first = submitted(sender, DIAMOND, requestId="one")
+    assert ended(client, first)["status"] == "SUCCEEDED"
+    again = submitted(sender, DIAMOND, requestId="one")
+    wait_until("the repetition is an alias", lambda: client.hget(KEYS.run(again), "aliasOf") == first)
+    assert ended(client, submitted(sender, "no: dag"))["status"] == "REJECTED"
+    failing = tasks({"name": "bad", "retries": {"count": 1}}, {"name": "below", "depends_on": ["bad"]})
+    failed = submitted(sender, failing)
+    client.set(KEYS.watched(failed), "1", ex=30)
+    assert ended(client, failed)["taskUpstreamFailed"] == "1"
+    assert not client.exists(KEYS.run(first)), "the window of one run has passed"
+    assert ended(client, submitted(sender, tasks({"name": "lost"}, name="other")))["status"] == "SUCCEEDED"
+    assert client.xlen(KEYS.log(failed, "bad", 1, "task")) == 1
+    _cancelled(services, client, sender)
+    _dead_letters(services, client)
+    assert services.refused() == []
+
+
+def _cancelled(services: GuardedRedis, client: redis.Redis, sender: redis.Redis) -> None:
+    """A run of many tasks is cancelled in the middle; whatever has ended by then, it ends as one."""
+    wide = tasks(*({"name": f"t{number}", "depends_on": [f"t{number - 1}"] if number else []} for number in range(400)))
+    run = submitted(sender, wide)
+    wait_until("it runs", lambda: client.exists(KEYS.run(run)))
+    client.xadd(CONTROLS, {"run": run, "action": "cancel"})
+    assert ended(client, run)["status"] == "CANCELLED"
+
+
+def _dead_letters(services: GuardedRedis, client: redis.Redis) -> None:
+    """Entries that cannot be handled, one on each stream, and one that a consumer which is gone has in hand."""
+    admin = services.admin
+    client.xadd(CONTROLS, {"run": "1-1", "action": "dance"})
+    for stream in (KEYS.ready, KEYS.cancelled, KEYS.finished, KEYS.launched):
+        admin.xadd(stream, {"run": "1-1", "nonsense": "1"})
+    admin.xadd(KEYS.settled, {"nonsense": "1"})
+    wait_until("all are dead letters", lambda: client.xlen(KEYS.dead) == 6, 30)
+    client.delete(KEYS.dead)
+    for stream in (KEYS.ready, KEYS.cancelled, KEYS.finished, KEYS.launched, SUBMISSIONS):
+        group: Any = admin.xinfo_groups(stream)[0]["name"]
+        admin.xadd(stream, {"dag": "{}", "run": "1-1", "task": "t", "attempt": "1", "job": "j"})
+        admin.xreadgroup(group, "gone", {stream: ">"})
+    wait_until(
+        "what the dead had in hand is handled by the living",
+        lambda: not any(_pending(admin, stream) for stream in (KEYS.ready, KEYS.cancelled, KEYS.finished, SUBMISSIONS)),
+        30,
+    )
+
+
+def _pending(admin: redis.Redis, stream: str) -> int:
+    found: Any = admin.xinfo_groups(stream)
+    return sum(group["pending"] for group in found)
+
+
+def test_the_command_line_works_as_the_client(services: GuardedRedis, tmp_path: Path) -> None:
+    dag = tmp_path / "dag.json"
+    dag.write_text(json.dumps(DIAMOND))
+    environ = {**os.environ, "HELIOS_REDIS_URL": services.url("client"), "HELIOS_HOME": str(tmp_path / "home")}
+
+    def helios(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", "from cli.main import main; main()", *words],
+            cwd=ROOT,
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert "NOPERM" not in done.stdout + done.stderr
+        return done.stdout
+
+    run = helios("submit", str(dag), "--watch").strip()
+    assert run in helios("runs")
+    with redis.Redis.from_url(services.url("client"), **CLIENT_OPTIONS) as client:
+        (logins,) = check_logins(Link(client, Settings(redis_url=services.url("client"))))
+    assert (logins.ok, logins.detail) == (True, "nobody without a password; this is client")
+    for words in (("show", run), ("logs", run, "a"), ("doctor",), ("cancel", run), ("runs", "trial"), ("logs", run)):
+        helios(*words)
+    assert services.refused() == []
+
+
+def test_a_probe_under_the_services_own_user_sees_its_heartbeat(services: GuardedRedis) -> None:
+    for name in SERVICES:
+        for question in ("ready", "alive"):
+            assert probe(services, name, question, f"{name}-0").returncode == 0
+            absent = probe(services, name, question, "another")
+            assert (absent.returncode, absent.stderr) == (1, "no heartbeat in Redis\n")
+    assert services.refused() == []
+
+
+def test_a_probe_of_a_redis_that_is_gone_or_refuses_kills_nobody(guarded: GuardedRedis) -> None:
+    assert probe(guarded, "submitter", "alive", "x", url=guarded.url("jobrunner")).returncode == 0
+    assert probe(guarded, "submitter", "ready", "x", url=guarded.url("jobrunner")).returncode == 1
+    assert probe(guarded, "submitter", "alive", "x", url=f"redis://a:b@127.0.0.1:{guarded.port}/0").returncode == 0
+    guarded.process.kill()
+    guarded.process.wait()
+    assert probe(guarded, "submitter", "alive", "x").returncode == 0
+    assert probe(guarded, "submitter", "ready", "x").returncode == 1
+
+
+def probe(
+    server: GuardedRedis, service: str, question: str, replica: str, url: str = ""
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-I", "-S", str(K8S / "base" / "heartbeat.py"), question, service],
+        env={"HELIOS_REDIS_URL": url or server.url(service), "HELIOS_REPLICA": replica},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def test_nobody_gets_in_without_a_password(guarded: GuardedRedis) -> None:
+    with pytest.raises(redis.AuthenticationError):
+        redis.Redis(port=guarded.port, **CLIENT_OPTIONS).ping()
+    for user in ("default", "submitter", "jobrunner", "collector", "client", "submit", "scaler"):
+        for password in ("", "guess"):
+            with pytest.raises(redis.AuthenticationError):
+                redis.Redis(port=guarded.port, username=user, password=password, **CLIENT_OPTIONS).ping()
+
+
+def allowed(server: GuardedRedis, user: str, *command: str) -> bool:
+    try:
+        return server.admin.execute_command("ACL DRYRUN", user, *command) in (True, "OK", b"OK")
+    except redis.ResponseError:
+        return False
+
+
+def test_the_submit_user_can_submit_and_nothing_else(guarded: GuardedRedis) -> None:
+    """By the server's own list of commands: whatever is not XADD on the ingress is refused, newer commands included."""
+    client = guarded.client("submit")
+    assert submitted(client, DIAMOND)
+    with pytest.raises(NoPermissionError):
+        client.xrange(SUBMISSIONS)
+    with pytest.raises(NoPermissionError):
+        client.xadd(CONTROLS, {"run": "1-1", "action": "cancel"})
+    with pytest.raises(NoPermissionError):
+        client.eval("return 1", 0)
+    granted = _granted(guarded, "submit")
+    # Those that the server lets everybody run, because one logs in and out by them, are its own affair.
+    assert granted == {"xadd", "ping", "client|setinfo"}
+
+
+def _granted(server: GuardedRedis, user: str) -> set[str]:
+    """The commands that a user's ACL names, from all its selectors."""
+    rules: Any = server.admin.execute_command("ACL GETUSER", user)
+    flat = json.dumps(rules)
+    return set(re.findall(r"\+([a-z|]+)", flat))
+
+
+@pytest.mark.parametrize("user", ["submitter", "jobrunner", "collector", "client", "submit", "scaler"])
+def test_no_user_can_harm_the_server_or_leave_helios_keys(guarded: GuardedRedis, user: str) -> None:
+    for command in (
+        ("FLUSHALL",),
+        ("FLUSHDB",),
+        ("CONFIG", "GET", "*"),
+        ("CONFIG", "SET", "dir", "/"),
+        ("ACL", "LIST"),
+        ("ACL", "SETUSER", "x"),
+        ("SHUTDOWN",),
+        ("DEBUG", "SLEEP", "1"),
+        ("MONITOR",),
+        ("KEYS", "*"),
+        ("REPLICAOF", "a", "1"),
+        ("SAVE",),
+        ("SCRIPT", "FLUSH"),
+        ("EVAL", "return 1", "0"),
+        ("FUNCTION", "FLUSH"),
+        ("CLIENT", "KILL", "ID", "1"),
+        ("CLIENT", "PAUSE", "1"),
+        ("RENAME", "a", "b"),
+        ("XTRIM", KEYS.ready, "MAXLEN", "0"),
+        ("XGROUP", "DESTROY", KEYS.ready, "jobrunner"),
+        ("HSET", "elsewhere", "a", "b"),
+        ("HGET", "elsewhere", "a"),
+        ("XADD", "elsewhere", "*", "a", "b"),
+        ("PUBLISH", "a", "b"),
+    ):
+        assert not allowed(guarded, user, *command), command
+
+
+@pytest.mark.parametrize(
+    ("user", "command"),
+    [
+        ("submitter", ("XADD", KEYS.log("1-1", "t", 1, "task"), "*", "line", "x")),
+        ("submitter", ("HSET", heartbeat("collector", "x"), "a", "b")),
+        ("submitter", ("DEL", KEYS.run("1-1"))),
+        ("jobrunner", ("XADD", SUBMISSIONS, "*", "dag", "x")),
+        ("jobrunner", ("XADD", KEYS.finished, "*", "run", "x")),
+        ("jobrunner", ("XRANGE", KEYS.log("1-1", "t", 1, "task"), "-", "+")),
+        ("jobrunner", ("DEL", KEYS.ready)),
+        ("collector", ("XADD", SUBMISSIONS, "*", "dag", "x")),
+        ("collector", ("XADD", KEYS.ready, "*", "run", "x")),
+        ("collector", ("HSET", heartbeat("jobrunner", "x"), "a", "b")),
+        ("client", ("HSET", KEYS.run("1-1"), "status", "SUCCEEDED")),
+        ("client", ("XADD", KEYS.finished, "*", "run", "x")),
+        ("client", ("XDEL", SUBMISSIONS, "1-1")),
+        ("client", ("SET", KEYS.dag("1-1"), "x")),
+        ("client", ("DEL", KEYS.run("1-1"))),
+        ("scaler", ("XRANGE", SUBMISSIONS, "-", "+")),
+        ("scaler", ("HGETALL", KEYS.run("1-1"))),
+        ("scaler", ("XADD", SUBMISSIONS, "*", "dag", "x")),
+    ],
+)
+def test_no_user_does_another_ones_work(guarded: GuardedRedis, user: str, command: tuple[str, ...]) -> None:
+    assert not allowed(guarded, user, *command)
+
+
+def test_only_a_service_takes_consumers_off_a_group_and_only_of_streams_it_reads(guarded: GuardedRedis) -> None:
+    """A service that stops takes itself off; with that it can do no more harm than by acknowledging."""
+
+    def may(user: str, stream: str) -> bool:
+        return allowed(guarded, user, "XGROUP", "DELCONSUMER", stream, "group", "x")
+
+    for user, stream in (("submitter", SUBMISSIONS), ("jobrunner", KEYS.ready), ("collector", KEYS.launched)):
+        assert may(user, stream)
+    for user in ("client", "submit", "scaler"):
+        assert not any(may(user, stream) for stream in (SUBMISSIONS, KEYS.ready, KEYS.launched))
+    assert not may("jobrunner", SUBMISSIONS)
+    assert not may("collector", KEYS.ready)
+
+
+def test_the_scaler_reads_how_long_the_streams_are(guarded: GuardedRedis) -> None:
+    guarded.admin.xgroup_create(KEYS.ready, "jobrunner", id="0", mkstream=True)
+    client = guarded.client("scaler")
+    groups: Any = client.xinfo_groups(KEYS.ready)
+    assert groups[0]["lag"] == 0
+    assert client.info("server")
+
+
+SHARED = ("helios/worker.py", "helios/streams.py", "helios/deadletter.py", "helios/heartbeat.py", "services/process.py")
+"""What every service runs."""
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_command_of_every_script_that_a_service_runs_is_granted(guarded: GuardedRedis, service: str) -> None:
+    """Paths that no test walks must work too: sources say which scripts a service runs, scripts what they call."""
+    granted = _granted(guarded, service)
+    needed = {
+        (script, command)
+        for script in scripts_of(service)
+        for command in commands_of((ROOT / "helios" / "transitions" / f"{script}.lua").read_text())
+    }
+    assert len(needed) > 10
+    assert {each for each in needed if each[1] not in granted} == set()
+
+
+def commands_of(script: str) -> set[str]:
+    """As an ACL names them: `xadd`, `xgroup|delconsumer`."""
+    called: list[tuple[str, str]] = re.findall(r"redis\.p?call\('([A-Z]+)'(?:, '([A-Z]+)')?", script)
+    return {f"{name}|{part}".lower() if name in ("XGROUP", "XINFO") else name.lower() for name, part in called}
+
+
+def scripts_of(service: str) -> set[str]:
+    sources = [*(ROOT / "services" / service).rglob("*.py"), *(ROOT / name for name in SHARED)]
+    shipped = {path.stem for path in (ROOT / "helios" / "transitions").glob("*.lua")}
+    return {
+        alias.name
+        for source in sources
+        for node in ast.walk(ast.parse(source.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module == "helios.transitions"
+        for alias in node.names
+        if alias.name in shipped
+    } - ({"abandon_run"} if service != "collector" else set())  # only for entries of runs:settled, which it reads

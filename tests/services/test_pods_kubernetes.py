@@ -1,0 +1,532 @@
+"""Pods of an API server, as the collector asks for them: what is gone, what hangs, what is lost, what is let go."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from helios.keys import COLLECTOR_GROUP
+from helios.localjobs import PodStatus
+from helios.settings import Settings
+from helios.streams import Inbox
+from services.collector.__main__ import sweep
+from services.collector.collect import Collector
+from services.collector.kube_pods import SETTLING_SECONDS, KubernetesPods
+from tests.services.kube_server import Json, KubeServer
+from tests.stage import RUN, Stage
+from tests.waiting import wait_until
+
+SETTINGS = Settings()
+LABELS = {"app.kubernetes.io/managed-by": "helios"}
+RUNS = {"running": {"startedAt": "2026-11-25T01:00:02Z"}}
+
+
+def ended(code: int = 0, **more: Any) -> Json:
+    times = {"startedAt": "2026-11-25T01:00:02Z", "finishedAt": "2026-11-25T01:00:05Z"}
+    return {"terminated": {"exitCode": code, **times, **more}}
+
+
+class Clock:
+    """Real time, and what the test adds to it."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+class Cluster:
+    """An API server, and pods seen through it."""
+
+    def __init__(self, kube: KubeServer) -> None:
+        self.kube = kube
+        self.clock = Clock()
+        self.pods = KubernetesPods(kube.api(), SETTINGS, self.clock)
+        for node in ("node1", "node2"):
+            self.node(node)
+
+    def start(self) -> None:
+        self.pods.start()
+        wait_until("all is listed", lambda: all(watch.synced for watch in self.pods.watches))
+        self.later(SETTLING_SECONDS)
+
+    def later(self, seconds: float) -> None:
+        self.clock.ahead += seconds
+
+    def node(self, name: str, ready: str = "True") -> None:
+        self.kube.put("nodes", name, {"status": {"conditions": [{"type": "Ready", "status": ready}]}})
+
+    def job(self, task: str, *conditions: Json) -> str:
+        name = f"job-{task}-1"
+        notes = {"helios.dev/run": RUN, "helios.dev/task": task, "helios.dev/attempt": "1"}
+        meta = {"labels": LABELS, "annotations": notes}
+        self.kube.put("jobs", name, {"metadata": meta, "status": {"conditions": list(conditions)}})
+        return name
+
+    def pod(self, task: str, phase: str, *states: Json, meta: Json | None = None, **status: Any) -> None:
+        """`states` are those of fetch, task and publish."""
+        job = f"job-{task}-1"
+        named = [
+            {"name": name, "state": state} for name, state in zip(("fetch", "task", "publish"), states, strict=False)
+        ]
+        self.kube.put(
+            "pods",
+            f"{job}-x",
+            {
+                "metadata": {
+                    "uid": "u1",
+                    "labels": {**LABELS, "helios.dev/job": job},
+                    "annotations": {"helios.dev/run": RUN, "helios.dev/task": task, "helios.dev/attempt": "1"},
+                    "finalizers": ["batch.kubernetes.io/job-tracking", "helios.dev/result"],
+                    **(meta or {}),
+                },
+                "spec": {"nodeName": "node1"},
+                "status": {
+                    "phase": phase,
+                    "initContainerStatuses": named[:1],
+                    "containerStatuses": named[1:],
+                    **status,
+                },
+            },
+        )
+
+    def over(self, task: str, phase: str = "Succeeded") -> None:
+        code = 0 if phase == "Succeeded" else 3
+        self.pod(task, phase, ended(), ended(code), ended())
+
+    def status(self, job: str) -> PodStatus | None:
+        return self.pods.statuses([job])[job]
+
+    def is_gone(self, job: str) -> bool:
+        return job not in self.pods.statuses([job])
+
+    def failed(self, job: str) -> PodStatus:
+        def failure() -> PodStatus | None:
+            found = self.pods.statuses([job]).get(job)
+            return found if found is not None and found.phase == "Failed" else None
+
+        return wait_until(f"{job} failed", failure)
+
+    def stays(self, job: str, phase: str | None) -> None:
+        """Looked at often enough for anything under way to have come."""
+        looks = len(self.kube.requests) + 3
+        for _ in range(30):
+            found = self.status(job)
+            assert (found.phase if found else None) == phase
+            if len(self.kube.requests) >= looks:
+                break
+
+
+@pytest.fixture
+def kube() -> Iterator[KubeServer]:
+    server = KubeServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def cluster(kube: KubeServer) -> Iterator[Cluster]:
+    found = Cluster(kube)
+    yield found
+    found.pods.close()
+    kube.cut()
+
+
+def test_a_pod_is_followed_from_its_job_to_its_end(cluster: Cluster) -> None:
+    cluster.start()
+    job = cluster.job("a")
+    assert cluster.status(job) is None
+    for phase, states in (("Pending", (RUNS, {}, {})), ("Running", (ended(), RUNS, RUNS))):
+        cluster.pod("a", phase, *states)
+        told = "Fetching" if phase == "Pending" else "Running"
+        wait_until(told, lambda told=told: (found := cluster.status(job)) and found.phase == told)
+    cluster.pod("a", "Running", ended(), ended(message="from the task"), RUNS)
+    wait_until("Publishing", lambda: (found := cluster.status(job)) and found.phase == "Publishing")
+    cluster.pod("a", "Succeeded", ended(message='{"step":"fetch"}'), ended(), ended())
+    found = wait_until("the end", lambda: (found := cluster.status(job)) and found.final and found)
+    assert (found.phase, found.node, found.uid) == ("Succeeded", "node1", "u1")
+    assert cluster.pods.message(job, "fetch") == '{"step":"fetch"}'
+    assert cluster.pods.message(job, "publish") is None
+
+
+def test_a_job_that_nobody_has_shown_yet_is_not_taken_for_gone(cluster: Cluster) -> None:
+    """Its launch may be known before the watch brings it, so the API server is asked for it by name."""
+    cluster.start()
+    name = "job-a-1"
+    cluster.kube.put("jobs", name, {"metadata": {"labels": LABELS}}, quietly=True)
+    cluster.stays(name, None)
+    cluster.later(2)
+    for _ in range(3):
+        cluster.stays(name, None)
+        cluster.later(2)
+    wait_until("it is asked for", lambda: cluster.kube.asked("GET", f"/jobs/{name}"))
+    assert not cluster.is_gone(name)
+
+
+def test_a_job_is_gone_when_the_api_server_says_so(cluster: Cluster) -> None:
+    cluster.start()
+    assert not cluster.is_gone("job-a-1")
+    cluster.later(2)
+    wait_until("it is gone", lambda: cluster.is_gone("job-a-1"))
+
+
+def test_a_pod_whose_job_is_gone_is_still_there(cluster: Cluster) -> None:
+    """Found by its label, though no watch has shown it."""
+    cluster.start()
+    cluster.kube.put("pods", "p", {"metadata": {"labels": {**LABELS, "helios.dev/job": "job-a-1"}}}, quietly=True)
+    cluster.stays("job-a-1", None)
+    cluster.later(2)
+    cluster.stays("job-a-1", None)
+    wait_until("it is asked for", lambda: cluster.kube.asked("GET", "/jobs/job-a-1"))
+    cluster.stays("job-a-1", None)
+    assert not cluster.is_gone("job-a-1")
+
+
+def test_nothing_is_gone_and_no_patience_ends_while_the_api_server_is_away(cluster: Cluster) -> None:
+    cluster.pod("a", "Pending", ended(), {"waiting": {"reason": "ImagePullBackOff"}}, RUNS)
+    cluster.job("a")
+    cluster.start()
+    cluster.stays("job-a-1", "Fetching")
+    cluster.kube.go_away()
+    wait_until("it is noticed", lambda: not any(watch.live_for(0) for watch in cluster.pods.watches))
+    cluster.later(3600)
+    cluster.stays("job-a-1", "Fetching")
+    cluster.stays("job-b-1", None)
+    cluster.pod("a", "Running", ended(), RUNS, RUNS)
+    cluster.kube.come_back()
+    wait_until("it runs", lambda: (found := cluster.status("job-a-1")) and found.phase == "Running")
+
+
+@pytest.mark.parametrize(
+    ("state", "seconds", "words"),
+    [
+        (
+            {"reason": "ErrImagePull", "message": "no such image"},
+            60,
+            "the image of task cannot be pulled: no such image",
+        ),
+        ({"reason": "CreateContainerConfigError", "message": 'secret "db" not found'}, 15, 'secret "db" not found'),
+        ({"reason": "InvalidImageName", "message": "bad"}, 0, "the image of task cannot be used: bad"),
+    ],
+)
+def test_a_pod_that_cannot_go_on_fails_after_its_time_and_not_before(
+    cluster: Cluster, state: Json, seconds: int, words: str
+) -> None:
+    job = cluster.job("a")
+    cluster.pod("a", "Pending", ended(), {"waiting": state}, RUNS)
+    cluster.start()
+    if seconds:
+        cluster.stays(job, "Fetching")
+        cluster.later(seconds - 5)
+        cluster.stays(job, "Fetching")
+        cluster.later(6)
+    found = cluster.failed(job)
+    assert words in (found.reason or "")
+    assert (found.disrupted, found.overrules) == (False, True)
+
+
+def test_a_trouble_that_passes_in_time_is_forgotten(cluster: Cluster) -> None:
+    job = cluster.job("a")
+    cluster.pod("a", "Running", ended(), {"waiting": {"reason": "CreateContainerConfigError"}}, RUNS)
+    cluster.start()
+    cluster.stays(job, "Fetching")
+    cluster.pod("a", "Running", ended(), RUNS, RUNS)
+    wait_until("it runs", lambda: (found := cluster.status(job)) and found.phase == "Running")
+    cluster.later(3600)
+    cluster.stays(job, "Running")
+
+
+def test_a_pod_that_does_not_start_fails_with_the_last_warning(cluster: Cluster) -> None:
+    job = cluster.job("a")
+    cluster.pod("a", "Pending", *[{"waiting": {"reason": "PodInitializing"}}] * 3)
+    about = {"kind": "Pod", "name": f"{job}-x"}
+    for number, words in enumerate(("an older one", 'MountVolume.SetUp failed for volume "cache"')):
+        event = {"involvedObject": about, "type": "Warning", "message": words}
+        cluster.kube.put("events", f"e{number}", {**event, "lastTimestamp": f"2026-11-25T01:00:0{number}Z"})
+    cluster.start()
+    cluster.stays(job, "Pending")
+    cluster.later(SETTINGS.pod_start_seconds)
+    assert "MountVolume.SetUp failed" in (cluster.failed(job).reason or "")
+
+
+REFUSALS = [
+    'Error creating: pods "job-a-1-x" is forbidden: exceeded quota: few, requested: pods=1, used: pods=5',
+    'Error creating: admission webhook "policy.example" denied the request: no',
+]
+
+
+@pytest.mark.parametrize("words", REFUSALS)
+def test_a_job_whose_pod_is_refused_fails_in_the_api_servers_words(cluster: Cluster, words: str) -> None:
+    """No pod ever appears, so only the Job's events tell."""
+    job = cluster.job("a")
+    event = {"involvedObject": {"kind": "Job", "name": job}, "type": "Warning", "reason": "FailedCreate"}
+    cluster.kube.put("events", "e", {**event, "message": words})
+    cluster.start()
+    cluster.stays(job, None)
+    cluster.later(SETTINGS.pod_refused_seconds)
+    found = cluster.failed(job)
+    assert (found.reason, found.disrupted) == (words, False)
+
+
+def test_a_job_that_the_controller_has_not_come_to_is_waited_for_longer(cluster: Cluster) -> None:
+    job = cluster.job("a")
+    cluster.start()
+    cluster.stays(job, None)
+    cluster.later(SETTINGS.pod_refused_seconds)
+    cluster.stays(job, None)
+    wait_until("its events are read", lambda: cluster.kube.asked("GET", "/events"))
+    cluster.stays(job, None)
+    cluster.later(SETTINGS.pod_start_seconds)
+    found = cluster.failed(job)
+    assert (found.reason, found.disrupted) == ("no pod was created for its Job", True)
+
+
+def test_a_suspended_job_fails_after_its_time(cluster: Cluster) -> None:
+    job = cluster.job(
+        "a", {"type": "Suspended", "status": "True", "reason": "JobSuspended", "message": "Job suspended"}
+    )
+    cluster.start()
+    cluster.stays(job, None)
+    cluster.later(SETTINGS.unschedulable_seconds)
+    assert cluster.failed(job).reason == "its Job is suspended: JobSuspended: Job suspended"
+
+
+@pytest.mark.parametrize("ready", ["False", "Unknown"])
+def test_a_node_that_is_not_ready_for_its_time_is_lost_with_its_pods(cluster: Cluster, ready: str) -> None:
+    job, other = cluster.job("a"), cluster.job("b")
+    cluster.pod("a", "Running", ended(), RUNS, RUNS)
+    cluster.over("b")
+    cluster.start()
+    cluster.stays(job, "Running")
+    cluster.node("node1", ready)
+    wait_until("it is known", lambda: cluster.status(job) and cluster.pods.unready)
+    cluster.stays(job, "Running")
+    cluster.later(SETTINGS.node_lost_seconds)
+    found = cluster.failed(job)
+    assert (found.reason, found.disrupted) == ("its node node1 was lost", True)
+    assert wait_until("the end", lambda: cluster.status(other)).phase == "Succeeded"
+    cluster.pods.release(job)
+    wait_until(
+        "the pod is gone",
+        lambda: f"{job}-x" not in cluster.kube.objects["pods"] or cluster.kube.asked("DELETE", f"/pods/{job}-x"),
+    )
+    assert cluster.kube.asked("DELETE", f"/pods/{job}-x")[0][1]["gracePeriodSeconds"] == 0
+
+
+def test_a_node_that_comes_back_in_time_loses_nothing(cluster: Cluster) -> None:
+    job = cluster.job("a")
+    cluster.pod("a", "Running", ended(), RUNS, RUNS)
+    cluster.start()
+    cluster.node("node1", "Unknown")
+    wait_until("it is known", lambda: cluster.status(job) and cluster.pods.unready)
+    cluster.node("node1")
+    wait_until("it is back", lambda: cluster.status(job) and not cluster.pods.unready)
+    cluster.later(3600)
+    cluster.stays(job, "Running")
+
+
+def test_one_that_may_not_see_nodes_still_sees_pods(cluster: Cluster) -> None:
+    cluster.kube.refuse["GET", "nodes"] = 403
+    job = cluster.job("a")
+    cluster.pod("a", "Pending", ended(), {"waiting": {"reason": "ErrImagePull"}}, RUNS)
+    cluster.pods.start()
+    wait_until("pods are listed", lambda: all(watch.synced for watch in cluster.pods.watches[:2]))
+    cluster.later(SETTLING_SECONDS)
+    cluster.stays(job, "Fetching")
+    cluster.later(60)
+    assert cluster.failed(job)
+
+
+def test_a_release_deletes_the_job_and_takes_our_finalizer_alone(cluster: Cluster) -> None:
+    job = cluster.job("a")
+    cluster.over("a")
+    cluster.start()
+    wait_until("it is over", lambda: cluster.status(job))
+    assert cluster.pods.unreleased() == [job]
+    cluster.pods.release(job)
+    wait_until("it is released", lambda: cluster.pods.unreleased() == [])
+    assert job not in cluster.kube.objects["jobs"]
+    assert cluster.kube.asked("DELETE", f"/jobs/{job}")[0][1]["propagationPolicy"] == "Background"
+    left = cluster.kube.objects["pods"][f"{job}-x"]["metadata"]["finalizers"]
+    assert left == ["batch.kubernetes.io/job-tracking"]
+    assert cluster.kube.asked("DELETE", f"/pods/{job}-x") == []
+
+
+def test_a_release_that_fails_is_repeated_by_the_sweep(cluster: Cluster, client: redis.Redis) -> None:
+    stage = Stage(client)
+    stage.open({"a": [], "b": [], "c": [], "d": []})
+    for task in "abcd":
+        cluster.job(task)
+    for task in "abc":
+        cluster.over(task)
+    stage.launch("a")
+    stage.end("a")
+    stage.launch("b")
+    cluster.start()
+    cluster.kube.refuse["PATCH", "job-a-1-x"] = 500
+    sweep(cluster.pods, client, SETTINGS)
+    wait_until("it was tried", lambda: cluster.kube.asked("PATCH", "/pods/job-a-1-x"))
+    wait_until("it has failed", lambda: not cluster.pods.errands.releasing)
+    cluster.kube.refuse.clear()
+    assert "job-a-1" in cluster.pods.unreleased()
+    sweep(cluster.pods, client, SETTINGS)
+    wait_until("it is released", lambda: "job-a-1" not in cluster.pods.unreleased())
+    # b is still to be wrapped up, the launches of c and d are about to be recorded
+    assert sorted(cluster.pods.unreleased()) == ["job-b-1", "job-c-1", "job-d-1"]
+
+
+# Logs.
+
+
+def log_of(*lines: tuple[float, str]) -> bytes:
+    return b"".join(f"2026-11-25T01:00:{second:012.9f}Z {text}\n".encode() for second, text in lines)
+
+
+class Tailed:
+    """A collector over the cluster, and what it copies."""
+
+    def __init__(self, cluster: Cluster, client: redis.Redis) -> None:
+        self.cluster = cluster
+        self.client = client
+        self.stage = Stage(client)
+        self.stage.open({"a": []})
+        cluster.job("a")
+        self.stage.launch("a")
+        inbox = Inbox(
+            client,
+            group=COLLECTOR_GROUP,
+            consumer="one",
+            streams=[self.stage.keys.launched, self.stage.keys.settled],
+            batch_entries=10,
+            lease_seconds=600,
+        )
+        self.collector = Collector(client, inbox, cluster.pods, SETTINGS)
+
+    def take(self) -> None:
+        assert self.collector.handle(self.collector.inbox.read(1)) == []
+
+    def turn(self) -> None:
+        self.collector.next_tail = 0.0
+        self.collector.turn()
+
+    def lines(self, step: str) -> list[str]:
+        self.turn()
+        return [fields["line"] for _, fields in self.client.xrange(self.stage.keys.log(RUN, "a", 1, step))]
+
+    def becomes(self, step: str, lines: list[str]) -> None:
+        wait_until(f"{step}'s log is {lines}", lambda: self.lines(step) == lines)
+
+
+@pytest.fixture
+def tailed(cluster: Cluster, valkey: redis.Redis) -> Tailed:
+    return Tailed(cluster, valkey)
+
+
+def test_a_watched_log_grows_line_by_line_and_nothing_comes_twice(tailed: Tailed) -> None:
+    """Though each answer begins a second back."""
+    cluster = tailed.cluster
+    cluster.pod("a", "Running", ended(), RUNS, RUNS)
+    cluster.start()
+    tailed.take()
+    tailed.client.set(tailed.stage.keys.watched(RUN), "1")
+    cluster.kube.logs["job-a-1-x", "task"] = log_of((7.25, "one"), (7.25, "two"), (7.5, ""))
+    tailed.becomes("task", ["one", "two", ""])
+    cluster.kube.logs["job-a-1-x", "task"] += log_of((7.5, "three"), (7.4, "out of order"), (9, "four"))
+    cluster.later(1)
+    tailed.becomes("task", ["one", "two", "", "three", "out of order", "four"])
+    cluster.later(1)
+    tailed.becomes("task", ["one", "two", "", "three", "out of order", "four"])
+
+    def since() -> str | None:
+        asked = [query for query, _ in cluster.kube.asked("GET", "/log") if query["container"] == "task"]
+        return asked[-1].get("sinceTime")
+
+    wait_until("the last second is asked for again", lambda: since() == "2026-11-25T01:00:09Z" or tailed.turn())
+    tailed.becomes("task", ["one", "two", "", "three", "out of order", "four"])
+    ids = [entry for entry, _ in tailed.client.xrange(tailed.stage.keys.log(RUN, "a", 1, "task"))]
+    assert ids[0] == "1795568407250-0"
+
+
+def test_what_nobody_watches_is_read_at_the_end_and_before_the_end_is_told(tailed: Tailed) -> None:
+    cluster = tailed.cluster
+    cluster.pod("a", "Running", ended(), RUNS, RUNS)
+    for step in ("fetch", "task", "publish"):
+        cluster.kube.logs["job-a-1-x", step] = log_of((5, f"{step} says"), (5.5, "more"))
+    cluster.start()
+    tailed.take()
+    tailed.becomes("fetch", ["fetch says", "more"])
+    assert tailed.lines("task") == []
+    assert {query["container"] for query, _ in cluster.kube.asked("GET", "/log")} == {"fetch"}
+    cluster.over("a")
+    wait_until("it is wrapped up", lambda: tailed.turn() or not tailed.collector.held)
+    assert tailed.stage.status("a") == "SUCCEEDED"
+    for step in ("fetch", "task", "publish"):
+        assert tailed.lines(step) == [f"{step} says", "more"]
+
+
+def test_a_collector_that_takes_over_adds_no_line_twice(tailed: Tailed) -> None:
+    cluster = tailed.cluster
+    cluster.kube.logs["job-a-1-x", "fetch"] = log_of((5, "one"), (5, "two"), (6, "three"))
+    cluster.pod("a", "Running", ended(), RUNS, RUNS)
+    cluster.start()
+    tailed.take()
+    tailed.becomes("fetch", ["one", "two", "three"])
+    heir = KubernetesPods(cluster.kube.api(), SETTINGS, cluster.clock)
+    heir.start()
+    wait_until("all is listed", lambda: all(watch.synced for watch in heir.watches))
+    tailed.collector.pods = heir
+    for held in tailed.collector.held.values():
+        held.tail.reached = dict.fromkeys(held.tail.reached, 0)
+    heir.statuses(["job-a-1"])
+    wait_until("the heir has read it", lambda: tailed.turn() or heir.fetch_log("job-a-1"))
+    assert tailed.lines("fetch") == ["one", "two", "three"]
+    heir.close()
+
+
+def test_a_log_that_cannot_be_read_is_said_to_be_lost_and_holds_nothing_up(tailed: Tailed) -> None:
+    cluster = tailed.cluster
+    for step in ("fetch", "task"):
+        cluster.kube.log_errors["job-a-1-x", step] = 500
+    cluster.kube.logs["job-a-1-x", "publish"] = log_of((5, "stored"))
+    cluster.over("a")
+    cluster.start()
+    tailed.take()
+    for _ in range(4):
+        wait_until(
+            "it was tried", lambda: tailed.turn() or not any(log.reading for log in cluster.pods.logs.logs.values())
+        )
+        cluster.later(1)
+    wait_until("it is wrapped up", lambda: tailed.turn() or not tailed.collector.held)
+    assert "the rest of this log is lost" in tailed.lines("task")[0]
+    assert tailed.lines("publish") == ["stored"]
+
+
+def test_the_logs_of_a_lost_node_are_said_to_be_lost_at_once(tailed: Tailed) -> None:
+    cluster = tailed.cluster
+    cluster.pod("a", "Running", ended(), RUNS, RUNS)
+    cluster.start()
+    tailed.take()
+    cluster.node("node1", "Unknown")
+    wait_until("it is known", lambda: tailed.turn() or cluster.pods.unready)
+    cluster.later(SETTINGS.node_lost_seconds)
+    wait_until("it is wrapped up", lambda: tailed.turn() or not tailed.collector.held)
+    assert tailed.lines("task") == ["[HELIOS] the rest of this log is lost: its node was lost"]
+    assert tailed.stage.task("a")["disrupted"] == "1"
+
+
+def test_of_a_huge_log_the_end_is_kept(tailed: Tailed) -> None:
+    cluster = tailed.cluster
+    lines = [(5 + number / 10_000, f"{number:0400}") for number in range(9_000)]
+    cluster.kube.logs["job-a-1-x", "task"] = log_of(*lines)
+    cluster.over("a")
+    cluster.start()
+    tailed.take()
+    wait_until("it is wrapped up", lambda: tailed.turn() or not tailed.collector.held)
+    found = tailed.lines("task")
+    assert found[0] == "[HELIOS] lines before this are not kept"
+    assert found[-1] == lines[-1][1]
+    assert 1_000 < len(found) < 3_000
+    assert sorted(found[1:]) == found[1:]
