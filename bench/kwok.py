@@ -72,8 +72,8 @@ def measure(tasks: int, nodes: int, cluster: str, limited_tasks: int) -> dict[st
         collector = stack.enter_context(running(service("services.collector"), environ))
         with jobrunner(environ, UNLIMITED_JOBS):
             wait_for_services(client)
-            floor_rate(api, min(200, tasks))
-            run(client, ends, min(200, tasks))
+            floor_rate(api, max(10, tasks // 25))
+            run(client, ends, max(10, tasks // 25))
             wait_until_gone(api)
             floors = [floor_rate(api, tasks // 2)]
             figures = run(client, ends, tasks)
