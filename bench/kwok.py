@@ -70,19 +70,17 @@ def measure(tasks: int, nodes: int, cluster: str, limited_tasks: int) -> dict[st
         environ = services_environ(client)
         stack.enter_context(running(service("services.submitter"), environ))
         collector = stack.enter_context(running(service("services.collector"), environ))
-        with jobrunner(environ, UNLIMITED_JOBS):
-            wait_for_services(client)
-            floor_rate(api, max(10, tasks // 25))
-            run(client, ends, max(10, tasks // 25))
-            wait_until_gone(api)
-            floors = [floor_rate(api, tasks // 2)]
-            figures = run(client, ends, tasks)
-            left = wait_until_gone(api)
-            floors.append(floor_rate(api, tasks - tasks // 2))
-        peak = peak_bytes(collector) / 1e6
         with jobrunner(environ, Settings().jobs_alive):
+            wait_for_services(client)
             limited = run(client, ends, limited_tasks)
+            left = wait_until_gone(api)
+        with jobrunner(environ, UNLIMITED_JOBS):
+            floors = [floor_rate(api, tasks // 2)]
+            remove(api, FLOOR_NAMESPACE, CONNECTIONS)
+            figures = run(client, ends, tasks)
             left += wait_until_gone(api)
+            floors.append(floor_rate(api, tasks - tasks // 2))  # what it leaves goes with the cluster
+            peak = peak_bytes(collector) / 1e6
     return metrics_of(tasks, limited_tasks, floors, figures, limited, peak, left)
 
 
@@ -106,9 +104,7 @@ def jobrunner(environ: dict[str, str], jobs_alive: int) -> Iterator[subprocess.P
 def floor_rate(api: Api, count: int) -> float:
     (task,) = parse_dag(independent(1).encode()).dag.tasks
     bodies = manifests(task, Settings(agent_image=IMAGE, token_key=TOKEN_KEY), count)
-    rate = create_rate(api, FLOOR_NAMESPACE, bodies, CONNECTIONS)
-    remove(api, FLOOR_NAMESPACE, CONNECTIONS)
-    return rate
+    return create_rate(api, FLOOR_NAMESPACE, bodies, CONNECTIONS)
 
 
 def run(client: redis.Redis, ends: PodEnds, count: int) -> Figures:
@@ -126,12 +122,13 @@ def run(client: redis.Redis, ends: PodEnds, count: int) -> Figures:
     fields: Any = client.hgetall(keys.run(text))
     assert fields["status"] == "SUCCEEDED", fields
     rows = hash_values(client, [keys.task(text, f"t{n}") for n in range(count)], ("job", "launchedAt", "endedAt"))
+    ended_ms = ends.of([row[0] for row in rows])
     launched = [int(row[1]) for row in rows]
     return Figures(
         jobs_rate=count / (max(launched) - int(fields["startTime"])) * 1000,
         tasks_rate=count / (int(fields["endTime"]) - int(text.partition("-")[0])) * 1000,
-        lags_ms=sorted(int(row[2]) - ends.ended_ms[row[0]] for row in rows),
-        drain_seconds=(drained_ms - max(ends.ended_ms[row[0]] for row in rows)) / 1000,
+        lags_ms=sorted(int(row[2]) - ended_ms[row[0]] for row in rows),
+        drain_seconds=(drained_ms - max(ended_ms.values())) / 1000,
     )
 
 
@@ -149,7 +146,9 @@ def wait_until_gone(api: Api) -> int:
 def make_namespace(api: Api, name: str) -> None:
     """With the service account that pods are refused without, which a controller makes."""
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
-    subprocess.run(["kubectl", "create", "--filename=-"], input=json.dumps(body).encode(), check=True, stdout=-3)
+    subprocess.run(
+        ["kubectl", "create", "--filename=-"], input=json.dumps(body).encode(), check=True, stdout=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 30
     while True:
         try:
@@ -200,7 +199,7 @@ def main() -> None:
     options = arguments(__doc__ or "", tasks=5_000, nodes=100, cluster="kwok")
     options.json = Path(options.json).absolute() if options.json else None
     enter(options.cluster)
-    metrics = measure(options.tasks, options.nodes, options.cluster, max(1, options.tasks // 5))
+    metrics = measure(options.tasks, options.nodes, options.cluster, max(1, options.tasks // 10))
     tell(metrics, options.json)
 
 

@@ -1,6 +1,8 @@
 """When each Job's pod ended, as KWOK wrote it: the moment from which a collector's lag is counted."""
 
 import threading
+import time
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
@@ -8,6 +10,8 @@ import msgspec
 from bench.raw_jobs import pods_path
 from services.collector.kube_api import Api, ApiAway
 from services.collector.kube_objects import Listed, Pod, WatchLine
+
+BEHIND_SECONDS = 30
 
 _lines = msgspec.json.Decoder(WatchLine)
 _pods = msgspec.json.Decoder(Pod)
@@ -20,11 +24,19 @@ class PodEnds:
         self.api = api
         self.path = pods_path(namespace)
         self.ended_ms: dict[str, float] = {}
-        """By Job, in epoch milliseconds."""
         self.stopped = False
         self.version = msgspec.json.decode(api.get(self.path), type=Listed).metadata.resourceVersion
         self.thread = threading.Thread(target=self._run, name="pod ends", daemon=True)
         self.thread.start()
+
+    def of(self, jobs: Sequence[str]) -> dict[str, float]:
+        """Epoch milliseconds of the end of each Job's pod; waits until the watch has shown them all."""
+        deadline = time.monotonic() + BEHIND_SECONDS
+        while missing := [job for job in jobs if job not in self.ended_ms]:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no end was seen of the pods of {len(missing)} Jobs, such as {missing[0]}")
+            time.sleep(0.1)
+        return {job: self.ended_ms[job] for job in jobs}
 
     def stop(self) -> None:
         self.stopped = True
