@@ -18,10 +18,10 @@ IMAGE_PLATFORM := --only-binary=:all: --python-version 3.11 --implementation cp 
   --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-cluster exec images check fmt lock clean
+.PHONY: help install dev demo test test-cluster bench-kwok bench-kwok-smoke exec images check fmt lock clean
 
 help: ## list what can be made
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 # The stamps hold what was installed: a changed lock or project file installs again, nothing else does.
 $(VENV)/.runtime: requirements.lock pyproject.toml
@@ -51,6 +51,12 @@ test: $(VENV)/.dev ## run the tests; sets up all they need
 test-cluster: $(VENV)/.dev build/image/.made ## the tests on a real Kubernetes: KUBECONFIG's, or one of their own (root and Go)
 	@$(if $(KUBECONFIG),,tests/cluster/tool/cluster build && tests/cluster/tool/cluster exec) \
 	  $(BIN)/python -m pytest --timeout=400 tests/cluster
+
+bench-kwok: $(VENV)/.dev ## 5,000 tasks on 100 fake nodes: Jobs created, the collector's lag (root and Go)
+	@$(BIN)/python -m bench.kwok
+
+bench-kwok-smoke: $(VENV)/.dev ## the same with 200 tasks on 20 nodes, in a minute once all is built
+	@$(BIN)/python -m pytest tests/cluster/test_kwok.py
 
 build/exec: agent/exec.c
 	@mkdir -p build

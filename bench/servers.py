@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import redis
@@ -46,11 +46,14 @@ def valkey() -> Iterator[redis.Redis]:
 
 
 @contextmanager
-def running(command: Sequence[str], environ: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A process with `environ` on top of this one's, terminated at the end."""
-    process = subprocess.Popen(
-        command, env={**os.environ, **environ}, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+def running(
+    command: Sequence[str], environ: dict[str, str], log: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process with `environ` on top of this one's, terminated at the end; `log` takes what it says on stderr."""
+    with log.open("ab") if log else nullcontext(subprocess.DEVNULL) as stderr:
+        process = subprocess.Popen(
+            command, env={**os.environ, **environ}, cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=stderr
+        )
     try:
         yield process
     finally:
@@ -73,7 +76,16 @@ def url_of(client: redis.Redis) -> str:
 
 def resident_bytes(process: subprocess.Popen[bytes]) -> int:
     """Resident memory of a process, from /proc."""
+    return _memory(process, "VmRSS:")
+
+
+def peak_bytes(process: subprocess.Popen[bytes]) -> int:
+    """The most resident memory that the process has had."""
+    return _memory(process, "VmHWM:")
+
+
+def _memory(process: subprocess.Popen[bytes], field: str) -> int:
     for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(field):
             return int(line.split()[1]) * 1024
     raise ProcessLookupError(process.pid)

@@ -137,7 +137,8 @@ class Collector:
         self.next_tail = now + TAIL_SECONDS
         watched = self._watched({(held.keys.partition, held.launched.run) for held in self.held.values()})
         for held in self.held.values():
-            self._copy(held, watched=held.launched.run in watched, final=False)
+            if held.phase:  # there is a pod
+                self._copy(held, watched=held.launched.run in watched, final=False)
 
     def _copy(self, held: Held, *, watched: bool, final: bool) -> None:
         """A log that Redis will not take is lost in the end; the attempt goes on all the same."""

@@ -1,6 +1,7 @@
 """What only the API server can answer or do for a single Job or pod, done by a few threads so that no loop waits.
 
-Rule: an errand that fails is forgotten, not repeated here; whoever needed it asks again.
+Rules: an errand that fails is forgotten, not repeated here; whoever needed it asks again. And however many questions
+there are, no release waits for them.
 """
 
 import threading
@@ -13,13 +14,15 @@ import msgspec
 import structlog
 
 from services.collector.kube_api import Api, ApiAway, ApiRefused
-from services.collector.kube_objects import FINALIZER, JOB_LABEL, Happening
+from services.collector.kube_objects import FINALIZER, JOB_LABEL, Happening, ListMeta
 
 log = structlog.get_logger()
 
-THREADS = 8
+RELEASE_THREADS = 8
+QUESTION_THREADS = 4
 CHECK_AGAIN_SECONDS = 1.0
 EVENTS_AGAIN_SECONDS = 10.0
+EVENTS_PAGE = 500
 
 
 class _Question(msgspec.Struct):
@@ -27,8 +30,16 @@ class _Question(msgspec.Struct):
     asked: float
 
 
+class _Warnings(msgspec.Struct):
+    """The last words on each object of a kind."""
+
+    words: dict[str, str]
+    read: float
+
+
 class _Events(msgspec.Struct):
-    items: list[Happening] = []
+    metadata: ListMeta = msgspec.field(default_factory=ListMeta)
+    items: list[Happening] | None = None
 
 
 class _Items(msgspec.Struct):
@@ -43,22 +54,31 @@ class Errands:
         self.core = f"/api/v1/namespaces/{namespace}"
         self.jobs = f"/apis/batch/v1/namespaces/{namespace}/jobs"
         self.clock = clock
-        self.threads = ThreadPoolExecutor(THREADS, "errand")
+        self.releasers = ThreadPoolExecutor(RELEASE_THREADS, "release")
+        self.answerers = ThreadPoolExecutor(QUESTION_THREADS, "question")
         self.lock = threading.Lock()
         self.questions: dict[tuple[str, str], _Question] = {}
         self.releasing: set[str] = set()
 
     def close(self) -> None:
         """What is under way is finished; whatever is not is found by the next sweep."""
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self.releasers, self.answerers):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def is_gone(self, job: str) -> bool:
         """Whether the API server has said that there is neither the Job nor a pod of it."""
         return self._answer("exists", job, CHECK_AGAIN_SECONDS, self._whether_gone) is True
 
     def last_warning(self, kind: str, name: str) -> str | None:
-        """The last Warning event on the object; empty if it has none, None while that is not known."""
-        return self._answer(kind, name, EVENTS_AGAIN_SECONDS, self._read_warning)
+        """The last Warning event on the object; empty if it has none, None while that is not known.
+
+        They are read for all objects of the kind at once: to find those of one, the API server reads all events there
+        are, and on a cluster that is behind, thousands of Jobs ask.
+        """
+        found: _Warnings | None = self._answer("warnings", kind, EVENTS_AGAIN_SECONDS, self._read_warnings)
+        if found is None or self.clock() > found.read + EVENTS_AGAIN_SECONDS:
+            return None
+        return found.words.get(name, "")
 
     def release(self, job: str, pods: Iterable[tuple[str, bool]]) -> None:
         """Delete the Job and let its pods go; each comes with whether its node was lost."""
@@ -67,7 +87,7 @@ class Errands:
             if job in self.releasing:
                 return
             self.releasing.add(job)
-        if not self._submit(self._release, job, wanted):
+        if not self._submit(self.releasers, self._release, job, wanted):
             self.releasing.discard(job)
 
     def forget(self, *names: str) -> None:
@@ -83,14 +103,14 @@ class Errands:
             if known is not None and not known.future.done():
                 return None
             if known is None or now >= known.asked + again_seconds:
-                future = self._submit(ask, kind, name)
+                future = self._submit(self.answerers, ask, kind, name)
                 if future is not None:
                     self.questions[kind, name] = _Question(future, now)
         return known.future.result() if known is not None and not known.future.cancelled() else None
 
-    def _submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any] | None:
+    def _submit(self, threads: ThreadPoolExecutor, work: Callable[..., Any], *arguments: Any) -> Future[Any] | None:
         try:
-            return self.threads.submit(work, *arguments)
+            return threads.submit(work, *arguments)
         except RuntimeError:  # this process is stopping
             return None
 
@@ -111,17 +131,27 @@ class Errands:
         except (ApiAway, ApiRefused, msgspec.DecodeError):
             return None
 
-    def _read_warning(self, kind: str, name: str) -> str | None:
-        selector = f"involvedObject.kind={kind},involvedObject.name={name},type=Warning"
-        try:
-            found = msgspec.json.decode(self.api.get(f"{self.core}/events", {"fieldSelector": selector}), type=_Events)
-        except ApiRefused as error:
-            log.warning("events cannot be read", error=str(error))
-            return ""
-        except (ApiAway, msgspec.DecodeError):
-            return None
-        latest = max(found.items, key=_moment, default=None)
-        return latest.message if latest is not None else ""
+    def _read_warnings(self, _question: str, kind: str) -> _Warnings | None:
+        latest: dict[str, Happening] = {}
+        query = {"fieldSelector": f"involvedObject.kind={kind},type=Warning", "limit": str(EVENTS_PAGE)}
+        page = ""
+        while True:
+            try:
+                answer = self.api.get(f"{self.core}/events", {**query, **({"continue": page} if page else {})})
+                found = msgspec.json.decode(answer, type=_Events)
+            except ApiRefused as error:
+                log.warning("events cannot be read", error=str(error))
+                break
+            except (ApiAway, msgspec.DecodeError):
+                return None
+            for event in found.items or ():
+                name = event.involvedObject.name
+                if name not in latest or _moment(event) >= _moment(latest[name]):
+                    latest[name] = event
+            page = found.metadata.next_page
+            if not page:
+                break
+        return _Warnings({name: event.message for name, event in latest.items()}, self.clock())
 
     def _release(self, job: str, pods: list[tuple[str, bool]]) -> None:
         """The Job first: whatever of its pods is left over then still has its finalizer, and so is found again."""

@@ -123,9 +123,16 @@ class Node(msgspec.Struct):
         return found is not None and found.status == "True"
 
 
+class About(msgspec.Struct):
+    """The object that an event is about."""
+
+    name: str = ""
+
+
 class Happening(msgspec.Struct):
     """A core/v1 Event."""
 
+    involvedObject: About = msgspec.field(default_factory=About)
     type: str = ""
     reason: str = ""
     message: str = ""

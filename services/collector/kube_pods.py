@@ -52,6 +52,9 @@ SETTLING_SECONDS = 2.0
 UNSEEN_SECONDS = 1.0
 """A Job that no watch has shown yet is asked for by name after this, and so again."""
 
+WAITING_SECONDS = 0.5
+"""A Job that has no pod yet is looked at this often at most, unless something of it changes."""
+
 FOREVER = float("inf")
 
 
@@ -96,6 +99,8 @@ class KubernetesPods:
         self.unseen: dict[str, float] = {}
         self.stuck: dict[str, dict[str, float]] = {}
         """When each trouble of a Job without pod was first seen."""
+        self.job_due: dict[str, float] = {}
+        """When to look again at a Job without pod though nothing changed; a busy cluster has thousands."""
 
     # The watches.
 
@@ -150,8 +155,7 @@ class KubernetesPods:
     def release(self, job: str) -> None:
         with self.lock:
             pods = [(name, seen.pod.spec.nodeName in self.unready) for name, seen in self.pods.get(job, {}).items()]
-            self.unseen.pop(job, None)
-            self.stuck.pop(job, None)
+            self._forget_waiting(job)
         self.errands.forget(job, *(name for name, _ in pods))
         self.errands.release(job, pods)
 
@@ -188,6 +192,7 @@ class KubernetesPods:
         for name, pod in self.pod_watch.mirror.drain().items():
             self._take_pod(name, pod)
         for name, job in self.job_watch.mirror.drain().items():
+            self.job_due.pop(name, None)
             if job is None:
                 self.stuck.pop(name, None)
             for seen in self.pods.get(name, {}).values():
@@ -212,8 +217,7 @@ class KubernetesPods:
                 self.pods.pop(job, None)
         elif job:
             self.job_of[name] = job
-            self.unseen.pop(job, None)
-            self.stuck.pop(job, None)
+            self._forget_waiting(job)
             seen = self.pods.setdefault(job, {}).get(name)
             if seen is None:
                 self.pods[job][name] = _Seen(pod, PodStatus(job=job, uid=pod.metadata.uid, node=""))
@@ -275,7 +279,13 @@ class KubernetesPods:
         )
         return seen.status
 
+    def _forget_waiting(self, job: str) -> None:
+        for known in (self.unseen, self.stuck, self.job_due):
+            known.pop(job, None)
+
     def _without_pod(self, job: str, now: float, steady: bool) -> PodStatus | None:
+        if now < self.job_due.get(job, 0.0):
+            return None
         found = self.job_watch.mirror.get(job)
         if found is None:
             # Its launch may be news to us, or it is gone.
@@ -286,11 +296,13 @@ class KubernetesPods:
         trouble = job_trouble(found, self.settings)
         began = self.stuck.setdefault(job, {}).setdefault(trouble.kind, now)
         if not steady or now - began < trouble.seconds:
+            self.job_due[job] = max(began + trouble.seconds, now + WAITING_SECONDS)
             return None
         expired = self._explained("Job", job, trouble)
         if expired is None:
             return None
         if expired.events_know_more and now - began < self.settings.pod_start_seconds:
+            self.job_due[job] = now + WAITING_SECONDS
             return None  # no event says that its pod is refused: the Job controller has yet to come to it
         return PodStatus(
             job=job,

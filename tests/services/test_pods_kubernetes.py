@@ -284,6 +284,23 @@ def test_a_job_that_the_controller_has_not_come_to_is_waited_for_longer(cluster:
     assert (found.reason, found.disrupted) == ("no pod was created for its Job", True)
 
 
+def test_the_events_of_many_waiting_jobs_are_read_at_once(cluster: Cluster) -> None:
+    """The API server reads every event for each such question, so thousands of them would leave it no time to help."""
+    jobs = [cluster.job(f"t{number}") for number in range(20)]
+    about = {"kind": "Job", "name": jobs[7]}
+    cluster.kube.put("events", "e", {"involvedObject": about, "type": "Warning", "message": "exceeded quota: few"})
+    cluster.start()
+    cluster.pods.statuses(jobs)
+    cluster.later(SETTINGS.pod_refused_seconds)
+
+    def refused() -> list[str]:
+        found = cluster.pods.statuses(jobs)
+        return [job for job, status in found.items() if status is not None and status.phase == "Failed"]
+
+    assert wait_until("the refusal is seen", refused) == [jobs[7]]
+    assert len(cluster.kube.asked("GET", "/events")) == 1
+
+
 def test_a_suspended_job_fails_after_its_time(cluster: Cluster) -> None:
     job = cluster.job(
         "a", {"type": "Suspended", "status": "True", "reason": "JobSuspended", "message": "Job suspended"}
