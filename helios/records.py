@@ -85,6 +85,7 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     fetchedAt: int | None = None
     startedAt: int | None = None
     finishedAt: int | None = None
+    publishedAt: int | None = None
 
 
 class TaskView(msgspec.Struct, kw_only=True):
@@ -110,7 +111,8 @@ class TaskView(msgspec.Struct, kw_only=True):
     fetchedAt: int | None = None
     startedAt: int | None = None
     finishedAt: int | None = None
-    """These three are by the node's clock: when its inputs were there, and when its command ran."""
+    publishedAt: int | None = None
+    """These four are by the node's clock: when its inputs were there, when its command ran, when all was stored."""
 
 
 _attempt_decoder = msgspec.json.Decoder(AttemptRecord)
@@ -157,7 +159,8 @@ def task_view(name: str, values: Sequence[str | None]) -> TaskView:
         view.cacheHitBytes += known.cacheHitBytes
         view.cacheMissBytes += known.cacheMissBytes
     view.cpuMs, view.peakMemoryBytes = known.cpuMs, known.peakMemoryBytes
-    view.fetchedAt, view.startedAt, view.finishedAt = known.fetchedAt, known.startedAt, known.finishedAt
+    for field in ("fetchedAt", "startedAt", "finishedAt", "publishedAt"):
+        setattr(view, field, getattr(known, field))
     view.node = known.node or view.node
     return view
 

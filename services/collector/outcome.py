@@ -191,4 +191,5 @@ def _record(
         fetchedAt=fetch.endedAt if fetch else None,
         startedAt=(report.startedAt if report else None) or (task.startedAt if task else None),
         finishedAt=(report.endedAt if report else None) or (task.endedAt if task else None),
+        publishedAt=report.publishedAt if report else None,
     )

@@ -178,7 +178,7 @@ def test_the_time_of_a_task_is_that_of_its_command_and_a_long_wait_is_shown_besi
 
 def test_a_view_has_the_times_of_its_attempts_record(link: Link, client: redis.Redis) -> None:
     stage = finished(client)
-    record = AttemptRecord(fetchedAt=3, startedAt=4, finishedAt=9)
+    record = AttemptRecord(fetchedAt=3, startedAt=4, finishedAt=9, publishedAt=11)
     client.hset(stage.keys.task(RUN, "a"), "record", msgspec.json.encode(record))
     (view,) = read_views(link, RUN)
-    assert (view.fetchedAt, view.startedAt, view.finishedAt) == (3, 4, 9)
+    assert (view.fetchedAt, view.startedAt, view.finishedAt, view.publishedAt) == (3, 4, 9, 11)
