@@ -30,7 +30,7 @@ class _Named(msgspec.Struct):
     labels: dict[str, str] = {}
 
 
-class _Status(msgspec.Struct):
+class _Status(msgspec.Struct, frozen=True):
     phase: str = ""
 
 
