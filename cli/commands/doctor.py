@@ -12,6 +12,7 @@ from cli.connection import ALL, REDIS, Link, connected, read_settings, uses_own_
 from cli.failure import RUN_FAILED, SUCCEEDED, UNREACHABLE, CommandFailed
 from cli.output import Format, narrate, put, put_json, styled
 from cli.table import width
+from helios.heartbeat import live_services
 
 CHECK_COLUMNS = 28
 
@@ -68,7 +69,7 @@ def examine() -> Iterator[Finding]:
 
 
 def examine_link(link: Link) -> Iterator[Finding]:
-    from cli.checkup_cluster import check_cluster
+    from cli.checkup_cluster import check_cluster, check_logins
     from cli.checkup_machine import check_cache, check_stack, check_store
     from cli.cluster_api import names_a_cluster
 
@@ -83,4 +84,6 @@ def examine_link(link: Link) -> Iterator[Finding]:
     yield from check_cache(link.settings, is_local=link.stack is not None)
     # The embedded stack has no part in a cluster, whatever KUBECONFIG is set for.
     if link.stack is None and names_a_cluster():
-        yield from check_cluster(link)
+        beats = live_services(link.client)
+        yield from check_cluster(link.settings, beats, must_answer=True, must_have_helios=False)
+        yield from check_logins(link)
