@@ -5,6 +5,7 @@ downloaded straight into the artifacts folder. Only the endpoint, the store and 
 """
 
 import contextlib
+from collections.abc import Generator
 
 from agent import logs, place
 from agent.archive import ArchiveRefused
@@ -37,7 +38,7 @@ class _Known(Frozen):
 
 
 class Bringer:
-    """Brings inputs, one by one or side by side; opens the cache when it is made, if the cache is on."""
+    """Brings inputs, one by one or side by side, while `open_cache` is entered."""
 
     def __init__(self, settings: FetchSettings, log: Log, web: Web, endpoint: Endpoint, *, cache_enabled: bool) -> None:
         self._settings = settings
@@ -47,16 +48,19 @@ class Bringer:
         self._cache_enabled = cache_enabled
         self._store: Store | None = None
         self._store_fault = ""
-        if cache_enabled:
-            self._open_store()
 
-    def _open_store(self) -> None:
-        try:
-            store = Store(self._settings.cache_dir, self._settings.job)
-            store.prepare()
-            self._store = store
-        except CacheFault as fault:
-            self._store_fault = str(fault)
+    @contextlib.contextmanager
+    def open_cache(self) -> Generator[None]:
+        """The cache, if it is on; the job's view is held meanwhile."""
+        with contextlib.ExitStack() as held:
+            if self._cache_enabled:
+                store = Store(self._settings.cache_dir, self._settings.job)
+                try:
+                    held.enter_context(store.filling())
+                    self._store = store
+                except CacheFault as fault:
+                    self._store_fault = str(fault)
+            yield
 
     def bring(self, item: PlannedInput) -> InputOutcome:
         """Brings one input and says in the log and in its answer what it was. Raises InputFailed."""

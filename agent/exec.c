@@ -1,8 +1,11 @@
-/* exec CONTROL_DIR [--timeout SECONDS] -- COMMAND [ARG...]: the wrapper of a task's command in a container.
+/* exec CONTROL_DIR [--timeout SECONDS] [--view DIR] -- COMMAND [ARG...]: the wrapper of a task's command in a container.
  *
  * It keeps the rules of agent/control.py, as agent/wrapper.py does in local mode: the lock is held from before `started`
  * exists until this process is gone; `exit` is written whole before that. The command gets a session of its own, the
  * working folder and the environment as they are, and neither the lock nor any other descriptor of ours.
+ *
+ * A view of the node's cache is held by a shared lock on its folder, as long and in the same way: agent/keep.py removes
+ * what nobody holds any more.
  *
  * It also reaps orphans, and at the command's end it kills all that is left: as a container's first process whatever is
  * in the container, else every process below it, for which it adopts orphans. The kernel closes the lock of a dying
@@ -30,7 +33,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { GRACE_MS = 5000, TIMED_OUT = 124, CANNOT_WRAP = 125, NOT_EXECUTABLE = 126, NOT_FOUND = 127 };
+enum { GRACE_MS = 5000, VIEW_PATIENCE_MS = 5000, VIEW_PAUSE_MS = 5, TIMED_OUT = 124, CANNOT_WRAP = 125, NOT_EXECUTABLE = 126, NOT_FOUND = 127 };
 
 /* Longer reasons are cut: a command's name may be of any length, the exit record may not. */
 enum { REASON_BYTES = 1024 };
@@ -52,6 +55,7 @@ static const char *const SIGNAL_NAMES[] = {
 
 struct job {
   const char *control_dir;
+  const char *view; /* or NULL */
   long long timeout_ms; /* or FOREVER */
   char **command;
 };
@@ -99,15 +103,19 @@ static long long milliseconds(const char *text) {
 static int parse(int argc, char **argv, struct job *job) {
   int next = 2;
   job->timeout_ms = FOREVER;
-  if (argc > 3 && !strcmp(argv[2], "--timeout")) {
-    if ((job->timeout_ms = milliseconds(argv[3])) == FOREVER) {
+  job->view = NULL;
+  for (; argc > next + 1 && strcmp(argv[next], "--"); next += 2) {
+    if (!strcmp(argv[next], "--view")) {
+      job->view = argv[next + 1];
+    } else if (strcmp(argv[next], "--timeout")) {
+      break;
+    } else if ((job->timeout_ms = milliseconds(argv[next + 1])) == FOREVER) {
       complain("--timeout must be a number of seconds");
       return -1;
     }
-    next = 4;
   }
   if (argc < next + 2 || strcmp(argv[next], "--")) {
-    complain("usage: exec CONTROL_DIR [--timeout SECONDS] -- COMMAND [ARG...]");
+    complain("usage: exec CONTROL_DIR [--timeout SECONDS] [--view DIR] -- COMMAND [ARG...]");
     return -1;
   }
   job->control_dir = argv[1];
@@ -125,8 +133,21 @@ static int open_control(const struct job *job, const char *name, int flags) {
   return open(path, flags | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0644);
 }
 
-/* Takes the lock, which is left to the process's end, and only then marks the start. */
+/* Holds the view to the process's end. One that cannot be held is only removed later than it could be. */
+static void hold_view(const char *path) {
+  long long deadline = now_ms(CLOCK_MONOTONIC) + VIEW_PATIENCE_MS;
+  const struct timespec pause = {.tv_nsec = VIEW_PAUSE_MS * 1000000};
+  int view = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (view < 0) return;
+  /* The keeper's look at a view keeps it for some microseconds, which must not be what a task's whole life depends on. */
+  while (flock(view, LOCK_SH | LOCK_NB) < 0 && errno == EWOULDBLOCK && now_ms(CLOCK_MONOTONIC) < deadline) {
+    nanosleep(&pause, NULL);
+  }
+}
+
+/* Takes the locks, which are left to the process's end, and only then marks the start. */
 static int begin(const struct job *job) {
+  if (job->view) hold_view(job->view);
   int lock = open_control(job, "lock", O_RDWR), started;
   if (lock < 0 || flock(lock, LOCK_EX) < 0 || (started = open_control(job, "started", O_WRONLY)) < 0) return -1;
   close(started);

@@ -99,7 +99,8 @@ class _Fetch:
             self._brought[item.name] = bringer.bring(item)
 
         try:
-            for_each(self._inputs, self._settings.parallel, bring)
+            with bringer.open_cache():
+                for_each(self._inputs, self._settings.parallel, bring)
         except InputFailed as failure:
             raise FetchFailed(str(failure)) from None
 

@@ -5,10 +5,13 @@
 Every round waits for the disk on behalf of pending blobs (agent.stamp), removes the views of pods that are gone and
 what dead downloads left in tmp/, and now and then prints the inventory as one line of JSON.
 
-Whose pod is gone is asked of the kernel, not of Kubernetes, so no token has to lie on every node: whoever runs a task
-holds a shared flock on its view's folder, which ends with the process, however that ends. A view that was seen held and
-is free now is removed at once. One that was never seen held belongs to a task that has not started yet, or that was
-over between two rounds; it stays for `view_hours`.
+Whose pod is gone is asked of the kernel, not of Kubernetes, so no token has to lie on every node: a task's wrapper
+(agent/exec.c) holds a shared flock on its view's folder, which ends with the process, however that ends. A view that
+was seen held and is free now is removed at once. One that was not belongs to a task that has not started yet, or that
+was over between two rounds; it stays for `view_hours` after its fetch.
+
+fetch holds the view too, but alone, so that its end is not taken for the task's: between the two an image may be pulled
+for minutes.
 """
 
 import fcntl
@@ -48,12 +51,12 @@ class Keeper:
     def __init__(self, root: str, node: str, view_hours: float) -> None:
         self._root = root
         self._node = node
-        self._view_seconds = view_hours * 3600
+        self._view_ns = int(view_hours * 3600e9)
         self._store = Store(root, _VIEW)
         self._boot = boot_id()
         self._shelves: dict[str, _Shelf] = {}
         self._held: dict[str, tuple[int, int]] = {}
-        """Views that were seen held, with inode and mtime: a second pod of the same Job begins anew."""
+        """Views that a task was seen to hold, with inode and mtime: a second pod of the same Job begins anew."""
         self._views = 0
         self._settled = 0
         self._removed = 0
@@ -150,12 +153,15 @@ class Keeper:
         except OSError:
             return False
         try:
-            status = os.fstat(view)
-            seen = (status.st_ino, status.st_mtime_ns)
-            if not _lock(view):
-                self._held[name] = seen
+            before = _state(view)
+            if not _lock(view, fcntl.LOCK_SH):
+                return False  # fetch is at work
+            if not _lock(view, fcntl.LOCK_EX):
+                # A fetch may slip in where one lock becomes the other. It leaves another mtime behind than `before`.
+                self._held[name] = before
                 return False
-            if self._held.get(name) != seen and time.time() - status.st_mtime < self._view_seconds:
+            now = _state(view)
+            if self._held.get(name) != now and time.time_ns() - now[1] < self._view_ns:
                 return False
             remove_tree(name, views)
         finally:
@@ -171,7 +177,7 @@ class Keeper:
             except FileNotFoundError:
                 continue
             try:
-                if _lock(lock):
+                if _lock(lock, fcntl.LOCK_EX):
                     os.unlink(f"{self._root}/{_TMP}/{name}")
             except FileNotFoundError:
                 continue
@@ -179,10 +185,15 @@ class Keeper:
                 os.close(lock)
 
 
-def _lock(fd: int) -> bool:
-    """Whether nobody else holds a lock on it; then we do, until it is closed."""
+def _state(view: int) -> tuple[int, int]:
+    status = os.fstat(view)
+    return status.st_ino, status.st_mtime_ns
+
+
+def _lock(fd: int, kind: int) -> bool:
+    """Whether nobody else's lock is in its way; then we hold it, until it is closed."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

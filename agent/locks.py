@@ -21,12 +21,13 @@ def held(path: str, patience_seconds: float, progress: Callable[[], object]) -> 
     """Holds the lock file `path`; yields whether another holder was waited for. Raises LockTimeout or OSError."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        yield _acquire(fd, patience_seconds, progress)
+        yield acquire(fd, patience_seconds, progress)
     finally:
         os.close(fd)
 
 
-def _acquire(fd: int, patience_seconds: float, progress: Callable[[], object]) -> bool:
+def acquire(fd: int, patience_seconds: float, progress: Callable[[], object]) -> bool:
+    """Locks what is open as `fd`, until it is closed; the same answer and errors as of `held`."""
     if _try(fd):
         return False
     seen = progress()

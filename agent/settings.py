@@ -89,7 +89,7 @@ class KeepSettings(Frozen):
     report_seconds: float
     """From one inventory to the next."""
     view_hours: float
-    """How long a view stays that nobody was ever seen to use."""
+    """How long a view stays that no task was seen to use; longer than a pod may take to start (publish waits 900 s)."""
 
 
 def fetch_settings(env: Mapping[str, str]) -> FetchSettings:
@@ -136,7 +136,7 @@ def keep_settings(env: Mapping[str, str]) -> KeepSettings:
         node=_text(env, "HELIOS_NODE"),
         period_seconds=_seconds(env, "HELIOS_KEEP_SECONDS", 15.0) or 1.0,
         report_seconds=_seconds(env, "HELIOS_REPORT_SECONDS", 60.0) or 0.0,
-        view_hours=_seconds(env, "HELIOS_VIEW_HOURS", 168.0) or 0.0,
+        view_hours=_seconds(env, "HELIOS_VIEW_HOURS", 1.0) or 0.0,
     )
 
 

@@ -20,13 +20,14 @@ import hashlib
 import json
 import os
 import stat
+import time
 from collections.abc import Generator, Mapping
 
 from agent.documents import Json, read_object
 from agent.download import BUFFER, PartFile, SinkFault
 from agent.folders import below, opened, remove, remove_tree, write_whole
 from agent.frozen import TYPE_CHECKING, Frozen
-from agent.locks import LockTimeout, held
+from agent.locks import LockTimeout, acquire, held
 from agent.names import check_digest, check_view, parts_of
 from agent.stamp import Seal, boot_id, durable_ns, pending_ns, read_seal
 
@@ -88,6 +89,27 @@ class Store:
                 _make_folder(f"{self.root}/{name}", 0o700)
             for name in ("views", f"views/{self._job}"):
                 _make_folder(f"{self.root}/{name}", 0o755)
+
+    @contextlib.contextmanager
+    def filling(self) -> Generator[None]:
+        """Prepares the cache and holds the job's view alone while its inputs are brought, so that no keeper removes it.
+
+        The end is the view's new age: it is how the keeper knows how long the task has been waited for.
+        """
+        try:
+            with _faults("holding the view"):
+                view = self._hold_view()
+        except LockTimeout:
+            raise CacheFault("the view is in use by an earlier pod of the same Job") from None
+        try:
+            yield
+        finally:
+            # Before the lock is given up, so that whoever locks it next sees this age. Not by the clock that the file
+            # system takes for itself: it stands still for milliseconds, in which two fetches would look like one.
+            now_ns = time.time_ns()
+            with contextlib.suppress(OSError):  # its age is that of the last link then
+                os.utime(view, ns=(now_ns, now_ns))
+            os.close(view)
 
     def link(self, digest: str, size: int, name: str, *, read_through: bool) -> Linked | Absent:
         """Hard-links a blob into the job's view if it is there, whole and untouched; the cost does not depend on its
@@ -254,6 +276,19 @@ class Store:
                 return True
             finally:
                 os.close(fd)
+
+    def _hold_view(self) -> int:
+        path = f"{self.root}/views/{self._job}"
+        while True:
+            self.prepare()
+            with contextlib.suppress(FileNotFoundError), contextlib.ExitStack() as closing:
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                closing.callback(os.close, fd)
+                acquire(fd, LOCK_PATIENCE_SECONDS, lambda: None)
+                # A keeper may have removed it, as an earlier pod's, before it could be locked.
+                if os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False)):
+                    closing.pop_all()
+                    return fd
 
     def _is_sound(self, last: str, folder: int, digest: str, size: int, read_through: bool) -> bool:
         found = os.stat(last, dir_fd=folder, follow_symlinks=False)

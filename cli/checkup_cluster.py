@@ -1,85 +1,77 @@
 """What `helios doctor` looks at in Kubernetes: namespaces, rights, the node caches, and which images really run.
 
-Rule: the checks decide from the API server's JSON alone; `cli.cluster_api` reaches it.
+Rule: the checks decide from the API server's JSON and from heartbeats; `cli.cluster_api` reaches the cluster. None of
+them needs Redis, which is asked for by `check_logins` alone.
 """
 
 import contextlib
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import redis
 
 from cli.checkup import Finding
-from cli.cluster_api import Api, ApiAway, ApiRefused, cluster_api
+from cli.checkup_images import ADMISSION, APPLY, Beats, check_images
+from cli.checkup_rights import check_own_rights, check_rights
+from cli.cluster_api import Api, ApiAway, ApiRefused, cluster_api, find
+from cli.cluster_pods import KEEPER, NAME, SERVICES
 from cli.connection import Link
 from cli.figures import count
 from helios.settings import Settings
 from helios.streams import CLIENT_OPTIONS
 
-SERVICES = "helios"
-"""The services' namespace in k8s/; that of the tasks is a setting."""
 LEVEL = "pod-security.kubernetes.io/enforce"
-NAME = "app.kubernetes.io/name"
-KEEPER = "helios-cache"
-ADMISSION = "/apis/admissionregistration.k8s.io/v1"
 POLICIES = ("helios-tasks", "helios-tasks-unchanged")
-APPLY = "kubectl apply -k k8s/"
 
-DEPLOYMENTS = ("helios-submitter", "helios-jobrunner", "helios-collector")
-
-Right = tuple[str, str, str, str]
-"""API group, resource, subresource, verb."""
-
-
-def _rights(group: str, resource: str, *verbs: str) -> list[Right]:
-    name, _, sub = resource.partition("/")
-    return [(group, name, sub, verb) for verb in verbs]
+REACHING = """\
+kubectl -n helios port-forward svc/helios-redis 6379 & kubectl -n helios port-forward svc/helios-minio 9000 &
+secret() { kubectl -n helios get secret helios-client -o "jsonpath={.data.$1}" | base64 -d; }
+export HELIOS_REDIS_URL=$(secret HELIOS_REDIS_URL | sed 's/@[^/]*/@127.0.0.1:6379/') HELIOS_S3_ENDPOINT=http://127.0.0.1:9000
+export HELIOS_S3_ACCESS_KEY=$(secret HELIOS_S3_ACCESS_KEY) HELIOS_S3_SECRET_KEY=$(secret HELIOS_S3_SECRET_KEY)
+"""
+"""How a shell outside of the cluster reaches what is in it; docs/kubernetes.md has the same lines."""
 
 
-NEEDED: dict[str, list[Right]] = {
-    "helios-jobrunner": _rights("batch", "jobs", "create", "get", "list", "delete"),
-    "helios-collector": [
-        *_rights("", "pods", "get", "list", "watch", "patch", "delete"),
-        *_rights("", "pods/log", "get"),
-        *_rights("", "events", "get", "list", "watch"),
-        *_rights("batch", "jobs", "get", "list", "watch", "delete"),
-        *_rights("", "nodes", "get", "list", "watch"),
-    ],
-}
-"""What each service asks of the API server; k8s/base/access.yaml grants it."""
-
-TOO_MUCH = [*_rights("", "secrets", "get", "list"), *_rights("", "pods", "create"), *_rights("", "pods/exec", "create")]
-"""What no service needs, and whoever breaks into one would like."""
-
-CLUSTER_WIDE = ("nodes",)
-
-
-def check_cluster(link: Link) -> Iterator[Finding]:
-    """Everything Helios needs of the cluster that KUBECONFIG names."""
+def check_cluster(
+    settings: Settings, beats: Beats | None, *, must_answer: bool, must_have_helios: bool
+) -> Generator[Finding, None, bool]:
+    """Everything Helios needs of the cluster; the answer is whether Helios is installed there."""
     try:
-        api = cluster_api()
-        yield from examine_cluster(api, link.settings)
+        return (yield from examine_cluster(cluster_api(), settings, beats, must_have_helios=must_have_helios))
     except ApiAway as away:
-        yield Finding("kubernetes", False, str(away), "correct KUBECONFIG, or unset it to leave the cluster out")
-    yield from check_logins(link)
+        if must_answer:
+            fix = "correct KUBECONFIG, or leave the cluster out: helios doctor --no-cluster"
+            yield Finding("kubernetes", False, str(away), fix)
+        else:
+            yield Finding("kubernetes", True, f"not looked at: {away}")
+        return False
 
 
-def examine_cluster(api: Api, settings: Settings) -> Iterator[Finding]:
-    version = api.get("/version")
+def examine_cluster(
+    api: Api, settings: Settings, beats: Beats | None = None, *, must_have_helios: bool = False
+) -> Generator[Finding, None, bool]:
     tasks = settings.namespace
-    levels = {name: _level(api, name) for name in (SERVICES, tasks)}
+    try:
+        version = api.get("/version").get("gitVersion")
+        levels = {name: _level(api, name) for name in (SERVICES, tasks)}
+    except ApiRefused as refusal:
+        raise ApiAway(str(refusal)) from None
     if set(levels.values()) == {None}:
-        yield Finding("kubernetes", True, f"{version.get('gitVersion')}; Helios is not installed there ({APPLY})")
-        return
-    yield Finding("kubernetes", True, str(version.get("gitVersion")))
+        detail = f"{version}; Helios is not installed there"
+        if must_have_helios:
+            yield Finding("kubernetes", False, detail, APPLY)
+        else:
+            yield Finding("kubernetes", True, f"{detail} ({APPLY})")
+        return False
+    yield Finding("kubernetes", True, str(version))
     checks = (
         lambda: check_namespaces(levels, tasks),
         lambda: check_policies(api),
         lambda: check_rights(api, tasks),
+        lambda: check_own_rights(api, tasks),
         lambda: check_keeper(api, tasks),
-        lambda: check_images(api, tasks),
+        lambda: check_images(api, tasks, beats),
     )
     for check in checks:
         try:
@@ -90,6 +82,7 @@ def examine_cluster(api: Api, settings: Settings) -> Iterator[Finding]:
                 yield Finding("kubernetes", False, str(refusal), APPLY)
             else:
                 yield Finding("kubernetes", True, f"not looked at: {refusal}")
+    return True
 
 
 def check_namespaces(levels: Mapping[str, str | None], tasks: str) -> Iterator[Finding]:
@@ -108,7 +101,7 @@ def check_policies(api: Api) -> Iterator[Finding]:
     missing: list[str] = []
     for name in POLICIES:
         for kind in ("validatingadmissionpolicies", "validatingadmissionpolicybindings"):
-            if _find(api, f"{ADMISSION}/{kind}/{name}") is None:
+            if find(api, f"{ADMISSION}/{kind}/{name}") is None:
                 missing.append(f"{kind.removesuffix('s')} {name}")
     yield Finding(
         "admission policy",
@@ -118,30 +111,9 @@ def check_policies(api: Api) -> Iterator[Finding]:
     )
 
 
-def check_rights(api: Api, tasks: str) -> Iterator[Finding]:
-    """What each service account may do: all that it needs, nothing that it must not."""
-    me = api.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", _review("authentication", "SelfSubjectReview"))
-    own = str(me.get("status", {}).get("userInfo", {}).get("username", ""))
-    for account, needed in NEEDED.items():
-        user = f"system:serviceaccount:{SERVICES}:{account}"
-        who = None if user == own else user
-        lacking = [right for right in needed if not _may(api, who, right, tasks)]
-        beyond = [right for right in TOO_MUCH if _may(api, who, right, tasks)]
-        if lacking or beyond:
-            words = [f"may not {_said(right)}" for right in lacking] + [f"may {_said(right)}" for right in beyond]
-            fix = (
-                APPLY
-                if lacking
-                else f"kubectl get rolebindings -A -o wide | grep {account}, and delete what k8s/ lacks"
-            )
-            yield Finding(account, False, ", ".join(words), fix)
-        else:
-            yield Finding(account, True, f"has its {count(len(needed), 'right')} and no more")
-
-
 def check_keeper(api: Api, tasks: str) -> Iterator[Finding]:
     """The cache's folder is prepared on every node."""
-    keeper = _find(api, f"/apis/apps/v1/namespaces/{tasks}/daemonsets/{KEEPER}")
+    keeper = find(api, f"/apis/apps/v1/namespaces/{tasks}/daemonsets/{KEEPER}")
     if keeper is None:
         yield Finding("node caches", False, f"there is no DaemonSet {KEEPER}", APPLY)
         return
@@ -152,53 +124,6 @@ def check_keeper(api: Api, tasks: str) -> Iterator[Finding]:
     well = 0 < wanted <= ready
     fix = "" if well else f"kubectl -n {tasks} describe pods -l {NAME}={KEEPER}"
     yield Finding("node caches", well, f"ready on {ready} of {count(wanted, 'node')}", fix)
-
-
-def check_images(api: Api, tasks: str) -> Iterator[Finding]:
-    """Which image each pod runs, by digest, beside the one in its manifest: a tag can be moved, a digest cannot."""
-    digests: dict[str, set[str]] = defaultdict(set)
-    workloads = [(SERVICES, "deployments", name) for name in DEPLOYMENTS] + [(tasks, "daemonsets", KEEPER)]
-    for namespace, kind, name in workloads:
-        workload = _find(api, f"/apis/apps/v1/namespaces/{namespace}/{kind}/{name}")
-        if workload is None:
-            yield Finding(f"image of {name}", False, "it is not there", APPLY)
-            continue
-        wanted = str(workload["spec"]["template"]["spec"]["containers"][0]["image"])
-        pods: list[Any] = (
-            api.get(f"/api/v1/namespaces/{namespace}/pods?labelSelector={NAME}%3D{name}").get("items") or []
-        )
-        running = [each for pod in pods if (each := _running(pod)) is not None]
-        for image, digest in running:
-            digests[image].add(digest)
-        others = sorted({image for image, _ in running} - {wanted})
-        shown = f"{wanted} in {count(len(running), 'pod')}"
-        fix = f"kubectl -n {namespace} rollout status {kind.removesuffix('s')}/{name}"
-        if others:
-            yield Finding(f"image of {name}", False, f"{wanted} is wanted, but {', '.join(others)} runs", fix)
-        elif not running:
-            yield Finding(f"image of {name}", False, f"{wanted}: no pod runs", fix)
-        else:
-            known = sorted({_short(digest) for _, digest in running})
-            yield Finding(f"image of {name}", True, f"{shown}, {', '.join(known)}")
-    for image, found in sorted(digests.items()):
-        if len(found) > 1:
-            detail = f"{image} is {len(found)} images: {', '.join(sorted(_short(digest) for digest in found))}"
-            fix = "give each build a tag of its own (make images TAG=…): nodes keep what they pulled under a tag"
-            yield Finding("image tag", False, detail, fix)
-    policy = _find(api, f"{ADMISSION}/validatingadmissionpolicies/{POLICIES[0]}")
-    launcher = _find(api, f"/apis/apps/v1/namespaces/{SERVICES}/deployments/helios-jobrunner")
-    if policy is not None and launcher is not None:
-        expressions = {each["name"]: each["expression"] for each in policy["spec"].get("variables", ())}
-        allowed = expressions.get("agent", "none").strip("'")
-        wanted = str(launcher["spec"]["template"]["spec"]["containers"][0]["image"])
-        fix = (
-            ""
-            if allowed == wanted
-            else f"{APPLY}: an overlay that sets the image must repeat the replacements of k8s/base"
-        )
-        yield Finding(
-            "agent image", not fix, allowed if not fix else f"{allowed}, but the jobrunner's is {wanted}", fix
-        )
 
 
 def check_logins(link: Link) -> Iterator[Finding]:
@@ -222,58 +147,7 @@ def check_logins(link: Link) -> Iterator[Finding]:
         yield Finding("redis logins", False, str(error), fix)
 
 
-def _find(api: Api, path: str) -> Any:
-    """The object, or None where there is none."""
-    try:
-        return api.get(path)
-    except ApiRefused as refusal:
-        if refusal.status != 404:
-            raise
-        return None
-
-
 def _level(api: Api, namespace: str) -> str | None:
     """The namespace's Pod Security level, empty when it has none; None when there is no such namespace."""
-    try:
-        found = _find(api, f"/api/v1/namespaces/{namespace}")
-    except ApiRefused as refusal:
-        raise ApiAway(str(refusal)) from None
+    found = find(api, f"/api/v1/namespaces/{namespace}")
     return None if found is None else str(found["metadata"].get("labels", {}).get(LEVEL, ""))
-
-
-def _review(group: str, kind: str, spec: Any = None) -> Any:
-    return {"apiVersion": f"{group}.k8s.io/v1", "kind": kind, **({"spec": spec} if spec else {})}
-
-
-def _may(api: Api, user: str | None, right: Right, tasks: str) -> bool:
-    """Whether the user may; without one, whether we may ourselves."""
-    group, resource, sub, verb = right
-    asked: dict[str, str] = {"group": group, "resource": resource, "subresource": sub, "verb": verb}
-    if resource not in CLUSTER_WIDE:
-        asked["namespace"] = tasks
-    spec: dict[str, Any] = {"resourceAttributes": asked}
-    kind = "SelfSubjectAccessReview"
-    if user is not None:
-        kind, spec = "SubjectAccessReview", {**spec, "user": user, "groups": ["system:serviceaccounts"]}
-    answer = api.post(f"/apis/authorization.k8s.io/v1/{kind.lower()}s", _review("authorization", kind, spec))
-    return bool(answer.get("status", {}).get("allowed"))
-
-
-def _said(right: Right) -> str:
-    _, resource, sub, verb = right
-    return f"{verb} {resource}{f'/{sub}' if sub else ''}"
-
-
-def _running(pod: Any) -> tuple[str, str] | None:
-    """The image that the pod's first container asks for, and the digest of what runs; None while nothing does."""
-    name, image = (pod["spec"]["containers"][0][field] for field in ("name", "image"))
-    for status in pod.get("status", {}).get("containerStatuses") or ():
-        if status["name"] == name and "running" in status.get("state", {}):
-            return str(image), str(status.get("imageID", ""))
-    return None
-
-
-def _short(digest: str) -> str:
-    """`sha256:` and twelve characters, as people compare them."""
-    _, at, digits = digest.rpartition("sha256:")
-    return f"sha256:{digits[:12]}" if at else digest or "digest unknown"

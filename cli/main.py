@@ -41,8 +41,8 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "Operate": (
         Command("up", "[--replicas N]", "Run everything in the foreground and say how to reach it."),
         Command("env", "", "Print how to reach the embedded servers, for eval."),
-        Command("doctor", "", "Check everything Helios needs; each failure comes with its fix."),
-        Command("version", "", "Print the version."),
+        Command("doctor", "[--cluster]", "Check everything Helios needs; each failure comes with its fix."),
+        Command("version", "[--services]", "Print the version, and those of the services."),
     ),
 }
 

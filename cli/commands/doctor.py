@@ -1,7 +1,7 @@
 """`helios doctor`: one line for each thing Helios needs, and the fix for each that is amiss."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Annotated
 
 import msgspec
@@ -12,21 +12,27 @@ from cli.connection import ALL, REDIS, Link, connected, read_settings, uses_own_
 from cli.failure import RUN_FAILED, SUCCEEDED, UNREACHABLE, CommandFailed
 from cli.output import Format, narrate, put, put_json, styled
 from cli.table import width
+from helios.heartbeat import live_services
 
 CHECK_COLUMNS = 28
 
 
-def doctor(*, output: Annotated[Format, Parameter(name=["--output", "-o"])] = "table") -> int:
+def doctor(
+    *, cluster: bool | None = None, output: Annotated[Format, Parameter(name=["--output", "-o"])] = "table"
+) -> int:
     """Check everything Helios needs; each failure comes with its fix.
 
     Parameters
     ----------
+    cluster
+        Look at the Kubernetes cluster, and fail when it cannot be reached or has no Helios; --no-cluster leaves it out.
+        Without either it is looked at when KUBECONFIG is set.
     output
         table for people, json for a list of objects.
     """
     findings: list[Finding] = []
     code = SUCCEEDED
-    for finding in examine():
+    for finding in examine(cluster):
         findings.append(finding)
         if not finding.ok:
             code = UNREACHABLE if finding.check == "redis" or code == UNREACHABLE else RUN_FAILED
@@ -46,31 +52,71 @@ def line(finding: Finding) -> str:
     return f"{word}  {finding.check}{gap}{finding.detail}{fix}"
 
 
-def examine() -> Iterator[Finding]:
-    """All checks; one that cannot be made because something below it failed is left out."""
+def examine(cluster: bool | None = None) -> Iterator[Finding]:
+    """All checks; one that cannot be made because something below it failed is left out.
+
+    `cluster` says whether Kubernetes is looked at; None means if KUBECONFIG is set. What there is to check without
+    HELIOS_REDIS_URL is the cluster if it has a Helios, else the embedded stack, and never both: whoever names a cluster
+    with Helios means that one, and the other would have to be started for the sake of the question.
+    """
+    from cli.cluster_api import names_a_cluster
+
+    looked_at = names_a_cluster() if cluster is None else cluster
+    insisted = cluster is True
+    if uses_own_servers():
+        beats = yield from examine_own_servers(in_cluster=looked_at)
+        if looked_at:
+            from cli.checkup_cluster import check_cluster
+
+            yield from check_cluster(read_settings(), beats, must_answer=True, must_have_helios=insisted)
+        return
+    if looked_at:
+        from cli.checkup_cluster import REACHING, check_cluster
+
+        there = yield from check_cluster(read_settings(), None, must_answer=insisted, must_have_helios=insisted)
+        if there:
+            yield Finding("redis", True, "not looked at: HELIOS_REDIS_URL is not set")
+            narrate(f"to look at Redis and the object store too:\n{REACHING}")
+        if there or insisted:
+            return
+    yield from examine_embedded()
+
+
+def examine_own_servers(*, in_cluster: bool) -> Generator[Finding, None, list[dict[str, str]] | None]:
+    """The answer is the heartbeats in Redis, None when it was not reached."""
+    try:
+        with connected(ALL) as link:
+            yield from examine_link(link)
+            if in_cluster:
+                from cli.checkup_cluster import check_logins
+
+                yield from check_logins(link)
+            return live_services(link.client)
+    except CommandFailed as failure:
+        from cli.checkup_machine import check_store
+
+        yield Finding("redis", False, failure.message, failure.hint)
+        yield from check_store(read_settings())
+        return None
+
+
+def examine_embedded() -> Iterator[Finding]:
     need = ALL
-    if not uses_own_servers():
-        try:
-            with connected(ALL):
-                pass
-        except CommandFailed as failure:
-            yield Finding("embedded stack", False, failure.message, failure.hint)
-            need = REDIS
+    try:
+        with connected(ALL):
+            pass
+    except CommandFailed as failure:
+        yield Finding("embedded stack", False, failure.message, failure.hint)
+        need = REDIS
     try:
         with connected(need) as link:
             yield from examine_link(link)
     except CommandFailed as failure:
         yield Finding("redis", False, failure.message, failure.hint)
-        if uses_own_servers():
-            from cli.checkup_machine import check_store
-
-            yield from check_store(read_settings())
 
 
 def examine_link(link: Link) -> Iterator[Finding]:
-    from cli.checkup_cluster import check_cluster
     from cli.checkup_machine import check_cache, check_stack, check_store
-    from cli.cluster_api import names_a_cluster
 
     yield from check_server(link)
     if link.stack is not None:
@@ -81,6 +127,3 @@ def examine_link(link: Link) -> Iterator[Finding]:
     yield from check_runs(link)
     yield from check_store(link.settings)
     yield from check_cache(link.settings, is_local=link.stack is not None)
-    # The embedded stack has no part in a cluster, whatever KUBECONFIG is set for.
-    if link.stack is None and names_a_cluster():
-        yield from check_cluster(link)

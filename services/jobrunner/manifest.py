@@ -144,7 +144,7 @@ def _fetch(job: WantedJob, settings: Settings, linked: bool) -> Manifest:
 
 def _task(job: WantedJob, linked: bool) -> Manifest:
     task = job.task
-    timeout = () if task.timeout_seconds is None else ("--timeout", str(task.timeout_seconds))
+    options = [] if task.timeout_seconds is None else ["--timeout", str(task.timeout_seconds)]
     mounts = [
         _mount("artifacts", ARTIFACTS),
         _mount("control", CONTROL),
@@ -152,11 +152,13 @@ def _task(job: WantedJob, linked: bool) -> Manifest:
     ]
     if linked:
         # At the path that the links in /artifacts have.
-        mounts.append(_mount("view", f"{CACHE}/views/{job.name}", read_only=True))
+        view = f"{CACHE}/views/{job.name}"
+        mounts.append(_mount("view", view, read_only=True))
+        options += ["--view", view]
     return {
         "name": "task",
         "image": task.image,
-        "command": [f"{WRAPPER}/exec", CONTROL, *timeout, "--", *map(literal, (*task.command, *task.args))],
+        "command": [f"{WRAPPER}/exec", CONTROL, *options, "--", *map(literal, (*task.command, *task.args))],
         "workingDir": ARTIFACTS,
         "env": _task_env(job),
         "resources": {

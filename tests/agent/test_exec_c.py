@@ -2,6 +2,8 @@
 tests/agent/test_wrapper.py holds what it shares with the local one.
 """
 
+import fcntl
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -31,6 +33,88 @@ def test_it_needs_nothing_of_the_image(static_binary: Path) -> None:
     assert "LOAD" in headers
     assert "INTERP" not in headers
     assert static_binary.stat().st_size < 1_000_000
+
+
+@pytest.fixture
+def view(tmp_path: Path) -> Path:
+    folder = tmp_path / "view"
+    folder.mkdir()
+    return folder
+
+
+def is_held(folder: Path) -> bool:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def until_gone(file: str) -> tuple[str, ...]:
+    return ("sh", "-c", f"touch ready; while ! test -e {file}; do sleep 0.02; done")
+
+
+@pytest.mark.parametrize("timeout", [None, "30"])
+def test_the_view_is_held_from_before_the_start_to_the_end(
+    static: StaticWrapper, view: Path, wait_until: Any, timeout: str | None
+) -> None:
+    process = static.start(*until_gone("stop"), view=view, timeout=timeout)
+    wait_until(lambda: (static.node.control / "started").exists(), "the wrapper has begun")
+    assert is_held(view)
+    (static.node.artifacts / "stop").touch()
+    assert process.wait(20) == 0
+    assert not is_held(view)
+
+
+def test_a_view_that_is_mounted_read_only_is_held_for_those_who_see_it_from_outside(
+    node: Any, static_binary: Path, view: Path, wait_until: Any
+) -> None:
+    """As in a pod: the keeper sees the folder by another mount."""
+    mounted = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && ! touch "$0/x" 2>/dev/null && exec "$@"'
+    before = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mounted, str(view))
+    if subprocess.run([*before, "true"], capture_output=True).returncode:
+        pytest.skip("folders cannot be mounted here")
+    process = StaticWrapper(node, static_binary, before).start(*until_gone("stop"), view=view)
+    wait_until(lambda: (node.control / "started").exists(), "the wrapper has begun")
+    assert is_held(view)
+    (node.artifacts / "stop").touch()
+    assert process.wait(20) == 0
+    assert not is_held(view)
+
+
+def test_a_view_that_is_not_there_or_is_a_link_does_not_keep_the_task_from_running(
+    static: StaticWrapper, view: Path, tmp_path: Path
+) -> None:
+    assert run(static, "echo", "ran", view=tmp_path / "missing") == (0, "ran\n")
+    (tmp_path / "link").symlink_to(view)
+    assert run(static, "echo", "ran", view=tmp_path / "link") == (0, "ran\n")
+
+
+def test_a_view_that_the_keeper_is_looking_at_is_waited_for(static: StaticWrapper, view: Path, wait_until: Any) -> None:
+    """Else a task that starts in that instant would lose its view while it runs."""
+    keeper = os.open(view, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(keeper, fcntl.LOCK_EX)
+    process = static.start(*until_gone("stop"), view=view)
+    wait_until(lambda: has_open(process.pid, view), "the wrapper tries to hold the view")
+    os.close(keeper)
+    wait_until(lambda: (static.node.control / "started").exists(), "the wrapper has begun")
+    assert is_held(view)
+    (static.node.artifacts / "stop").touch()
+    assert process.wait(20) == 0
+
+
+def has_open(pid: int, path: Path) -> bool:
+    return any(os.path.realpath(each) == str(path) for each in Path(f"/proc/{pid}/fd").iterdir())
+
+
+@pytest.mark.parametrize("options", [("--view",), ("--view", "/tmp"), ("--other", "x", "--"), ("--timeout", "x", "--")])
+def test_wrong_options_run_nothing(static_binary: Path, node: Any, options: tuple[str, ...]) -> None:
+    ended = subprocess.run([static_binary, node.control, *options, "true"], capture_output=True)
+    assert ended.returncode == 125
+    assert not (node.control / "started").exists()
 
 
 @pytest.mark.parametrize("name", ["HUP", "QUIT", "USR1", "USR2", "WINCH"])

@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
+import agent.store
 from agent.keep import Keeper, keep
 from agent.settings import KeepSettings, SettingsError, keep_settings
 from agent.stamp import durable_ns
 from agent.store import CacheFault, Store
 from tests.agent.conftest import AGENT, wait_until
+from tests.agent.wrappers import StaticWrapper
 
 HOUR = 3600
 
@@ -38,7 +40,7 @@ def keeper(cache: Path) -> Keeper:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """What whoever runs a task does with its view."""
+    """What the wrapper of a task does with its view."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     fcntl.flock(fd, fcntl.LOCK_SH)
     try:
@@ -144,6 +146,106 @@ def test_a_view_goes_once_its_task_is_seen_to_be_over(keeper: Keeper, cache: Pat
     assert keeper.inventory()["viewsRemoved"] == 1
 
 
+def test_the_view_of_a_real_task_is_held_by_its_wrapper(
+    keeper: Keeper, cache: Path, node: Any, static_binary: Path, store: Any, endpoint: Any
+) -> None:
+    store.put("bucket/a", b"a")
+    endpoint.add_input("a", "bucket/a")
+    node.fetch()
+    folder = cache / "views" / "job-1"
+    os.utime(folder, (1, 1))
+    wait = ("sh", "-c", "while ! test -e stop; do sleep 0.02; done")
+    task = StaticWrapper(node, static_binary).start(*wait, view=folder)
+    wait_until(lambda: (node.control / "started").exists(), "the task runs")
+    keeper.round()
+    assert (folder / "a").read_bytes() == b"a"
+    (node.artifacts / "stop").touch()
+    assert task.wait(20) == 0
+    keeper.round()
+    assert not folder.exists()
+
+
+def test_a_view_that_fetch_held_waits_for_its_task(
+    keeper: Keeper, cache: Path, node: Any, store: Any, endpoint: Any
+) -> None:
+    """Fetch's end is not the task's: the image may still have to be pulled."""
+    endpoint.add_input("first", "bucket/first")
+    endpoint.add_input("second", "bucket/second")
+    store.put("bucket/first", b"1")
+    store.put("bucket/second", b"2")
+    folder = cache / "views" / "job-1"
+    seen: list[bool] = []
+
+    def look() -> None:
+        wait_until(lambda: (folder / "first").exists(), "the first input is in the view")
+        os.utime(folder, (1, 1))
+        keeper.round()
+        seen.append(folder.exists())
+
+    store.faults["bucket/second"].append(look)
+    assert node.fetch()["ok"]
+    assert seen == [True], "the view was removed while its inputs were brought"
+    keeper.round()
+    keeper.round()
+    assert (folder / "first").exists()
+    assert (folder / "second").exists()
+    assert time.time() - folder.stat().st_mtime < HOUR, "the hour begins when fetch ends"
+
+
+def test_a_fetch_that_slips_in_is_not_taken_for_a_task(
+    keeper: Keeper, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the keeper's two locks there is an instant in which nobody holds the view."""
+    folder = view(cache, "job-1")
+    second = Store(str(cache), "job-1")
+    filling: list[Any] = []
+    real = fcntl.flock
+
+    def flock(fd: int, operation: int) -> None:
+        if operation == fcntl.LOCK_EX | fcntl.LOCK_NB and not filling:
+            real(fd, fcntl.LOCK_UN)
+            filling.append(second.filling())
+            filling[0].__enter__()
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    keeper.round()
+    filling[0].__exit__(None, None, None)
+    keeper.round()
+    assert folder.exists()
+
+
+def test_a_view_that_is_removed_while_fetch_wants_it_is_made_anew(
+    keeper: Keeper, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = view(cache, "job-1", hours_old=1000)
+    real = fcntl.flock
+    rounds: list[None] = []
+
+    def flock(fd: int, operation: int) -> None:
+        if not rounds:
+            rounds.append(None)
+            keeper.round()
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with Store(str(cache), "job-1").filling():
+        assert list(folder.iterdir()) == []
+        keeper.round()
+        assert folder.exists()
+
+
+def test_a_view_that_an_earlier_pod_still_holds_is_not_filled(
+    cache: Path, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache is bypassed then: what two pods hold could not be told from what one of them has left."""
+    monkeypatch.setattr(agent.store, "LOCK_PATIENCE_SECONDS", 0.05)
+    folder = view(cache, "job-1")
+    filling = Store(str(cache), "job-1").filling()
+    with held(folder), pytest.raises(CacheFault, match="earlier pod"), filling:
+        pytest.fail("it was filled")
+
+
 def test_a_view_that_waits_for_its_task_stays_until_it_is_old(keeper: Keeper, cache: Path) -> None:
     """An image may take its time: between fetch and the task nobody holds the view."""
     young, old = view(cache, "young", hours_old=23), view(cache, "old", hours_old=25)
@@ -216,7 +318,7 @@ def test_the_inventory_is_one_line_of_json_now_and_then(cache: Path) -> None:
 def test_a_wrong_environment_names_its_variable() -> None:
     with pytest.raises(SettingsError, match="HELIOS_NODE is not set"):
         keep_settings({"HELIOS_CACHE_DIR": "/cache"})
-    assert keep_settings({"HELIOS_CACHE_DIR": "/cache", "HELIOS_NODE": "n"}).view_hours == 168
+    assert keep_settings({"HELIOS_CACHE_DIR": "/cache", "HELIOS_NODE": "n"}).view_hours == 1
 
 
 def test_the_verb_runs_until_it_is_asked_to_stop(cache: Path, tmp_path: Path) -> None:

@@ -43,10 +43,13 @@ class StaticWrapper:
         self.binary = binary
         self.before = before
 
-    def start(self, *command: str, timeout: str | None = None, control: Path | None = None) -> subprocess.Popen[bytes]:
-        limit = [] if timeout is None else ["--timeout", timeout]
+    def start(
+        self, *command: str, timeout: str | None = None, control: Path | None = None, view: Path | None = None
+    ) -> subprocess.Popen[bytes]:
+        options = [] if view is None else ["--view", str(view)]
+        options += [] if timeout is None else ["--timeout", timeout]
         return subprocess.Popen(
-            [*self.before, str(self.binary), str(control or self.node.control), *limit, "--", *command],
+            [*self.before, str(self.binary), str(control or self.node.control), *options, "--", *command],
             cwd=self.node.artifacts,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -23,12 +23,15 @@ class Done(NamedTuple):
         return json.loads(self.out)
 
 
+NOT_OURS = ("HELIOS_", "KUBECONFIG", "KUBERNETES_")
+
+
 class Helios:
-    """Runs `helios` with the given HELIOS_* variables and no others."""
+    """Runs `helios` with the given variables; of the caller's, none that names a server."""
 
     def __init__(self, folder: Path, variables: Mapping[str, str]) -> None:
         self.folder = folder
-        inherited = {name: text for name, text in os.environ.items() if not name.startswith("HELIOS_")}
+        inherited = {name: text for name, text in os.environ.items() if not name.startswith(NOT_OURS)}
         self.environ = {**inherited, **variables, "PYTHONPATH": str(ROOT)}
         self.started: list[subprocess.Popen[str]] = []
 

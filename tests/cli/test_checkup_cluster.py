@@ -1,95 +1,29 @@
 """What `helios doctor` finds in a cluster, from the API server's answers."""
 
-from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 import pytest
 import redis
 
-from cli.checkup import Finding
-from cli.checkup_cluster import LEVEL, NEEDED, check_logins, examine_cluster
-from cli.cluster_api import ApiAway, ApiRefused, cluster_api, names_a_cluster
+from cli.checkup_cluster import LEVEL, REACHING, check_logins
+from cli.cluster_api import ApiAway, cluster_api, names_a_cluster
+from cli.cluster_pods import tag_of
 from cli.connection import Link
-from helios.settings import Settings
-
-POLICY = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/helios-tasks"
-IMAGE = "helios:0.1.0"
-DIGEST = "helios@sha256:" + "ab" * 32
-
-
-def workload(image: str = IMAGE) -> dict[str, Any]:
-    return {"spec": {"template": {"spec": {"containers": [{"name": "main", "image": image}]}}}}
-
-
-def pod(image: str = IMAGE, digest: str = DIGEST) -> dict[str, Any]:
-    return {
-        "spec": {"containers": [{"name": "main", "image": image}]},
-        "status": {"containerStatuses": [{"name": "main", "imageID": digest, "state": {"running": {}}}]},
-    }
-
-
-def policy(agent: str) -> Any:
-    return {"spec": {"variables": [{"name": "agent", "expression": f"'{agent}'"}]}}
-
-
-class Cluster:
-    """An API server that answers from a table; a path that is not in it is 404. All is well until a test changes it."""
-
-    def __init__(self) -> None:
-        policies = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolic"
-        self.documents: dict[str, Any] = {
-            "/version": {"gitVersion": "v1.36.0"},
-            "/api/v1/nodes": {"items": [{}, {}]},
-            "/api/v1/namespaces/helios": {"metadata": {"labels": {LEVEL: "restricted"}}},
-            "/api/v1/namespaces/helios-tasks": {"metadata": {"labels": {LEVEL: "privileged"}}},
-            **{
-                f"{policies}{kind}/{name}": {}
-                for kind in ("ies", "ybindings")
-                for name in ("helios-tasks", "helios-tasks-unchanged")
-            },
-            POLICY: policy(IMAGE),
-        }
-        for name in ("submitter", "jobrunner", "collector"):
-            self.documents[f"/apis/apps/v1/namespaces/helios/deployments/helios-{name}"] = workload()
-            self.documents[pods_of(f"helios-{name}")] = {"items": [pod(), pod()]}
-        self.keeper: dict[str, Any] = {**workload(), "status": {"numberReady": 2, "desiredNumberScheduled": 2}}
-        self.documents["/apis/apps/v1/namespaces/helios-tasks/daemonsets/helios-cache"] = self.keeper
-        self.documents[pods_of("helios-cache", "helios-tasks")] = {"items": [pod(), pod()]}
-        self.allows: Callable[[str, str, str], bool] = allowed
-        self.me = "admin"
-        self.asked: list[str] = []
-        self.hidden: set[str] = set()
-
-    def get(self, path: str) -> Any:
-        if path in self.hidden:
-            raise ApiRefused(403, f"you may not see {path}")
-        if path not in self.documents:
-            raise ApiRefused(404, "not found")
-        return self.documents[path]
-
-    def post(self, path: str, document: Any) -> Any:
-        kind = document["kind"]
-        self.asked.append(kind)
-        if kind in self.hidden:
-            raise ApiRefused(403, f"you may not create {kind}")
-        if kind == "SelfSubjectReview":
-            return {"status": {"userInfo": {"username": self.me}}}
-        asked = document["spec"]["resourceAttributes"]
-        user = document["spec"].get("user", self.me).rpartition(":")[2]
-        resource = f"{asked['resource']}/{asked['subresource']}".rstrip("/")
-        return {"status": {"allowed": self.allows(user, asked["verb"], resource)}}
-
-    def found(self) -> dict[str, Finding]:
-        return {each.check: each for each in examine_cluster(self, Settings())}
-
-
-def pods_of(name: str, namespace: str = "helios") -> str:
-    return f"/api/v1/namespaces/{namespace}/pods?labelSelector=app.kubernetes.io/name%3D{name}"
-
-
-def allowed(user: str, verb: str, resource: str) -> bool:
-    name, _, sub = resource.partition("/")
-    return any(right[1:] == (name, sub, verb) for right in NEEDED[user])
+from tests.cli.clusters import (
+    IMAGE,
+    OTHER_DIGEST,
+    POLICY,
+    TASK_PODS,
+    Cluster,
+    allowed,
+    beat,
+    beats,
+    pod,
+    pods_of,
+    policy,
+    task_pod,
+    workload,
+)
 
 
 @pytest.fixture
@@ -98,9 +32,19 @@ def cluster() -> Cluster:
 
 
 def test_a_cluster_where_all_is_well(cluster: Cluster) -> None:
-    found = cluster.found()
+    found = cluster.found(beats())
     assert all(each.ok and not each.fix for each in found.values())
     assert found["node caches"].detail == "ready on 2 of 2 nodes"
+    wanted = f"{IMAGE} in 2 pods, version 0.1.0, built as 0.1.0, sha256:{'ab' * 6}"
+    assert found["image of helios-collector"].detail == wanted
+    assert found["image of helios-cache"].detail == f"{IMAGE} in 2 pods, sha256:{'ab' * 6}"
+    assert found["image of task pods"].detail == "none runs now"
+    assert found["your rights"].detail == "enough for all that is here"
+
+
+def test_without_redis_the_cluster_is_looked_at_all_the_same(cluster: Cluster) -> None:
+    found = cluster.found(None)
+    assert all(each.ok for each in found.values())
     assert found["image of helios-collector"].detail == f"{IMAGE} in 2 pods, sha256:{'ab' * 6}"
 
 
@@ -110,6 +54,19 @@ def test_a_cluster_without_helios_is_no_fault(cluster: Cluster) -> None:
     assert list(found) == ["kubernetes"]
     assert found["kubernetes"].ok
     assert "not installed" in found["kubernetes"].detail
+
+
+def test_a_cluster_without_helios_is_a_fault_where_it_was_asked_for(cluster: Cluster) -> None:
+    del cluster.documents["/api/v1/namespaces/helios"], cluster.documents["/api/v1/namespaces/helios-tasks"]
+    finding = cluster.found(must_have_helios=True)["kubernetes"]
+    assert not finding.ok
+    assert finding.fix == "kubectl apply -k k8s/"
+
+
+def test_an_api_server_that_lets_nobody_in_is_away(cluster: Cluster) -> None:
+    cluster.hidden = {"/version"}
+    with pytest.raises(ApiAway, match="may not see"):
+        cluster.found()
 
 
 def test_a_namespace_under_another_level_comes_with_the_label_to_set(cluster: Cluster) -> None:
@@ -139,13 +96,6 @@ def test_a_right_that_is_missing_and_one_too_many_are_named(cluster: Cluster) ->
     assert cluster.found()["helios-jobrunner"].ok
 
 
-def test_a_service_asks_for_itself(cluster: Cluster) -> None:
-    """Inside the cluster a service account may ask about its own rights, and about nobody else's."""
-    cluster.me = "system:serviceaccount:helios:helios-jobrunner"
-    cluster.found()
-    assert "SelfSubjectAccessReview" in cluster.asked
-
-
 def test_what_the_user_may_not_see_is_left_out_and_not_called_broken(cluster: Cluster) -> None:
     cluster.hidden = {"SubjectAccessReview", "/api/v1/nodes"}
     found = cluster.found()
@@ -163,7 +113,7 @@ def test_a_node_without_its_keeper_is_seen(cluster: Cluster) -> None:
 
 
 def test_pods_of_another_image_are_seen(cluster: Cluster) -> None:
-    cluster.documents[pods_of("helios-jobrunner")] = {"items": [pod("helios:0.0.9"), pod()]}
+    cluster.documents[pods_of("helios-jobrunner")] = {"items": [pod("a", "helios:0.0.9"), pod("b")]}
     finding = cluster.found()["image of helios-jobrunner"]
     assert not finding.ok
     assert finding.detail == "helios:0.1.0 is wanted, but helios:0.0.9 runs"
@@ -171,10 +121,74 @@ def test_pods_of_another_image_are_seen(cluster: Cluster) -> None:
 
 def test_an_old_image_under_a_new_tag_is_seen(cluster: Cluster) -> None:
     """The first failure this system's users reported: nodes kept what they had pulled under the same tag."""
-    cluster.documents[pods_of("helios-submitter")] = {"items": [pod(digest="helios@sha256:" + "cd" * 32)]}
+    cluster.documents[pods_of("helios-submitter")] = {"items": [pod("a", digest=OTHER_DIGEST)]}
     finding = cluster.found()["image tag"]
     assert not finding.ok
     assert finding.detail == f"helios:0.1.0 is 2 images: sha256:{'ab' * 6}, sha256:{'cd' * 6}"
+
+
+def test_an_image_that_was_built_under_another_tag_is_seen(cluster: Cluster) -> None:
+    """The same, where all nodes agree with each other: only the image itself knows what it is."""
+    told = [each if each["service"] != "jobrunner" else beat("jobrunner", each["replica"], "0.0.9") for each in beats()]
+    found = cluster.found(told)
+    assert [name for name, each in found.items() if not each.ok] == ["image of helios-jobrunner"]
+    finding = found["image of helios-jobrunner"]
+    assert finding.detail == f"{IMAGE} is wanted, but what runs under that name was built as 0.0.9"
+    assert "a tag of its own" in finding.fix
+
+
+def test_replicas_that_are_no_pods_are_named_and_not_taken_for_them(cluster: Cluster) -> None:
+    """A service that somebody runs beside the cluster takes work from the same streams."""
+    finding = cluster.found([*beats(), beat("submitter", "laptop", "")])["image of helios-submitter"]
+    assert finding.ok
+    assert finding.detail.endswith("and outside of its pods laptop")
+
+
+def test_pods_that_run_but_are_not_ready_are_seen(cluster: Cluster) -> None:
+    cluster.documents["/apis/apps/v1/namespaces/helios/deployments/helios-collector"] = workload(ready=1)
+    finding = cluster.found(beats())["image of helios-collector"]
+    assert not finding.ok
+    assert finding.detail.endswith("; 1 of 2 ready")
+
+
+def test_the_agents_of_tasks_that_run_are_counted_by_image_and_digest(cluster: Cluster) -> None:
+    """A node that kept an old image under the tag shows in the tasks it runs."""
+    ended = task_pod("d", "helios:0.0.8", phase="Succeeded")
+    pods = [task_pod("a"), task_pod("b", "helios:0.0.9"), task_pod("c", digest=OTHER_DIGEST), ended]
+    cluster.documents[TASK_PODS] = {"items": pods}
+    found = cluster.found(beats())
+    old, new = (
+        "helios:0.0.9 in 1 pod, sha256:abababababab",
+        f"{IMAGE} in 2 pods, sha256:abababababab, sha256:cdcdcdcdcdcd",
+    )
+    assert found["image of task pods"].detail == f"{old}; {new}"
+    assert not found["image tag"].ok
+
+
+@pytest.mark.parametrize(
+    ("image", "tag"),
+    [
+        ("helios:1.2", "1.2"),
+        ("localhost:5000/team/helios:1.2", "1.2"),
+        ("localhost:5000/helios", ""),
+        ("helios:1.2@sha256:abcd", "1.2"),
+        ("helios@sha256:abcd", ""),
+    ],
+)
+def test_the_tag_of_an_image_is_what_follows_its_name(image: str, tag: str) -> None:
+    assert tag_of(image) == tag
+
+
+def test_what_the_user_may_not_do_is_named_and_not_called_broken(cluster: Cluster) -> None:
+    cluster.allows = lambda user, verb, resource: resource != "pods/portforward" and allowed(user, verb, resource)
+    finding = cluster.found()["your rights"]
+    assert finding.ok
+    assert finding.detail == "you may not create pods/portforward to reach Redis and MinIO"
+
+
+def test_the_way_to_redis_is_the_one_that_the_page_describes() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "kubernetes.md").read_text()
+    assert REACHING in page
 
 
 def test_an_agent_image_that_is_not_the_jobrunners_is_seen(cluster: Cluster) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cli.checkup_cluster import NEEDED
+from cli.checkup_rights import NEEDED
 from helios.settings import Settings
 from tests.k8s.conftest import K8S, OVERLAYS, Document, Manifests, env_file
 

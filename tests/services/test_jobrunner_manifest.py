@@ -16,7 +16,7 @@ import pytest
 from helios.dag import Task, parse_dag
 from helios.settings import Settings
 from services.jobrunner.jobs import WantedJob, job_name, wanted_job
-from services.jobrunner.manifest import FOR_THE_TASK, job_manifest, literal, spec_hash
+from services.jobrunner.manifest import CONTROL, FOR_THE_TASK, WRAPPER, job_manifest, literal, spec_hash
 from tests.stage import RUN
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -171,6 +171,17 @@ def test_the_task_sees_its_own_view_and_cannot_write_what_others_trust() -> None
     assert state == ["fetch", "publish"]
 
 
+def test_the_wrapper_holds_the_view_where_there_is_one() -> None:
+    """By its lock the node's cache knows that the view is in use."""
+    full, off = manifest(FULL), manifest(FULL, cache_enabled=False)
+    view = f"/var/helios/cache/views/{full['metadata']['name']}"
+    command = containers(full)["task"]["command"]
+    assert view in mounts(containers(full)["task"])
+    assert command[: command.index("--")] == [f"{WRAPPER}/exec", CONTROL, "--timeout", "90", "--view", view]
+    assert "--view" not in containers(off)["task"]["command"]
+    assert "--view" not in containers(manifest(PLAIN))["task"]["command"]
+
+
 def test_the_hosts_paths_are_the_cache_and_the_jobs_own_view_without_a_type() -> None:
     found = manifest(FULL, msgspec.structs.replace(SETTINGS, cache_host_path="/mnt/disk/helios/"))
     paths = [each["hostPath"] for each in pod(found)["volumes"] if "hostPath" in each]
@@ -217,7 +228,7 @@ def test_the_deadline_of_kubernetes_comes_after_the_wrappers() -> None:
     assert "activeDeadlineSeconds" not in pod(manifest())
     found = manifest(FULL, msgspec.structs.replace(SETTINGS, job_deadline_margin_seconds=10))
     assert pod(found)["activeDeadlineSeconds"] == 100
-    assert containers(found)["task"]["command"][2:5] == ["--timeout", "90", "--"]
+    assert containers(found)["task"]["command"][2:4] == ["--timeout", "90"]
     assert "activeDeadlineSeconds" not in found["spec"]
 
 

@@ -1,0 +1,102 @@
+"""The workloads of Helios in a cluster: what their manifests ask for, and what their pods run.
+
+Rule: everything here is read from the API server's JSON; nothing is judged.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from cli.cluster_api import Api, find
+
+SERVICES = "helios"
+"""The services' namespace in k8s/; that of the tasks is a setting."""
+NAME = "app.kubernetes.io/name"
+KEEPER = "helios-cache"
+DEPLOYMENTS = ("helios-submitter", "helios-jobrunner", "helios-collector")
+PODS_LOOKED_AT = 500
+
+
+class Pod(msgspec.Struct, frozen=True):
+    """One pod that runs: the image that its manifest asks for, and the digest of what it got."""
+
+    name: str
+    image: str
+    digest: str
+
+
+class Workload(msgspec.Struct, frozen=True):
+    """A Deployment of the services, or the DaemonSet of the keeper. `image` is what it asks for, None where it is not
+    there.
+    """
+
+    namespace: str
+    kind: str
+    name: str
+    image: str | None = None
+    wanted: int = 0
+    ready: int = 0
+    pods: tuple[Pod, ...] = ()
+
+    @property
+    def service(self) -> str:
+        """What its heartbeats call it."""
+        return self.name.removeprefix("helios-")
+
+
+def read_workloads(api: Api, tasks: str) -> Iterator[Workload]:
+    """All of them, one by one. Raises ApiRefused or ApiAway."""
+    for name in DEPLOYMENTS:
+        yield read_workload(api, SERVICES, "deployment", name)
+    yield read_workload(api, tasks, "daemonset", KEEPER)
+
+
+def read_workload(api: Api, namespace: str, kind: str, name: str) -> Workload:
+    found = find(api, f"/apis/apps/v1/namespaces/{namespace}/{kind}s/{name}")
+    if found is None:
+        return Workload(namespace, kind, name)
+    spec: Any = found["spec"]
+    status: Any = found.get("status", {})
+    selector = f"labelSelector={NAME}%3D{name}"
+    pods: list[Any] = api.get(f"/api/v1/namespaces/{namespace}/pods?{selector}").get("items") or []
+    return Workload(
+        namespace,
+        kind,
+        name,
+        image=str(spec["template"]["spec"]["containers"][0]["image"]),
+        wanted=int(status.get("desiredNumberScheduled", spec.get("replicas", 1))),
+        ready=int(status.get("numberReady", status.get("readyReplicas", 0))),
+        pods=tuple(each for pod in pods if (each := _running(pod, "containers")) is not None),
+    )
+
+
+def read_task_pods(api: Api, tasks: str) -> list[Pod]:
+    """The pods of tasks that run now, each with the image of its fetch, which is the agent's."""
+    selector = f"labelSelector=app.kubernetes.io/managed-by%3Dhelios&limit={PODS_LOOKED_AT}"
+    pods: list[Any] = api.get(f"/api/v1/namespaces/{tasks}/pods?{selector}").get("items") or []
+    running = [pod for pod in pods if pod.get("status", {}).get("phase") == "Running"]
+    return [each for pod in running if (each := _running(pod, "initContainers")) is not None]
+
+
+def _running(pod: Any, kind: str) -> Pod | None:
+    """The pod by its first container of that kind; None while that has not run."""
+    first: Any = pod["spec"][kind][0]
+    # A container that is over runs nothing any more; of an init container that is what becomes of it.
+    alive = {"running", "terminated"} if kind == "initContainers" else {"running"}
+    for status in pod.get("status", {}).get(f"{kind.removesuffix('s')}Statuses") or ():
+        if status["name"] == first["name"] and alive & set(status.get("state", {})):
+            return Pod(str(pod["metadata"]["name"]), str(first["image"]), str(status.get("imageID", "")))
+    return None
+
+
+def tag_of(image: str) -> str:
+    """The tag that an image is asked for by; empty when it is asked for without one."""
+    name = image.partition("@")[0]
+    return name.rpartition("/")[2].partition(":")[2]
+
+
+def short(digest: str) -> str:
+    """`sha256:` and twelve characters, as people compare them."""
+    _, at, digits = digest.rpartition("sha256:")
+    return f"sha256:{digits[:12]}" if at else digest or "digest unknown"
