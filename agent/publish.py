@@ -19,7 +19,7 @@ from agent.endpoint import AttemptOver, Endpoint, EndpointError
 from agent.frozen import TYPE_CHECKING
 from agent.handover import nothing_to_store, write_message
 from agent.logs import Log
-from agent.manifest import fitted, manifest_digests, read_manifest
+from agent.manifest import compact, fits, fitted, manifest_digests, read_manifest
 from agent.names import NameRefused, check_view, escape
 from agent.pace import now_ms
 from agent.parallel import for_each
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from agent.store import Store
     from agent.upload import StoredOutput
 
+UNDELIVERED = "undelivered"
 PLAN_FRESH_SECONDS = 300.0
 """A plan asked for while the task ran is used for this long; its URLs may have expired after that."""
 PLAN_AHEAD_SECONDS = 1.0
@@ -47,6 +48,8 @@ class Outcome:
         self.disrupted = False
         """The attempt fails by no fault of its own that could be shown: it is repeated without using up a retry."""
         self.outputs: list[StoredOutput] = []
+        self.manifest: str | None = None
+        """Digest of the stored list of the outputs, where the termination message has no room for it."""
 
     @property
     def good(self) -> bool:
@@ -87,8 +90,12 @@ class _Publish:
         except OSError as failure:
             outcome = Outcome(_nobody_told(started_at), f"the control folder cannot be read: {failure.strerror}")
         self._say(outcome)
-        delivered = self._report(outcome)
-        write_message(self._settings.termination_log, _message(outcome, delivered), self._log)
+        # Before the report, which may be waited with for minutes: whatever ends this process then, the result is told.
+        message = _message(outcome, UNDELIVERED)
+        write_message(self._settings.termination_log, message, self._log)
+        told = _message(outcome, self._report(outcome))
+        if told != message:
+            write_message(self._settings.termination_log, told, self._log)
         if self._store is not None:
             self._drop_view(self._store)
         return outcome
@@ -155,7 +162,7 @@ class _Publish:
         return changed
 
     def _store_outputs(self, plan: Plan, outcome: Outcome) -> None:
-        from agent.outputs import OutputRefused, open_output
+        from agent.outputs import MadeContent, OutputRefused, open_output
         from agent.upload import Uploader, UploadFailed
 
         uploader = Uploader(self._web, self._endpoint, self._log, plan.single_put_limit, self._fresh)
@@ -170,6 +177,15 @@ class _Publish:
             outcome.outputs = for_each(plan.outputs, self._settings.parallel, store)
         except (OutputRefused, UploadFailed, NameRefused) as failure:
             outcome.reason = str(failure)
+            return
+        if plan.manifest is None or fits(_document_of(outcome, UNDELIVERED)):
+            return
+        listed = compact({"v": 1, "outputs": _listed(outcome)})
+        try:
+            outcome.manifest = uploader.store_list(plan.manifest, MadeContent(plan.manifest.name, listed))
+        except (UploadFailed, EndpointError, PlanRefused) as failure:
+            # Only an attempt whose report is lost as well would need it.
+            self._log.line(logs.error(str(failure)))
 
     def _plan(self) -> Plan:
         self._asked_ahead.wait(PLAN_AHEAD_SECONDS)
@@ -179,7 +195,8 @@ class _Publish:
         return self._endpoint.plan()
 
     def _fresh(self, output: PlannedOutput) -> PlannedOutput:
-        for fresh in self._endpoint.plan().outputs:
+        plan = self._endpoint.plan()
+        for fresh in plan.outputs if plan.manifest is None else (*plan.outputs, plan.manifest):
             if fresh.name == output.name and fresh.key == output.key:
                 return fresh
         raise PlanRefused(f"output {escape(output.name)} is no longer in the plan")
@@ -200,7 +217,7 @@ class _Publish:
             self._log.line(logs.error(outcome.reason))
 
     def _report(self, outcome: Outcome) -> str:
-        """The endpoint's word on the report, or `undelivered`: then the termination message serves alone."""
+        """The endpoint's word on the report, or UNDELIVERED: then the termination message serves alone."""
         try:
             return self._endpoint.result(self._document(outcome))
         except AttemptOver as over:
@@ -208,7 +225,7 @@ class _Publish:
             return "refused"
         except EndpointError as failure:
             self._log.line(logs.error(f"the report was not delivered: {failure}"))
-            return "undelivered"
+            return UNDELIVERED
 
     def _document(self, outcome: Outcome) -> dict[str, object]:
         record, attempt = outcome.record, self._settings.attempt
@@ -235,8 +252,20 @@ class _Publish:
 
 
 def _message(outcome: Outcome, delivered: str) -> bytes:
+    document = _document_of(outcome, delivered)
+    if not fits(document):
+        del document["stored"]
+        document["manifest"] = outcome.manifest
+    return fitted(document, "reason")
+
+
+def _listed(outcome: Outcome) -> list[object]:
+    return [[stored.name, stored.size, stored.sha256, stored.archive] for stored in outcome.outputs]
+
+
+def _document_of(outcome: Outcome, delivered: str) -> dict[str, object]:
     record = outcome.record
-    document: dict[str, object] = {
+    return {
         "v": 1,
         "step": "publish",
         "ok": outcome.good,
@@ -245,6 +274,7 @@ def _message(outcome: Outcome, delivered: str) -> bytes:
         "timedOut": record.timed_out,
         "outputs": len(outcome.outputs),
         "outputBytes": sum(stored.size for stored in outcome.outputs),
+        "stored": _listed(outcome),
         "cpuMs": record.cpu_ms,
         "peakMemoryBytes": record.peak_memory_bytes,
         "startedAt": record.started_at,
@@ -253,7 +283,6 @@ def _message(outcome: Outcome, delivered: str) -> bytes:
         "disrupted": outcome.disrupted,
         "reason": outcome.reason,
     }
-    return fitted(document, "reason")
 
 
 def _nobody_told(started_at: int) -> ExitRecord:

@@ -18,9 +18,11 @@ from helios.streams import Inbox
 from helios.worker import Stop, work
 from services.collector.collect import Collector
 from services.collector.endpoint import BODY_BYTES, PodEndpoint
+from services.collector.ends import Manifest, no_manifest
 from services.collector.kept import KeptReports
 from services.collector.kube_api import api_from_environment
 from services.collector.kube_pods import KubernetesPods
+from services.collector.manifests import Manifests
 from services.collector.pods import JobOf, LocalPods, Pods
 from services.collector.store import Store
 from services.process import configure_logging, connect, repeat, run_loops
@@ -38,6 +40,7 @@ def run(
     stop: Stop,
     *others: Callable[[], None],
     kept: KeptReports | None = None,
+    manifest: Manifest = no_manifest,
 ) -> None:
     """Serve launched Jobs and settled runs until stopped, with `others` beside."""
     partitions = all_partitions(settings.partitions)
@@ -49,7 +52,7 @@ def run(
         batch_entries=settings.batch_entries,
         lease_seconds=settings.lease_seconds,
     )
-    collector = Collector(client, inbox, pods, settings, kept)
+    collector = Collector(client, inbox, pods, settings, kept, manifest)
     heartbeat = Heartbeat(client, "collector", settings.replica)
     run_loops(
         stop,
@@ -139,14 +142,17 @@ def main() -> None:
     stop.listen()
     client = connect(settings)
     kept = KeptReports()
-    endpoint = Endpoint(PodEndpoint(client, Store(settings), settings, kept), settings.pod_endpoint_bind)
+    store = Store(settings)
+    manifests = Manifests(store.read)
+    endpoint = Endpoint(PodEndpoint(client, store, settings, kept), settings.pod_endpoint_bind)
     threading.Thread(target=endpoint.serve, name="endpoint", daemon=True).start()
     log.info("serving pods", bind=settings.pod_endpoint_bind)
     others: list[Callable[[], None]] = [lambda: repeat(stop, SWEEP_SECONDS, lambda: sweep(pods, client, settings))]
     if isinstance(pods, KubernetesPods):
         pods.start()
         others.append(lambda: pods.supervise(stop))
-    run(settings, pods, client, stop, *others, kept=kept)
+    run(settings, pods, client, stop, *others, kept=kept, manifest=manifests.get)
+    manifests.close()
     endpoint.close()
 
 

@@ -248,7 +248,12 @@ class PodEndpoint:
             ],
             "outputs": [{**item, "url": self.sign("PUT", item["key"])} for item in self.outputs],
             "singlePutLimit": self.single_put_limit,
+            "manifest": self.manifest(),
         }
+
+    def manifest(self) -> dict[str, Any]:
+        key = "bucket/runs/r/t/0/pod.manifest.json"
+        return {"name": "the list of outputs", "key": key, "url": self.sign("PUT", key)}
 
     def handler(self) -> type[BaseHTTPRequestHandler]:
         endpoint = self

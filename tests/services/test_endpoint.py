@@ -137,6 +137,16 @@ def test_two_pods_of_one_attempt_store_in_places_of_their_own(caller: Caller) ->
     assert plans[0].outputs[0].key != plans[1].outputs[0].key
 
 
+def test_the_list_of_outputs_has_a_place_that_no_output_can_take(caller: Caller) -> None:
+    """Each pod's own, beside its folder and not in it; a task without outputs needs none."""
+    caller.make_input()
+    plans = [msgspec.convert(caller.get("/v1/plan", HTTP_HELIOS_POD=pod)[1], Plan) for pod in ("p1", "p2")]
+    places = [plan.manifest.key for plan in plans if plan.manifest]
+    assert places == [f"runs/{RUN}/a/1/p1.manifest.json", f"runs/{RUN}/a/1/p2.manifest.json"]
+    assert plans[0].manifest is not None
+    assert f"/{places[0]}?X-Amz-" in plans[0].manifest.url
+
+
 def test_a_plan_before_its_inputs_exist_is_a_conflict(caller: Caller) -> None:
     caller.stage.client.hset(caller.stage.keys.task(RUN, "a"), mapping={"status": "QUEUED", "attempt": "1"})
     assert caller.get("/v1/plan")[0] == "409 Conflict"
