@@ -530,3 +530,15 @@ def test_of_a_huge_log_the_end_is_kept(tailed: Tailed) -> None:
     assert found[-1] == lines[-1][1]
     assert 1_000 < len(found) < 3_000
     assert sorted(found[1:]) == found[1:]
+
+
+def test_a_task_that_cannot_be_started_fails_at_once_though_publish_waits_for_it(tailed: Tailed) -> None:
+    cluster = tailed.cluster
+    cluster.pod("a", "Running", ended(), ended(128, reason="StartError", message="exec format error"), RUNS)
+    cluster.start()
+    tailed.take()
+    wait_until("it is wrapped up", lambda: tailed.turn() or not tailed.collector.held)
+    task = tailed.stage.task("a")
+    assert (task["status"], task["disrupted"]) == ("FAILED", "0")
+    assert '"reason":"task could not be started: exec format error"' in task["record"]
+    wait_until("its pod is ended", lambda: cluster.kube.asked("DELETE", "/jobs/job-a-1"))
