@@ -24,7 +24,10 @@ POLL_SECONDS = 1.0
 """A log that somebody watches is asked for this often."""
 
 END_SECONDS = 3.0
-"""The end of a log may take so long after its pod's; then it is lost."""
+"""Reading the end of a log may take so long from when it began; then it is lost."""
+
+TURN_SECONDS = 60.0
+"""Its turn may take so long to come, when hundreds of pods end together."""
 
 TRIES_AT_END = 3
 TAIL_LINES = 5_000
@@ -54,7 +57,9 @@ class _Log(msgspec.Struct):
     due: float = 0.0
     tries: int = 0
     asked_at_end: bool = False
-    ending_since: float | None = None
+    asked_since: float | None = None
+    """When its end was first wanted, and when reading that began."""
+    reading_since: float | None = None
     complete: bool = False
 
 
@@ -111,14 +116,18 @@ class PodLogs:
 
     def _finish(self, known: _Log, container: ContainerStatus, reachable: bool) -> None:
         now = self.clock()
-        if known.ending_since is None:
-            known.ending_since = now
+        if known.asked_since is None:
+            known.asked_since = now
         began = container.ended or container.state.running
         if began is not None and began.startedAt is not None:
             known.began = int(began.startedAt.timestamp()) * NS * PER_NS
         if not reachable:
             self._lose(known, "its node was lost")
-        elif now - known.ending_since > END_SECONDS:
+        elif (
+            now - known.asked_since > TURN_SECONDS
+            if known.reading_since is None
+            else now - known.reading_since > END_SECONDS
+        ):
             self._lose(known, "it could not be read in time")
         else:
             self._ask(known, ended=True)
@@ -145,6 +154,12 @@ class PodLogs:
     def _read(self, known: _Log, ended: bool) -> None:
         failure: ApiAway | ApiRefused | None = None
         whole = False
+        with self.lock:
+            if known.complete:  # given up before its turn came
+                known.reading = False
+                return
+            if ended and known.reading_since is None:
+                known.reading_since = self.clock()
         try:
             whole = self._copy(known, ended)
         except (ApiAway, ApiRefused) as error:

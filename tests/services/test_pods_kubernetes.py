@@ -1,9 +1,11 @@
 """Pods of an API server, as the collector asks for them: what is gone, what hangs, what is lost, what is let go."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 
@@ -13,8 +15,10 @@ from helios.settings import Settings
 from helios.streams import Inbox
 from services.collector.__main__ import sweep
 from services.collector.collect import Collector
+from services.collector.kube_logs import END_SECONDS, TURN_SECONDS, PodLogs
+from services.collector.kube_objects import Pod
 from services.collector.kube_pods import SETTLING_SECONDS, KubernetesPods
-from tests.services.kube_server import Json, KubeServer
+from tests.services.kube_server import NAMESPACE, Json, KubeServer
 from tests.stage import RUN, Stage
 from tests.waiting import wait_until
 
@@ -542,3 +546,63 @@ def test_a_task_that_cannot_be_started_fails_at_once_though_publish_waits_for_it
     assert (task["status"], task["disrupted"]) == ("FAILED", "0")
     assert '"reason":"task could not be started: exec format error"' in task["record"]
     wait_until("its pod is ended", lambda: cluster.kube.asked("DELETE", "/jobs/job-a-1"))
+
+
+class Turns(Executor):
+    """Threads that are all busy until the test lets one work."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[], object]] = []
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.waiting.append(lambda: fn(*args, **kwargs))
+        return Future()
+
+    def work(self) -> None:
+        for each in self.waiting:
+            each()
+        self.waiting.clear()
+
+
+def over_now() -> Pod:
+    status = {"containerStatuses": [{"name": "task", "state": ended()}]}
+    return msgspec.convert({"metadata": {"name": "p"}, "status": status}, type=Pod)
+
+
+def told(logs: PodLogs) -> list[str]:
+    return [line.text for line in logs.lines(over_now(), "task", 0).lines]
+
+
+def test_a_log_whose_turn_is_late_is_read_all_the_same(kube: KubeServer) -> None:
+    """As when hundreds of pods end together: its time runs from when its reading begins."""
+    clock, turns = Clock(), Turns()
+    logs = PodLogs(kube.api(), NAMESPACE, turns, clock)
+    kube.logs["p", "task"] = log_of((5, "all of it"))
+    assert not logs.finish(over_now(), reachable=True)
+    clock.ahead += TURN_SECONDS - 1
+    assert not logs.finish(over_now(), reachable=True)
+    turns.work()
+    assert logs.finish(over_now(), reachable=True)
+    assert told(logs) == ["all of it"]
+
+
+def test_a_log_whose_turn_does_not_come_is_lost_and_not_read_later(kube: KubeServer) -> None:
+    clock, turns = Clock(), Turns()
+    logs = PodLogs(kube.api(), NAMESPACE, turns, clock)
+    kube.logs["p", "task"] = log_of((5, "too late"))
+    assert not logs.finish(over_now(), reachable=True)
+    clock.ahead += TURN_SECONDS + 1
+    assert logs.finish(over_now(), reachable=True)
+    turns.work()
+    assert told(logs) == ["[HELIOS] the rest of this log is lost: it could not be read in time"]
+
+
+def test_a_reading_that_takes_too_long_is_given_up(kube: KubeServer) -> None:
+    clock, turns = Clock(), Turns()
+    logs = PodLogs(kube.api(), NAMESPACE, turns, clock)
+    kube.log_errors["p", "task"] = 500
+    assert not logs.finish(over_now(), reachable=True)
+    turns.work()
+    clock.ahead += END_SECONDS + 1
+    assert logs.finish(over_now(), reachable=True)
+    assert "lost: it could not be read in time" in told(logs)[0]
