@@ -164,9 +164,14 @@ class KubernetesPods:
                 job
                 for job, pods in self.pods.items()
                 if all(self._judged(seen, self.clock(), steady).final for seen in pods.values())
-                and any(FINALIZER in seen.pod.metadata.finalizers for seen in pods.values())
+                and any(self._is_held(seen.pod) for seen in pods.values())
             ]
             return over + [job for job in self.job_watch.mirror.names() if job not in self.pods]
+
+    def _is_held(self, pod: Pod) -> bool:
+        """Whether it needs us to go: by our finalizer, or because nobody on its lost node confirms that it ended."""
+        meta = pod.metadata
+        return FINALIZER in meta.finalizers or (meta.deletionTimestamp is not None and pod.spec.nodeName in self.lost)
 
     def attempt_of(self, job: str) -> JobOf | None:
         with self.lock:

@@ -382,6 +382,28 @@ def test_a_release_that_fails_is_repeated_by_the_sweep(cluster: Cluster, client:
     assert sorted(cluster.pods.unreleased()) == ["job-b-1", "job-c-1", "job-d-1"]
 
 
+def test_a_pod_whose_node_is_lost_after_its_release_is_deleted_by_the_sweep(
+    cluster: Cluster, client: redis.Redis
+) -> None:
+    """It stays Terminating without our finalizer, because its kubelet cannot confirm its end."""
+    stage = Stage(client)
+    stage.open({"a": []})
+    stage.launch("a")
+    stage.end("a")
+    going = {"deletionTimestamp": "2026-11-25T01:00:09Z", "deletionGracePeriodSeconds": 30, "finalizers": []}
+    cluster.pod("a", "Succeeded", ended(), ended(), ended(), meta=going)
+    cluster.start()
+    wait_until("it is known", lambda: cluster.status("job-a-1"))
+    assert cluster.pods.unreleased() == []
+    cluster.node("node1", "Unknown")
+    wait_until("it is not ready", lambda: cluster.status("job-a-1") and cluster.pods.unready)
+    assert cluster.pods.unreleased() == [], "its node may just be restarting"
+    cluster.later(SETTINGS.node_lost_seconds)
+    sweep(cluster.pods, client, SETTINGS)
+    wait_until("it is gone", lambda: "job-a-1-x" not in cluster.kube.objects["pods"])
+    assert cluster.kube.asked("DELETE", "/pods/job-a-1-x")[0][1]["gracePeriodSeconds"] == 0
+
+
 # Logs.
 
 
