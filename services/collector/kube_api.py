@@ -19,8 +19,6 @@ from services.collector.kube_objects import ApiStatus
 
 CONNECT_SECONDS = 3
 READ_SECONDS = 10
-WATCH_SILENCE_SECONDS = 90
-"""A watch without even a bookmark for so long is dead; the API server sends one about once a minute."""
 CONNECTIONS = 24
 CHUNK_BYTES = 64 * 1024
 
@@ -57,10 +55,8 @@ class Api:
         self._call("DELETE", path, {}, msgspec.json.encode(options), "application/json", READ_SECONDS)
 
     @contextlib.contextmanager
-    def stream(
-        self, path: str, query: Mapping[str, str], *, silence_seconds: float = WATCH_SILENCE_SECONDS
-    ) -> Generator[Iterator[bytes]]:
-        """The answer's bytes as they come."""
+    def stream(self, path: str, query: Mapping[str, str], *, silence_seconds: float) -> Generator[Iterator[bytes]]:
+        """The answer's bytes as they come; ApiAway when none comes for so long."""
         response = self._open("GET", path, query, None, "", silence_seconds)
         try:
             if response.status >= 400:

@@ -35,6 +35,8 @@ class KubeServer:
         self.connections = 0
         """Counts up when all watches are to be cut."""
         self.away = False
+        self.mute = False
+        """Watches say nothing any more and do not end, as when packets are lost on the way."""
         self.logs: dict[tuple[str, str], bytes] = {}
         self.log_errors: dict[tuple[str, str], int] = {}
         self.requests: list[tuple[str, str, dict[str, str], Any]] = []
@@ -232,6 +234,8 @@ class _Handler(BaseHTTPRequestHandler):
         while True:
             with kube.changed:
                 news = [each for each in kube.history if each[0] > version and each[2] == kind]
+                while kube.mute and kube.connections == self.generation:
+                    kube.changed.wait()
                 if not news:
                     left = until - time.monotonic()
                     if left <= 0:

@@ -176,6 +176,29 @@ def test_an_api_server_that_is_away_is_waited_for_and_its_silence_is_known(watch
     assert watched.watch.live_for(0)
 
 
+def test_a_connection_that_dies_without_a_word_is_noticed(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing resets it, so only the end that every watch should have by then tells."""
+    monkeypatch.setattr(kube_watch, "WATCH_SECONDS", 1)
+    monkeypatch.setattr(kube_watch, "SILENCE_SECONDS", 1.5)
+    watched.put("a")
+    watched.start()
+    since = watched.watch.live_since
+    wait_until("watches end and begin anew", lambda: len(watched.kube.watching()) > 2)
+    assert watched.watch.live_since == since, "a watch that ends in time is well"
+    watched.kube.mute = True
+    watched.put("a", "Running")
+    wait_until("the silence is noticed", lambda: not watched.watch.live_for(0))
+    watched.kube.mute = False
+    watched.kube.cut()
+    watched.becomes(a="Running")
+
+
+def test_no_watch_is_asked_for_longer_than_its_silence_is_borne(watched: Watched) -> None:
+    watched.start()
+    wait_until("it watches", watched.kube.watching)
+    assert float(watched.kube.watching()[0]["timeoutSeconds"]) < kube_watch.SILENCE_SECONDS <= 30
+
+
 def test_an_api_server_that_is_away_from_the_start_is_waited_for(watched: Watched) -> None:
     watched.put("a")
     watched.kube.go_away()
