@@ -5,8 +5,10 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from kubernetes.config import ConfigException
 
 from services.collector import kube_watch
+from services.collector.kube_api import token_headers
 from services.collector.kube_objects import MANAGED, Pod
 from services.collector.kube_watch import Watch
 from tests.services.kube_server import NAMESPACE, KubeServer
@@ -228,3 +230,32 @@ def test_a_line_that_makes_no_sense_costs_nothing_else(watched: Watched, line: s
     watched.kube.send("pods", line)
     watched.put("b")
     watched.becomes(a="Pending", b="Pending")
+
+
+class Tokens:
+    """The official client's configuration, as far as it renews a token."""
+
+    def __init__(self) -> None:
+        self.trouble: Exception | None = None
+
+    def get_api_key_with_prefix(self, identifier: str, alias: str) -> str:
+        assert (identifier, alias) == ("BearerToken", "authorization")
+        if self.trouble is not None:
+            raise self.trouble
+        return "bearer t"
+
+
+@pytest.mark.parametrize("trouble", [FileNotFoundError("token"), ConfigException("Token file exists but empty.")])
+def test_a_token_that_cannot_be_renewed_is_waited_for(watched: Watched, trouble: Exception) -> None:
+    """Its file is empty for a moment, or not there: the watch goes on once it is."""
+    tokens = Tokens()
+    watched.watch.api.headers = token_headers(tokens)
+    watched.put("a")
+    watched.start()
+    tokens.trouble = trouble
+    watched.kube.cut()
+    wait_until("the trouble is noticed", lambda: not watched.watch.live_for(0))
+    assert watched.thread.is_alive()
+    watched.put("a", "Running")
+    tokens.trouble = None
+    watched.becomes(a="Running")
