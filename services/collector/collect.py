@@ -94,7 +94,7 @@ class Collector:
         for failure in self.watch():
             log.error("a Job cannot be wrapped up yet", job=failure.entry.fields.get("job"), error=str(failure.error))
             self.inbox.put_off(failure.entry)
-        end_overdue(self.client, self.pods, self.settings, self.kept.overdue())
+        end_overdue(self.client, self.pods, self.settings, self.kept)
         return WATCH_MS if self.held or self.kept.waiting else None
 
     def watch(self) -> list[Failure]:

@@ -1,6 +1,6 @@
 """The end of an attempt, from its pod, its kept report and its task's record."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -14,10 +14,10 @@ from helios.localjobs import PodStatus
 from helios.messages import Launched
 from helios.podwire import MessageOutput, Report
 from helios.settings import Settings
-from helios.tokens import Attempt
 from helios.transitions import commit_one
-from helios.wire import hash_values
+from helios.wire import TRANSIENT, error_code, hash_values
 from services.collector.classify import Classification, classify
+from services.collector.kept import KeptReports
 from services.collector.manifests import ManifestLost
 from services.collector.outcome import (
     Ended,
@@ -110,17 +110,21 @@ def _report_from_message(
         return None
 
 
-def end_overdue(client: redis.Redis, pods: Pods, settings: Settings, attempts: Iterable[Attempt]) -> None:
+def end_overdue(client: redis.Redis, pods: Pods, settings: Settings, kept: KeptReports) -> None:
     """End attempts that reported a failure and whose pod's status does not come; their Jobs stay to be wrapped up.
 
-    What is known of the pod by now counts, such as a disruption that is under way.
+    What is known of the pod by now counts, such as a disruption that is under way. What Redis does not take is kept.
     """
-    for attempt in attempts:
+    for attempt in kept.overdue():
         keys = keys_of_run(attempt.run, settings.partitions)
         found: list[Any] = hash_values(client, [keys.task(attempt.run, attempt.task)], TASK_VALUES)
         switch: list[Any] = hash_values(client, [keys.run(attempt.run)], ("cacheEnabled",))
         values = found[0]
+        if isinstance(values, ResponseError) and error_code(values) in TRANSIENT:
+            kept.put_off(attempt)
+            continue
         if isinstance(values, ResponseError) or values[4] != str(attempt.attempt):
+            kept.done(attempt)
             continue
         launched = Launched(attempt.run, attempt.task, attempt.attempt, values[5] or "")
         known = pods.statuses([launched.job]).get(launched.job)
@@ -130,6 +134,11 @@ def end_overdue(client: redis.Redis, pods: Pods, settings: Settings, attempts: I
             ended = ended_of(pods, launched, pod, values, cache_enabled=switch[0] == ["true"])
             if commit_one(client, end_call(keys, "", attempt.run, attempt.task, attempt.attempt, ended)):
                 log.info("an attempt ended without its pod's status", run=attempt.run, task=attempt.task)
+            kept.done(attempt)
         except (OSError, ValueError, ResponseError) as error:
+            if error_code(error) in TRANSIENT:
+                kept.put_off(attempt)
+                continue
+            kept.done(attempt)
             # The pod's status, once it comes, meets the same and is dealt with there.
             log.warning("a reported failure cannot be committed", run=attempt.run, error=str(error))

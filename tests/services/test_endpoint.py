@@ -334,7 +334,7 @@ def test_an_early_failure_is_waited_for_by_the_loop(caller: Caller) -> None:
     caller.make_input()
     caller.stage.launch("a")
     caller.post("/v1/result", report(exitCode=1, fetch=FETCHED))
-    assert [(each.run, each.task, each.attempt) for _, each in caller.endpoint.kept.waiting] == [(RUN, "a", 1)]
+    assert [(each.run, each.task, each.attempt) for each in caller.endpoint.kept.waiting] == [(RUN, "a", 1)]
 
 
 def test_an_early_success_is_committed_and_what_waits_for_it_goes_on(caller: Caller) -> None:
