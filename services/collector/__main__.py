@@ -31,6 +31,8 @@ log = structlog.get_logger()
 
 SWEEP_SECONDS = 30
 ENDPOINT_THREADS = 8
+LOOK_SECONDS = 1
+"""How often it is seen to that the endpoint's thread still runs; it may outlive the loops, so it is none of them."""
 
 
 def run(
@@ -81,9 +83,22 @@ class Endpoint:
             ident="helios",
             clear_untrusted_proxy_headers=True,
         )
+        self.thread = threading.Thread(target=self._serve, name="endpoint", daemon=True)
 
-    def serve(self) -> None:
-        self.server.run()
+    def start(self) -> None:
+        self.thread.start()
+
+    def supervise(self, stop: Stop) -> None:
+        """Until stopped; an endpoint that ends before ends the process, because no restart would come otherwise."""
+        while not stop.wait(LOOK_SECONDS):
+            if not self.thread.is_alive():
+                raise RuntimeError("the pod endpoint has ended")
+
+    def _serve(self) -> None:
+        try:
+            self.server.run()
+        except Exception:
+            log.exception("the pod endpoint failed")
 
     def close(self) -> None:
         self.server.close()
@@ -145,9 +160,12 @@ def main() -> None:
     store = Store(settings)
     manifests = Manifests(store.read)
     endpoint = Endpoint(PodEndpoint(client, store, settings, kept), settings.pod_endpoint_bind)
-    threading.Thread(target=endpoint.serve, name="endpoint", daemon=True).start()
+    endpoint.start()
     log.info("serving pods", bind=settings.pod_endpoint_bind)
-    others: list[Callable[[], None]] = [lambda: repeat(stop, SWEEP_SECONDS, lambda: sweep(pods, client, settings))]
+    others: list[Callable[[], None]] = [
+        lambda: repeat(stop, SWEEP_SECONDS, lambda: sweep(pods, client, settings)),
+        lambda: endpoint.supervise(stop),
+    ]
     if isinstance(pods, KubernetesPods):
         pods.start()
         others.append(lambda: pods.supervise(stop))
