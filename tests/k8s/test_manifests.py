@@ -89,12 +89,12 @@ def test_the_agents_image_is_the_services(documents: list[Document]) -> None:
 RIGHTS = {
     "helios-jobrunner": {("batch", "jobs"): {"create", "get", "list", "delete"}},
     "helios-collector": {
-        ("", "pods"): {"get", "list", "watch", "patch", "delete"},
+        ("", "pods"): {"list", "watch", "patch", "delete"},
         ("", "pods/log"): {"get"},
-        ("", "events"): {"get", "list", "watch"},
+        ("", "events"): {"list"},
         ("batch", "jobs"): {"get", "list", "watch", "delete"},
     },
-    "helios-nodes": {("", "nodes"): {"get", "list", "watch"}},
+    "helios-nodes": {("", "nodes"): {"list", "watch"}},
 }
 
 
