@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -21,10 +21,23 @@ THREADS = 8
 CHECK_AGAIN_SECONDS = 1.0
 EVENTS_AGAIN_SECONDS = 10.0
 
+_PASSED = ("FailedScheduling",)
+"""Warnings on what is over once a pod has a node, which is when its events are read."""
+_OF_IMAGES = ("Pulling", "Pulled", "Failed", "BackOff")
+
 
 class _Question(msgspec.Struct):
     future: Future[Any]
     asked: float
+
+
+class Told(NamedTuple):
+    """What an object's events say of why nothing goes on."""
+
+    warning: str = ""
+    """The last Warning, if there is one."""
+    pulling: bool = False
+    """An image is being pulled, as far as was told."""
 
 
 class _Events(msgspec.Struct):
@@ -56,9 +69,9 @@ class Errands:
         """Whether the API server has said that there is neither the Job nor a pod of it."""
         return self._answer("exists", job, CHECK_AGAIN_SECONDS, self._whether_gone) is True
 
-    def last_warning(self, kind: str, name: str) -> str | None:
-        """The last Warning event on the object; empty if it has none, None while that is not known."""
-        return self._answer(kind, name, EVENTS_AGAIN_SECONDS, self._read_warning)
+    def events(self, kind: str, name: str) -> Told | None:
+        """What the object's events say; None while that is not known."""
+        return self._answer(kind, name, EVENTS_AGAIN_SECONDS, self._read_events)
 
     def release(self, job: str, pods: Iterable[tuple[str, bool]]) -> None:
         """Delete the Job and let its pods go; each comes with whether its node was lost."""
@@ -111,17 +124,24 @@ class Errands:
         except (ApiAway, ApiRefused, msgspec.DecodeError):
             return None
 
-    def _read_warning(self, kind: str, name: str) -> str | None:
-        selector = f"involvedObject.kind={kind},involvedObject.name={name},type=Warning"
+    def _read_events(self, kind: str, name: str) -> Told | None:
+        selector = f"involvedObject.kind={kind},involvedObject.name={name}"
         try:
             found = msgspec.json.decode(self.api.get(f"{self.core}/events", {"fieldSelector": selector}), type=_Events)
         except ApiRefused as error:
             log.warning("events cannot be read", error=str(error))
-            return ""
+            return Told()
         except (ApiAway, msgspec.DecodeError):
             return None
-        latest = max(found.items, key=_moment, default=None)
-        return latest.message if latest is not None else ""
+        warnings = [each for each in found.items if each.type == "Warning" and each.reason not in _PASSED]
+        latest = max(warnings, key=_moment, default=None)
+        # Of one second, what ended the pull is later.
+        pull = max(
+            (each for each in found.items if each.reason in _OF_IMAGES),
+            key=lambda each: (_moment(each), each.reason != "Pulling"),
+            default=None,
+        )
+        return Told(latest.message if latest else "", pull is not None and pull.reason == "Pulling")
 
     def _release(self, job: str, pods: list[tuple[str, bool]]) -> None:
         """The Job first: whatever of its pods is left over then still has its finalizer, and so is found again."""

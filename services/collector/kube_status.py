@@ -15,6 +15,9 @@ from services.collector.kube_objects import Condition, ContainerStatus, Job, Pod
 CONFIG_SECONDS = 15
 """A missing Secret, or a container that cannot be made: kubelet tries again, and somebody may just be creating it."""
 
+PULL_SECONDS = 3_600
+"""An image may be pulled for so long, as long as its pull goes on; events are kept for an hour, too."""
+
 DELETION_SECONDS = 30
 """What a deleted pod may take beyond its grace period before its node counts as unable to end it."""
 
@@ -91,7 +94,8 @@ def pod_trouble(pod: Pod, settings: Settings) -> Trouble | None:
     if stuck is None or (fetch is not None and fetch.ended is not None and fetch.ended.exitCode):
         return None
     words = f"{stuck} did not start within {settings.pod_start_seconds} s of being scheduled"
-    return Trouble(f"start:{stuck}", settings.pod_start_seconds, words, events_know_more=True)
+    # Nobody may know why: then it is not for the user to have done.
+    return Trouble(f"start:{stuck}", settings.pod_start_seconds, words, disrupted=True, events_know_more=True)
 
 
 def _never_began(pod: Pod) -> Trouble | None:

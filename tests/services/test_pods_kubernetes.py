@@ -18,6 +18,7 @@ from services.collector.collect import Collector
 from services.collector.kube_logs import END_SECONDS, TURN_SECONDS, PodLogs
 from services.collector.kube_objects import Pod
 from services.collector.kube_pods import SETTLING_SECONDS, KubernetesPods
+from services.collector.kube_status import PULL_SECONDS
 from tests.services.kube_server import NAMESPACE, Json, KubeServer
 from tests.stage import RUN, Stage
 from tests.waiting import wait_until
@@ -253,7 +254,43 @@ def test_a_pod_that_does_not_start_fails_with_the_last_warning(cluster: Cluster)
     cluster.start()
     cluster.stays(job, "Pending")
     cluster.later(SETTINGS.pod_start_seconds)
-    assert "MountVolume.SetUp failed" in (cluster.failed(job).reason or "")
+    found = cluster.failed(job)
+    assert ("MountVolume.SetUp failed" in (found.reason or ""), found.disrupted) == (True, False)
+
+
+def test_an_image_that_is_still_being_pulled_is_waited_for_and_costs_no_retry(cluster: Cluster) -> None:
+    """A large image is not the user's failure; a scheduler's earlier warning is none of the start's."""
+    job = cluster.job("a")
+    cluster.pod("a", "Pending", ended(), {"waiting": {"reason": "PodInitializing"}}, RUNS)
+    about = {"kind": "Pod", "name": f"{job}-x"}
+    told = [
+        ("Warning", "FailedScheduling", "0/2 nodes are available", 0),
+        ("Normal", "Pulled", "Successfully pulled image of fetch", 2),
+        ("Normal", "Pulling", "Pulling image of the task", 2),
+        ("Normal", "Pulling", "Pulling image of the task", 3),
+    ]
+    for number, (kind, reason, words, second) in enumerate(told):
+        event = {"involvedObject": about, "type": kind, "reason": reason, "message": words}
+        cluster.kube.put("events", f"e{number}", {**event, "lastTimestamp": f"2026-11-25T01:00:0{second}Z"})
+    cluster.start()
+    cluster.stays(job, "Fetching")
+    cluster.later(SETTINGS.pod_start_seconds)
+    cluster.stays(job, "Fetching")
+    wait_until("its events are read", lambda: cluster.kube.asked("GET", "/events"))
+    cluster.stays(job, "Fetching")
+    cluster.later(PULL_SECONDS)
+    found = cluster.failed(job)
+    assert (found.disrupted, "its image is still being pulled" in (found.reason or "")) == (True, True)
+
+
+def test_a_start_that_nothing_explains_costs_no_retry(cluster: Cluster) -> None:
+    job = cluster.job("a")
+    cluster.pod("a", "Pending", ended(), {"waiting": {"reason": "PodInitializing"}}, RUNS)
+    cluster.start()
+    cluster.stays(job, "Fetching")
+    cluster.later(SETTINGS.pod_start_seconds)
+    found = cluster.failed(job)
+    assert (found.disrupted, "task did not start" in (found.reason or "")) == (True, True)
 
 
 REFUSALS = [

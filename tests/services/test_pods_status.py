@@ -411,7 +411,7 @@ def test_whatever_keeps_a_pod_waiting_ends_its_attempt_after_a_stated_time(case:
     assert (trouble.seconds, trouble.words) == (seconds, words)
     status = status_of(found, expired=trouble)
     assert (status.phase, status.reason, status.overrules) == ("Failed", words, True)
-    assert status.disrupted == ("deletion" in trouble.kind)
+    assert status.disrupted == trouble.kind.startswith(("deletion", "start:"))
     assert status_of(found).phase not in ("Succeeded", "Failed")
 
 
