@@ -22,6 +22,7 @@ from services.collector.ends import Manifest, no_manifest
 from services.collector.kept import KeptReports
 from services.collector.kube_api import api_from_environment
 from services.collector.kube_pods import KubernetesPods
+from services.collector.logroom import LOOK_SECONDS, make_room
 from services.collector.manifests import Manifests
 from services.collector.pods import JobOf, LocalPods, Pods
 from services.collector.store import Store
@@ -31,7 +32,7 @@ log = structlog.get_logger()
 
 SWEEP_SECONDS = 30
 ENDPOINT_THREADS = 8
-LOOK_SECONDS = 1
+ALIVE_SECONDS = 1
 """How often it is seen to that the endpoint's thread still runs; it may outlive the loops, so it is none of them."""
 
 
@@ -90,7 +91,7 @@ class Endpoint:
 
     def supervise(self, stop: Stop) -> None:
         """Until stopped; an endpoint that ends before ends the process, because no restart would come otherwise."""
-        while not stop.wait(LOOK_SECONDS):
+        while not stop.wait(ALIVE_SECONDS):
             if not self.thread.is_alive():
                 raise RuntimeError("the pod endpoint has ended")
 
@@ -164,6 +165,7 @@ def main() -> None:
     log.info("serving pods", bind=settings.pod_endpoint_bind)
     others: list[Callable[[], None]] = [
         lambda: repeat(stop, SWEEP_SECONDS, lambda: sweep(pods, client, settings)),
+        lambda: repeat(stop, LOOK_SECONDS, lambda: make_room(client, settings)),
         lambda: endpoint.supervise(stop),
     ]
     if isinstance(pods, KubernetesPods):

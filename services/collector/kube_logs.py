@@ -18,7 +18,7 @@ from helios.localjobs import STEPS
 from services.collector.kube_api import Api, ApiAway, ApiRefused
 from services.collector.kube_objects import ContainerStatus, Pod
 from services.collector.kube_stamps import NS, PER_NS, entry_id, split, stamped
-from services.collector.loglines import TAIL_BYTES, LogLine, LogPart, readable
+from services.collector.loglines import NOT_KEPT, WATCHED_BYTES, LogLine, LogPart, readable
 
 POLL_SECONDS = 1.0
 """A log that somebody watches is asked for this often."""
@@ -38,8 +38,6 @@ READ_BYTES = 16 * 1024**2
 READ_SECONDS = 3.0
 FETCH_BYTES = 1024**2
 """So much of fetch's own log stays in memory until the pod is released."""
-
-NOT_KEPT = "[HELIOS] lines before this are not kept"
 
 
 class _Log(msgspec.Struct):
@@ -205,7 +203,7 @@ class PodLogs:
         known.lines.append((position, text))
         known.last = max(known.last, position)
         known.bytes += len(text)
-        limit = FETCH_BYTES if known.step == "fetch" else TAIL_BYTES
+        limit = FETCH_BYTES if known.step == "fetch" else WATCHED_BYTES
         if known.bytes <= limit:
             return
         place = 0
