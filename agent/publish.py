@@ -8,12 +8,13 @@ happens, a report is sent and a termination message is written; a reason is neve
 
 import contextlib
 import os
+import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from agent import logs
-from agent.control import ExitRecord, NotStarted, read_exit, wait_for_end, wait_for_start
+from agent.control import ExitRecord, NotStarted, Stopped, read_exit, wait_for_end, wait_for_start
 from agent.documents import Json
 from agent.endpoint import AttemptOver, Endpoint, EndpointError
 from agent.frozen import TYPE_CHECKING
@@ -56,11 +57,13 @@ class Outcome:
         return self.record.exit_code == 0 and self.reason is None
 
 
-def publish(settings: PublishSettings, log: Log, web: Web | None = None) -> Outcome:
+def publish(
+    settings: PublishSettings, log: Log, web: Web | None = None, on_start: Callable[[], object] = lambda: None
+) -> Outcome:
     """Waits for the task's end, stores its outputs, reports. The outcome is `good` or has an exit code or a reason that
-    says why not.
+    says why not. Calls `on_start` when the task has started; Stopped may be raised into it until then.
     """
-    return _Publish(settings, log, web or Web()).run()
+    return _Publish(settings, log, web or Web()).run(on_start)
 
 
 class _Publish:
@@ -77,14 +80,21 @@ class _Publish:
         self._ahead: tuple[float, Plan] | None = None
         self._asked_ahead = threading.Event()
 
-    def run(self) -> Outcome:
+    def run(self, on_start: Callable[[], object]) -> Outcome:
         started_at = now_ms()
         try:
             started_at = wait_for_start(self._settings.control_dir, self._settings.start_patience_seconds)
+            on_start()
             if self._store is not None or not self._nothing_to_store:
                 threading.Thread(target=self._work_ahead, daemon=True).start()
             wait_for_end(self._settings.control_dir)
             outcome = self._settle_outcome(started_at)
+        except Stopped as stopped:
+            # Not reported: the pod's status says who ended it, and an endpoint that is away would be waited for.
+            outcome = Outcome(_nobody_told(started_at), str(stopped))
+            self._say(outcome)
+            write_message(self._settings.termination_log, _message(outcome, UNDELIVERED), self._log)
+            raise
         except NotStarted as failure:
             outcome = Outcome(_nobody_told(started_at), str(failure))
         except OSError as failure:
@@ -307,12 +317,21 @@ def _open_store(settings: PublishSettings) -> "Store | None":
     return Store(settings.cache_dir, settings.job)
 
 
+def _stop(_number: int, _frame: object) -> None:
+    raise Stopped("its pod was ended before its task started")
+
+
 def publish_verb(env: Mapping[str, str]) -> int:
-    """The verb: 0 when the attempt is good, 1 when not, 2 for a wrong environment."""
+    """The verb: 0 when the attempt is good, 1 when not, 2 for a wrong environment, 143 when ended before the start."""
     log = Log()
     try:
         settings = publish_settings(env)
-        outcome = publish(settings, log)
+        # As a container's first process Python would ignore SIGTERM, and a deleted pod would wait out its whole grace
+        # period. Once the task runs that is right: it is told to end as well, and its end is to be reported.
+        signal.signal(signal.SIGTERM, _stop)
+        outcome = publish(settings, log, on_start=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    except Stopped:
+        return 128 + signal.SIGTERM
     except (SettingsError, NameRefused) as error:
         log.line(logs.error(str(error)))
         return 2

@@ -491,6 +491,42 @@ def test_publish_runs_as_a_process_and_exits_by_the_outcome(endpoint: Any, node:
     assert process.returncode == 0
 
 
+def catches_sigterm(pid: int) -> bool:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    caught = next(line for line in lines if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_publish_of_a_pod_that_is_ended_before_its_task_started_ends_at_once(
+    endpoint: Any, node: Any, wait_until: Any
+) -> None:
+    """As a container's first process it would else hear no SIGTERM, and wait for a start that cannot come."""
+    process = node.start("publish")
+    wait_until(lambda: catches_sigterm(process.pid), "it can be told to end")
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=10)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert b"its pod was ended before its task started" in printed
+    message = json.loads((node.root / "message").read_bytes())
+    assert (message["ok"], message["reason"]) == (False, "its pod was ended before its task started")
+    assert endpoint.reports == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_publish_hears_no_sigterm_of_its_own_once_the_task_runs(endpoint: Any, node: Any, wait_until: Any) -> None:
+    """A container's first process then goes on, until the task has ended and its end is reported."""
+    node.task_ended()
+    lock = os.open(node.control / "lock", os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    process = node.start("publish")
+    wait_until(lambda: "/v1/plan" in endpoint.asked, "publish is past the start")
+    assert not catches_sigterm(process.pid)
+    os.close(lock)
+    process.communicate(timeout=10)
+    assert process.returncode == 0
+
+
 def test_progress_of_many_outputs_is_kept_apart(store: Any, endpoint: Any, node: Any) -> None:
     for number in range(20):
         endpoint.add_output(f"out-{number}")
