@@ -3,8 +3,11 @@
 import io
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
+import minio.time
 import msgspec
 import pytest
 import redis
@@ -17,8 +20,10 @@ from helios.settings import Settings
 from helios.streams import CLIENT_OPTIONS
 from helios.tokens import Attempt, mint
 from helios.transitions import commit_one
+from services.collector import endpoint
 from services.collector.endpoint import BODY_BYTES, PodEndpoint
 from services.collector.store import Store
+from services.jobrunner.jobs import wanted_job
 from services.submitter.accept import open_calls
 from tests.redis_servers import free_port
 from tests.stage import RUN, Stage
@@ -129,6 +134,26 @@ def test_a_plan_has_fresh_urls_for_single_objects_and_no_credential(caller: Call
     assert [each.key for each in plan.outputs] == [f"runs/{RUN}/a/1/pod-1/o/p"]
     assert plan.cacheEnabled
     assert "hidden" not in str(answer)
+
+
+def test_a_task_that_waited_in_a_queue_for_eight_days_gets_fresh_urls(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its token is the jobrunner's from then; signatures, which last a week at most, are made when they are used."""
+    caller.make_input()
+    (task,) = [task for task in parse_dag(DAG).dag.tasks if task.name == "a"]
+    job = wanted_job("job", task, run=RUN, attempt=1, cache_enabled=True, settings=SETTINGS, now_seconds=time.time())
+    waited = job.agent_env["HELIOS_TOKEN"]
+    later = datetime.now(UTC) + timedelta(days=8)
+    monkeypatch.setattr(endpoint, "time", SimpleNamespace(time=later.timestamp))
+    monkeypatch.setattr(minio.time, "utcnow", lambda: later)
+    status, answer = caller.get("/v1/plan", waited)
+    assert status == "200 OK"
+    plan = msgspec.convert(answer, Plan)
+    for url in (plan.inputs[0].url, plan.inputs[0].headUrl, plan.inputs[1].url, plan.outputs[0].url):
+        assert f"X-Amz-Date={later:%Y%m%dT%H%M}" in (url or "")
+    caller.stage.launch("a")
+    assert caller.post("/v1/result", good(), waited) == ("200 OK", {"status": "committed"})
 
 
 def test_two_pods_of_one_attempt_store_in_places_of_their_own(caller: Caller) -> None:

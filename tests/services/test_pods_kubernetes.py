@@ -11,6 +11,7 @@ import redis
 
 from helios.keys import COLLECTOR_GROUP
 from helios.localjobs import PodStatus
+from helios.records import decode_attempt
 from helios.settings import Settings
 from helios.streams import Inbox
 from services.collector.__main__ import sweep
@@ -665,3 +666,22 @@ def test_a_reading_that_takes_too_long_is_given_up(kube: KubeServer) -> None:
     clock.ahead += END_SECONDS + 1
     assert logs.finish(over_now(), reachable=True)
     assert "lost: it could not be read in time" in told(logs)[0]
+
+
+def test_a_finished_pod_that_is_deleted_while_no_collector_runs_is_found_with_its_result(tailed: Tailed) -> None:
+    """Its finalizer keeps it until the next collector has committed what it left."""
+    cluster = tailed.cluster
+    cluster.kube.logs["job-a-1-x", "task"] = log_of((5, "said before the end"))
+    said = '{"ok":true,"exitCode":0,"outputs":0,"stored":[],"cpuMs":7}'
+    only = {"finalizers": ["helios.dev/result"]}
+    cluster.pod("a", "Succeeded", ended(), ended(), ended(message=said), meta=only)
+    cluster.kube.api().delete(f"/api/v1/namespaces/{NAMESPACE}/pods/job-a-1-x", {"gracePeriodSeconds": 0})
+    cluster.kube.delete("jobs", "job-a-1")
+    assert cluster.kube.objects["pods"]["job-a-1-x"]["metadata"]["deletionTimestamp"]
+    cluster.start()
+    tailed.take()
+    wait_until("it is wrapped up", lambda: tailed.turn() or not tailed.collector.held)
+    task = tailed.stage.task("a")
+    assert (task["status"], decode_attempt(task["record"]).cpuMs) == ("SUCCEEDED", 7)
+    assert tailed.lines("task") == ["said before the end"]
+    wait_until("the pod may go", lambda: "job-a-1-x" not in cluster.kube.objects["pods"])
