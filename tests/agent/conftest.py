@@ -251,8 +251,11 @@ class PodEndpoint:
             "manifest": self.manifest(),
         }
 
-    def manifest(self) -> dict[str, Any]:
-        key = "bucket/runs/r/t/0/pod.manifest.json"
+    def manifest(self) -> dict[str, Any] | None:
+        if not self.outputs:
+            return None
+        bucket = self.outputs[0]["key"].partition("/runs/")[0]
+        key = f"{bucket}/runs/r/t/0/pod.manifest.json"
         return {"name": "the list of outputs", "key": key, "url": self.sign("PUT", key)}
 
     def handler(self) -> type[BaseHTTPRequestHandler]:
