@@ -22,6 +22,10 @@ class NotStarted(Exception):
     """The task did not start within the patience."""
 
 
+class Stopped(Exception):
+    """The pod was ended before the task started."""
+
+
 class ExitRecord(Frozen):
     """How the command ended; times in epoch ms, memory in bytes. `exit_code` and `signal` are None when nobody lived to
     tell.

@@ -11,16 +11,23 @@ from agent.folders import write_whole
 from agent.logs import Log
 from agent.settings import WrapperPlace
 
+KEPT_BYTES = 4096
+"""Nobody reads more of a termination message."""
+
 
 def write_message(path: str | None, message: bytes, log: Log) -> None:
-    """Writes a step's termination message, in place: Kubernetes mounts the very file."""
+    """Writes a step's termination message, in place: Kubernetes mounts the very file. One that is there is replaced in
+    one go, so that a death at any moment leaves one of the two.
+    """
     if path is None:
         return
     try:
         # Where the task can reach this path it may have put a FIFO there; nobody waits for its reader.
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
         try:
-            os.write(fd, message)
+            # Padded over the old one, since what is left of that behind the new would make both unreadable.
+            os.write(fd, message.ljust(min(os.fstat(fd).st_size, KEPT_BYTES)))
+            os.ftruncate(fd, len(message))
         finally:
             os.close(fd)
     except OSError as failure:

@@ -118,7 +118,24 @@ class FolderContent:
             raise OutputRefused(f"output {escape(self.name)}: {escape(entry.path)} changed while it was read")
 
 
-Content = FileContent | FolderContent
+class MadeContent:
+    """Bytes that publish made itself."""
+
+    archive = False
+
+    def __init__(self, name: str, data: bytes) -> None:
+        self.name = name
+        self.size = len(data)
+        self._data = memoryview(data)
+
+    def pieces(self, start: int, end: int) -> Generator[memoryview]:
+        yield self._data[start:end]
+
+    def check(self) -> None:
+        pass
+
+
+Content = FileContent | FolderContent | MadeContent
 """An output's bytes. Any part can be read at any time, from several threads at once."""
 
 

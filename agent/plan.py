@@ -54,6 +54,8 @@ class Plan(Frozen):
     outputs: tuple[PlannedOutput, ...]
     single_put_limit: int
     """Outputs of more bytes than this go up in parts."""
+    manifest: PlannedOutput | None
+    """Where the list of outputs goes when the termination message has no room for it."""
 
 
 def read_plan(body: bytes) -> Plan:
@@ -71,6 +73,7 @@ def read_plan(body: bytes) -> Plan:
         inputs=tuple(_input(_Fields(item, "input")) for item in top.items("inputs")),
         outputs=tuple(_output(_Fields(item, "output")) for item in top.items("outputs")),
         single_put_limit=top.whole("singlePutLimit"),
+        manifest=_output(top.inner("manifest")) if top.has("manifest") else None,
     )
     try:
         check_disjoint(item.name for item in plan.inputs)
@@ -117,6 +120,12 @@ class _Fields:
             raise PlanRefused(f"{where} is not an object")
         self._fields = value
         self.where = where
+
+    def has(self, name: str) -> bool:
+        return self._fields.get(name) is not None
+
+    def inner(self, name: str) -> "_Fields":
+        return _Fields(self._fields.get(name), name)
 
     def text(self, name: str) -> str:
         value = self._fields.get(name)

@@ -8,18 +8,19 @@ happens, a report is sent and a termination message is written; a reason is neve
 
 import contextlib
 import os
+import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from agent import logs
-from agent.control import ExitRecord, NotStarted, read_exit, wait_for_end, wait_for_start
+from agent.control import ExitRecord, NotStarted, Stopped, read_exit, wait_for_end, wait_for_start
 from agent.documents import Json
 from agent.endpoint import AttemptOver, Endpoint, EndpointError
 from agent.frozen import TYPE_CHECKING
 from agent.handover import nothing_to_store, write_message
 from agent.logs import Log
-from agent.manifest import fitted, manifest_digests, read_manifest
+from agent.manifest import compact, fits, fitted, manifest_digests, read_manifest
 from agent.names import NameRefused, check_view, escape
 from agent.pace import now_ms
 from agent.parallel import for_each
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from agent.store import Store
     from agent.upload import StoredOutput
 
+UNDELIVERED = "undelivered"
 PLAN_FRESH_SECONDS = 300.0
 """A plan asked for while the task ran is used for this long; its URLs may have expired after that."""
 PLAN_AHEAD_SECONDS = 1.0
@@ -47,17 +49,21 @@ class Outcome:
         self.disrupted = False
         """The attempt fails by no fault of its own that could be shown: it is repeated without using up a retry."""
         self.outputs: list[StoredOutput] = []
+        self.manifest: str | None = None
+        """Digest of the stored list of the outputs, where the termination message has no room for it."""
 
     @property
     def good(self) -> bool:
         return self.record.exit_code == 0 and self.reason is None
 
 
-def publish(settings: PublishSettings, log: Log, web: Web | None = None) -> Outcome:
+def publish(
+    settings: PublishSettings, log: Log, web: Web | None = None, on_start: Callable[[], object] = lambda: None
+) -> Outcome:
     """Waits for the task's end, stores its outputs, reports. The outcome is `good` or has an exit code or a reason that
-    says why not.
+    says why not. Calls `on_start` when the task has started; Stopped may be raised into it until then.
     """
-    return _Publish(settings, log, web or Web()).run()
+    return _Publish(settings, log, web or Web()).run(on_start)
 
 
 class _Publish:
@@ -74,21 +80,32 @@ class _Publish:
         self._ahead: tuple[float, Plan] | None = None
         self._asked_ahead = threading.Event()
 
-    def run(self) -> Outcome:
+    def run(self, on_start: Callable[[], object]) -> Outcome:
         started_at = now_ms()
         try:
             started_at = wait_for_start(self._settings.control_dir, self._settings.start_patience_seconds)
+            on_start()
             if self._store is not None or not self._nothing_to_store:
                 threading.Thread(target=self._work_ahead, daemon=True).start()
             wait_for_end(self._settings.control_dir)
             outcome = self._settle_outcome(started_at)
+        except Stopped as stopped:
+            # Not reported: the pod's status says who ended it, and an endpoint that is away would be waited for.
+            outcome = Outcome(_nobody_told(started_at), str(stopped))
+            self._say(outcome)
+            write_message(self._settings.termination_log, _message(outcome, UNDELIVERED), self._log)
+            raise
         except NotStarted as failure:
             outcome = Outcome(_nobody_told(started_at), str(failure))
         except OSError as failure:
             outcome = Outcome(_nobody_told(started_at), f"the control folder cannot be read: {failure.strerror}")
         self._say(outcome)
-        delivered = self._report(outcome)
-        write_message(self._settings.termination_log, _message(outcome, delivered), self._log)
+        # Before the report, which may be waited with for minutes: whatever ends this process then, the result is told.
+        message = _message(outcome, UNDELIVERED)
+        write_message(self._settings.termination_log, message, self._log)
+        told = _message(outcome, self._report(outcome))
+        if told != message:
+            write_message(self._settings.termination_log, told, self._log)
         if self._store is not None:
             self._drop_view(self._store)
         return outcome
@@ -155,7 +172,7 @@ class _Publish:
         return changed
 
     def _store_outputs(self, plan: Plan, outcome: Outcome) -> None:
-        from agent.outputs import OutputRefused, open_output
+        from agent.outputs import MadeContent, OutputRefused, open_output
         from agent.upload import Uploader, UploadFailed
 
         uploader = Uploader(self._web, self._endpoint, self._log, plan.single_put_limit, self._fresh)
@@ -170,6 +187,15 @@ class _Publish:
             outcome.outputs = for_each(plan.outputs, self._settings.parallel, store)
         except (OutputRefused, UploadFailed, NameRefused) as failure:
             outcome.reason = str(failure)
+            return
+        if plan.manifest is None or fits(_document_of(outcome, UNDELIVERED)):
+            return
+        listed = compact({"v": 1, "outputs": _listed(outcome)})
+        try:
+            outcome.manifest = uploader.store_list(plan.manifest, MadeContent(plan.manifest.name, listed))
+        except (UploadFailed, EndpointError, PlanRefused) as failure:
+            # Only an attempt whose report is lost as well would need it.
+            self._log.line(logs.error(str(failure)))
 
     def _plan(self) -> Plan:
         self._asked_ahead.wait(PLAN_AHEAD_SECONDS)
@@ -179,7 +205,8 @@ class _Publish:
         return self._endpoint.plan()
 
     def _fresh(self, output: PlannedOutput) -> PlannedOutput:
-        for fresh in self._endpoint.plan().outputs:
+        plan = self._endpoint.plan()
+        for fresh in plan.outputs if plan.manifest is None else (*plan.outputs, plan.manifest):
             if fresh.name == output.name and fresh.key == output.key:
                 return fresh
         raise PlanRefused(f"output {escape(output.name)} is no longer in the plan")
@@ -200,7 +227,7 @@ class _Publish:
             self._log.line(logs.error(outcome.reason))
 
     def _report(self, outcome: Outcome) -> str:
-        """The endpoint's word on the report, or `undelivered`: then the termination message serves alone."""
+        """The endpoint's word on the report, or UNDELIVERED: then the termination message serves alone."""
         try:
             return self._endpoint.result(self._document(outcome))
         except AttemptOver as over:
@@ -208,7 +235,7 @@ class _Publish:
             return "refused"
         except EndpointError as failure:
             self._log.line(logs.error(f"the report was not delivered: {failure}"))
-            return "undelivered"
+            return UNDELIVERED
 
     def _document(self, outcome: Outcome) -> dict[str, object]:
         record, attempt = outcome.record, self._settings.attempt
@@ -235,8 +262,20 @@ class _Publish:
 
 
 def _message(outcome: Outcome, delivered: str) -> bytes:
+    document = _document_of(outcome, delivered)
+    if not fits(document):
+        del document["stored"]
+        document["manifest"] = outcome.manifest
+    return fitted(document, "reason")
+
+
+def _listed(outcome: Outcome) -> list[object]:
+    return [[stored.name, stored.size, stored.sha256, stored.archive] for stored in outcome.outputs]
+
+
+def _document_of(outcome: Outcome, delivered: str) -> dict[str, object]:
     record = outcome.record
-    document: dict[str, object] = {
+    return {
         "v": 1,
         "step": "publish",
         "ok": outcome.good,
@@ -245,6 +284,7 @@ def _message(outcome: Outcome, delivered: str) -> bytes:
         "timedOut": record.timed_out,
         "outputs": len(outcome.outputs),
         "outputBytes": sum(stored.size for stored in outcome.outputs),
+        "stored": _listed(outcome),
         "cpuMs": record.cpu_ms,
         "peakMemoryBytes": record.peak_memory_bytes,
         "startedAt": record.started_at,
@@ -253,7 +293,6 @@ def _message(outcome: Outcome, delivered: str) -> bytes:
         "disrupted": outcome.disrupted,
         "reason": outcome.reason,
     }
-    return fitted(document, "reason")
 
 
 def _nobody_told(started_at: int) -> ExitRecord:
@@ -278,12 +317,21 @@ def _open_store(settings: PublishSettings) -> "Store | None":
     return Store(settings.cache_dir, settings.job)
 
 
+def _stop(_number: int, _frame: object) -> None:
+    raise Stopped("its pod was ended before its task started")
+
+
 def publish_verb(env: Mapping[str, str]) -> int:
-    """The verb: 0 when the attempt is good, 1 when not, 2 for a wrong environment."""
+    """The verb: 0 when the attempt is good, 1 when not, 2 for a wrong environment, 143 when ended before the start."""
     log = Log()
     try:
         settings = publish_settings(env)
-        outcome = publish(settings, log)
+        # As a container's first process Python would ignore SIGTERM, and a deleted pod would wait out its whole grace
+        # period. Once the task runs that is right: it is told to end as well, and its end is to be reported.
+        signal.signal(signal.SIGTERM, _stop)
+        outcome = publish(settings, log, on_start=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    except Stopped:
+        return 128 + signal.SIGTERM
     except (SettingsError, NameRefused) as error:
         log.line(logs.error(str(error)))
         return 2

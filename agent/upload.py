@@ -81,6 +81,10 @@ class Uploader:
         content.check()
         return StoredOutput(output.name, output.key, content.size, digest, content.archive)
 
+    def store_list(self, output: PlannedOutput, content: Content) -> str:
+        """Uploads what is no output itself, so the endpoint opens no parts for it; returns its digest."""
+        return self._put(output, content, _Counter(self._log, output.name, content.size))
+
     def _put(self, output: PlannedOutput, content: Content, counter: "_Counter") -> str:
         backoff = Backoff(0.1, 5.0)
         renewals = 0

@@ -21,11 +21,11 @@ def _rights(group: str, resource: str, *verbs: str) -> list[Right]:
 NEEDED: dict[str, list[Right]] = {
     "helios-jobrunner": _rights("batch", "jobs", "create", "get", "list", "delete"),
     "helios-collector": [
-        *_rights("", "pods", "get", "list", "watch", "patch", "delete"),
+        *_rights("", "pods", "list", "watch", "patch", "delete"),
         *_rights("", "pods/log", "get"),
-        *_rights("", "events", "get", "list", "watch"),
+        *_rights("", "events", "list"),
         *_rights("batch", "jobs", "get", "list", "watch", "delete"),
-        *_rights("", "nodes", "get", "list", "watch"),
+        *_rights("", "nodes", "list", "watch"),
     ],
 }
 """What each service asks of the API server; k8s/base/access.yaml grants it."""

@@ -44,6 +44,8 @@ class Keys:
         """Sorted set of all stored runs, scored by their start."""
         self.active = f"{self.prefix}runs:active"
         """Sorted set of the runs that have not ended."""
+        self.log_sizes = f"{self.prefix}runs:logs"
+        """Sorted set of the runs that have logs, scored by their bytes."""
 
     def run(self, run: str) -> str:
         return f"{self.prefix}run:{run}"

@@ -5,8 +5,12 @@ a test sends the agent's own messages through these structs. Sizes are in bytes,
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
+
+Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+Size = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class PlanInput(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +45,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     inputs: Sequence[PlanInput]
     outputs: Sequence[PlanOutput]
     singlePutLimit: int
+    manifest: PlanOutput | None = None
+    """Where the list of outputs goes when the termination message has no room for it."""
 
 
 class MultipartWanted(msgspec.Struct, frozen=True):
@@ -67,7 +73,7 @@ class FetchedInput(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FetchManifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What fetch did. As a termination message it lacks `inputs` when they would not fit into a kilobyte."""
+    """What fetch did. As a termination message it lacks `inputs` when they would not fit."""
 
     v: int = 1
     step: str = "fetch"
@@ -116,6 +122,22 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     publishedAt: int | None = None
 
 
+class MessageOutput(msgspec.Struct, frozen=True, array_like=True):
+    """One stored output in few bytes; its key follows from the attempt, the pod and its name."""
+
+    name: str
+    bytes: Size
+    sha256: Digest
+    archive: bool = False
+
+
+class OutputManifest(msgspec.Struct, frozen=True, kw_only=True):
+    """The object that lists a pod's outputs when they have no room in its termination message."""
+
+    v: int = 1
+    outputs: Sequence[MessageOutput]
+
+
 class PublishMessage(msgspec.Struct, frozen=True, kw_only=True):
     """The termination message of publish: what serves when its report is lost."""
 
@@ -125,8 +147,15 @@ class PublishMessage(msgspec.Struct, frozen=True, kw_only=True):
     exitCode: int | None = None
     outputs: int = 0
     outputBytes: int = 0
+    stored: Sequence[MessageOutput] | None = None
+    """The outputs, if they fit; else `manifest` is the digest of the object that lists them."""
+    manifest: Digest | None = None
     reason: str | None = None
     disrupted: bool = False
+    cpuMs: int | None = None
+    peakMemoryBytes: int | None = None
+    startedAt: int | None = None
+    endedAt: int | None = None
 
 
 class ResultAnswer(msgspec.Struct, frozen=True):

@@ -90,7 +90,9 @@ def print_log(link: Link, run: str, task: str, attempt: int, step: Step, tail: i
             write(line)
     if last == "0-0":
         status, _, settled = task_state(link, run, task)
-        if settled:
+        if link.client.hget(link.keys(run).run(run), "logsDropped"):
+            narrate(f"the logs of run {run} are not kept any more: they made room for those of newer runs")
+        elif settled:
             narrate(f"nothing was printed in the step {step!r} of attempt {attempt} of task {task!r} ({status})")
         else:
             narrate(f"task {task!r} is {status}; --follow shows its log as it grows")

@@ -59,6 +59,7 @@ CLAIM_REQUEST = Script("claim_request")
 LAUNCH = Script("launch")
 END_ATTEMPT = Script("end_attempt")
 KEEP_REPORT = Script("keep_report")
+DROP_LOGS = Script("drop_logs")
 NOTE_PHASE = Script("note_phase")
 SETTLE = Script("settle")
 FAIL_TASK = Script("fail_task")
@@ -226,6 +227,11 @@ def end_attempt(
 def keep_report(keys: Keys, *, run: str, task: str, attempt: int, report: bytes) -> Call:
     """Returns 0 when the attempt is over."""
     return Call(KEEP_REPORT, (keys.task(run, task),), (attempt, report))
+
+
+def drop_logs(keys: Keys, *, run: str) -> Call:
+    """Returns 0 when there is no such run; then only its size is forgotten."""
+    return Call(DROP_LOGS, (keys.run(run), keys.log_sizes), (run, keys.prefix))
 
 
 def note_phase(keys: Keys, *, run: str, task: str, attempt: int, phase: str, node: str, event: Event) -> Call:

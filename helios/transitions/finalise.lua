@@ -23,6 +23,7 @@ local function forget(old)
     redis.call('ZREM', prefix .. 'dag:' .. dag_name .. ':runs', old)
   end
   redis.call('ZREM', runs, old)
+  redis.call('ZREM', prefix .. 'runs:logs', old)
   redis.call('UNLINK', base, base .. ':dag', base .. ':tasks', base .. ':watched')
 end
 

@@ -18,9 +18,12 @@ from helios.streams import Inbox
 from helios.worker import Stop, work
 from services.collector.collect import Collector
 from services.collector.endpoint import BODY_BYTES, PodEndpoint
+from services.collector.ends import Manifest, no_manifest
 from services.collector.kept import KeptReports
 from services.collector.kube_api import api_from_environment
 from services.collector.kube_pods import KubernetesPods
+from services.collector.logroom import LOOK_SECONDS, make_room
+from services.collector.manifests import Manifests
 from services.collector.pods import JobOf, LocalPods, Pods
 from services.collector.store import Store
 from services.process import configure_logging, connect, repeat, run_loops
@@ -29,6 +32,8 @@ log = structlog.get_logger()
 
 SWEEP_SECONDS = 30
 ENDPOINT_THREADS = 8
+ALIVE_SECONDS = 1
+"""How often it is seen to that the endpoint's thread still runs; it may outlive the loops, so it is none of them."""
 
 
 def run(
@@ -38,6 +43,7 @@ def run(
     stop: Stop,
     *others: Callable[[], None],
     kept: KeptReports | None = None,
+    manifest: Manifest = no_manifest,
 ) -> None:
     """Serve launched Jobs and settled runs until stopped, with `others` beside."""
     partitions = all_partitions(settings.partitions)
@@ -49,7 +55,7 @@ def run(
         batch_entries=settings.batch_entries,
         lease_seconds=settings.lease_seconds,
     )
-    collector = Collector(client, inbox, pods, settings, kept)
+    collector = Collector(client, inbox, pods, settings, kept, manifest)
     heartbeat = Heartbeat(client, "collector", settings.replica)
     run_loops(
         stop,
@@ -78,9 +84,22 @@ class Endpoint:
             ident="helios",
             clear_untrusted_proxy_headers=True,
         )
+        self.thread = threading.Thread(target=self._serve, name="endpoint", daemon=True)
 
-    def serve(self) -> None:
-        self.server.run()
+    def start(self) -> None:
+        self.thread.start()
+
+    def supervise(self, stop: Stop) -> None:
+        """Until stopped; an endpoint that ends before ends the process, because no restart would come otherwise."""
+        while not stop.wait(ALIVE_SECONDS):
+            if not self.thread.is_alive():
+                raise RuntimeError("the pod endpoint has ended")
+
+    def _serve(self) -> None:
+        try:
+            self.server.run()
+        except Exception:
+            log.exception("the pod endpoint failed")
 
     def close(self) -> None:
         self.server.close()
@@ -139,14 +158,21 @@ def main() -> None:
     stop.listen()
     client = connect(settings)
     kept = KeptReports()
-    endpoint = Endpoint(PodEndpoint(client, Store(settings), settings, kept), settings.pod_endpoint_bind)
-    threading.Thread(target=endpoint.serve, name="endpoint", daemon=True).start()
+    store = Store(settings)
+    manifests = Manifests(store.read)
+    endpoint = Endpoint(PodEndpoint(client, store, settings, kept), settings.pod_endpoint_bind)
+    endpoint.start()
     log.info("serving pods", bind=settings.pod_endpoint_bind)
-    others: list[Callable[[], None]] = [lambda: repeat(stop, SWEEP_SECONDS, lambda: sweep(pods, client, settings))]
+    others: list[Callable[[], None]] = [
+        lambda: repeat(stop, SWEEP_SECONDS, lambda: sweep(pods, client, settings)),
+        lambda: repeat(stop, LOOK_SECONDS, lambda: make_room(client, settings)),
+        lambda: endpoint.supervise(stop),
+    ]
     if isinstance(pods, KubernetesPods):
         pods.start()
         others.append(lambda: pods.supervise(stop))
-    run(settings, pods, client, stop, *others, kept=kept)
+    run(settings, pods, client, stop, *others, kept=kept, manifest=manifests.get)
+    manifests.close()
     endpoint.close()
 
 

@@ -19,8 +19,9 @@ from helios.streams import Entry, Inbox
 from helios.transitions import Call, commit, commit_one, finalise, note_phase, pipelined
 from helios.wire import hash_values
 from helios.worker import Failure
-from services.collector.ends import TASK_VALUES, end_overdue, ended_of
+from services.collector.ends import TASK_VALUES, Manifest, end_overdue, ended_of, no_manifest
 from services.collector.kept import KeptReports
+from services.collector.manifests import NotYet
 from services.collector.metrics import disagreements, fold
 from services.collector.outcome import Ended, contradicts, end_call
 from services.collector.pods import Pods
@@ -47,13 +48,20 @@ class Collector:
     """Handles launched Jobs and settled runs."""
 
     def __init__(
-        self, client: redis.Redis, inbox: Inbox, pods: Pods, settings: Settings, kept: KeptReports | None = None
+        self,
+        client: redis.Redis,
+        inbox: Inbox,
+        pods: Pods,
+        settings: Settings,
+        kept: KeptReports | None = None,
+        manifest: Manifest = no_manifest,
     ) -> None:
         self.client = client
         self.inbox = inbox
         self.pods = pods
         self.settings = settings
         self.kept = kept or KeptReports()
+        self.manifest = manifest
         self.held: dict[tuple[str, str], Held] = {}
         """By stream and entry id: entries of two partitions may well have the same id."""
         inbox.held = self.held.keys()
@@ -86,7 +94,7 @@ class Collector:
         for failure in self.watch():
             log.error("a Job cannot be wrapped up yet", job=failure.entry.fields.get("job"), error=str(failure.error))
             self.inbox.put_off(failure.entry)
-        end_overdue(self.client, self.pods, self.settings, self.kept.overdue())
+        end_overdue(self.client, self.pods, self.settings, self.kept)
         return WATCH_MS if self.held or self.kept.waiting else None
 
     def watch(self) -> list[Failure]:
@@ -170,7 +178,16 @@ class Collector:
                 failures.append(Failure(held.entry, broken))
                 continue
             try:
-                ended = ended_of(self.pods, held.launched, pod, values, cache_enabled=switch[0] == "true")
+                ended = ended_of(
+                    self.pods,
+                    held.launched,
+                    pod,
+                    values,
+                    cache_enabled=switch[0] == "true",
+                    manifest=self.manifest,
+                )
+            except NotYet:
+                continue  # it stays in hand, and the next turn finds its pod over again
             except (OSError, ValueError) as error:
                 failures.append(Failure(held.entry, error))
                 continue

@@ -22,7 +22,7 @@ from helios.tokens import Attempt, TokenInvalid, check
 from helios.transitions import commit_one, keep_report, pipelined
 from services.collector.classify import classify
 from services.collector.kept import KeptReports
-from services.collector.outcome import end_call, ended_well, from_report, output_prefix
+from services.collector.outcome import end_call, ended_well, from_report, manifest_key, output_prefix
 from services.collector.store import ObjectRefused, Store, StoreRefused
 
 log = structlog.get_logger()
@@ -121,7 +121,11 @@ class PodEndpoint:
                 for name in task.outputs
             ],
             singlePutLimit=self.settings.single_put_limit_bytes,
+            manifest=self._manifest(manifest_key(prefix, pod)) if task.outputs else None,
         )
+
+    def _manifest(self, key: str) -> PlanOutput:
+        return PlanOutput(name="the list of outputs", key=key, url=self.store.put_url(key))
 
     def _inputs(self, keys: Keys, run: str, inputs: Sequence[Input]) -> list[PlanInput]:
         made = self._outputs_of(keys, run, {each.from_task for each in inputs if not isinstance(each, ExternalInput)})

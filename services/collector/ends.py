@@ -1,6 +1,6 @@
 """The end of an attempt, from its pod, its kept report and its task's record."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -12,13 +12,23 @@ from helios.dag import Task
 from helios.keys import keys_of_run
 from helios.localjobs import PodStatus
 from helios.messages import Launched
-from helios.podwire import Report
+from helios.podwire import MessageOutput, Report
 from helios.settings import Settings
-from helios.tokens import Attempt
 from helios.transitions import commit_one
-from helios.wire import hash_values
+from helios.wire import TRANSIENT, error_code, hash_values
 from services.collector.classify import Classification, classify
-from services.collector.outcome import Ended, end_call, from_pod, output_prefix, refused, vanished
+from services.collector.kept import KeptReports
+from services.collector.manifests import ManifestLost
+from services.collector.outcome import (
+    Ended,
+    end_call,
+    from_pod,
+    output_prefix,
+    publish_message,
+    refused,
+    report_of,
+    vanished,
+)
 from services.collector.pods import Pods
 
 log = structlog.get_logger()
@@ -29,10 +39,25 @@ _task_decoder = msgspec.json.Decoder(Task)
 _report_decoder = msgspec.json.Decoder(Report)
 
 
+Manifest = Callable[[str, str], Sequence[MessageOutput]]
+"""The outputs that the object of a key and a digest lists. Raises NotYet or ManifestLost."""
+
+
+def no_manifest(key: str, _digest: str) -> Sequence[MessageOutput]:
+    """For those that have no store."""
+    raise ManifestLost(f"there is no store to read {key} from")
+
+
 def ended_of(
-    pods: Pods, launched: Launched, pod: PodStatus | None, values: list[str | None], *, cache_enabled: bool
+    pods: Pods,
+    launched: Launched,
+    pod: PodStatus | None,
+    values: list[str | None],
+    *,
+    cache_enabled: bool,
+    manifest: Manifest = no_manifest,
 ) -> Ended:
-    """The end of an attempt whose pod is over, or gone (None). `values` are those of TASK_VALUES."""
+    """The end of an attempt whose pod is over, or gone (None). `values` are those of TASK_VALUES. May raise NotYet."""
     status, attempt, spec, kept, kept_attempt, _ = values
     if spec is None or status != "RUNNING" or attempt != str(launched.attempt):
         # It ended before, or the run was deleted: the fence will refuse whatever is committed.
@@ -51,6 +76,8 @@ def ended_of(
     )
     if pod is None:
         return vanished(classification)
+    if report is None and pod.phase == "Succeeded":
+        report = _report_from_message(launched, pod, task.outputs, messages.get("publish"), manifest)
     return from_pod(
         pod,
         report=report,
@@ -61,17 +88,43 @@ def ended_of(
     )
 
 
-def end_overdue(client: redis.Redis, pods: Pods, settings: Settings, attempts: Iterable[Attempt]) -> None:
+def _report_from_message(
+    launched: Launched, pod: PodStatus, declared_outputs: Sequence[str], text: str | None, manifest: Manifest
+) -> Report | None:
+    """What publish left in its termination message serves for the report that was lost."""
+    message = publish_message(text)
+    if message is None:
+        return None
+    try:
+        return report_of(
+            message,
+            pod,
+            run=launched.run,
+            task=launched.task,
+            attempt=launched.attempt,
+            declared_outputs=declared_outputs,
+            manifest=manifest,
+        )
+    except ManifestLost as error:
+        log.warning("the list of a pod's outputs is lost", run=launched.run, job=launched.job, error=str(error))
+        return None
+
+
+def end_overdue(client: redis.Redis, pods: Pods, settings: Settings, kept: KeptReports) -> None:
     """End attempts that reported a failure and whose pod's status does not come; their Jobs stay to be wrapped up.
 
-    What is known of the pod by now counts, such as a disruption that is under way.
+    What is known of the pod by now counts, such as a disruption that is under way. What Redis does not take is kept.
     """
-    for attempt in attempts:
+    for attempt in kept.overdue():
         keys = keys_of_run(attempt.run, settings.partitions)
         found: list[Any] = hash_values(client, [keys.task(attempt.run, attempt.task)], TASK_VALUES)
         switch: list[Any] = hash_values(client, [keys.run(attempt.run)], ("cacheEnabled",))
         values = found[0]
+        if isinstance(values, ResponseError) and error_code(values) in TRANSIENT:
+            kept.put_off(attempt)
+            continue
         if isinstance(values, ResponseError) or values[4] != str(attempt.attempt):
+            kept.done(attempt)
             continue
         launched = Launched(attempt.run, attempt.task, attempt.attempt, values[5] or "")
         known = pods.statuses([launched.job]).get(launched.job)
@@ -81,6 +134,11 @@ def end_overdue(client: redis.Redis, pods: Pods, settings: Settings, attempts: I
             ended = ended_of(pods, launched, pod, values, cache_enabled=switch[0] == ["true"])
             if commit_one(client, end_call(keys, "", attempt.run, attempt.task, attempt.attempt, ended)):
                 log.info("an attempt ended without its pod's status", run=attempt.run, task=attempt.task)
+            kept.done(attempt)
         except (OSError, ValueError, ResponseError) as error:
+            if error_code(error) in TRANSIENT:
+                kept.put_off(attempt)
+                continue
+            kept.done(attempt)
             # The pod's status, once it comes, meets the same and is dealt with there.
             log.warning("a reported failure cannot be committed", run=attempt.run, error=str(error))

@@ -1,17 +1,20 @@
 """Failures that were reported ahead of their pod's status, and how long that is still waited for.
 
-Only this process knows of them. When it dies, the pod's status ends the attempt as it does without any report.
+Only this process knows of them, so it keeps each until its end is committed. When it dies, the pod's status ends the
+attempt as it does without any report.
 """
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 
 from helios.tokens import Attempt
 
 PATIENCE_SECONDS = 5.0
 """Only the pod's status knows OOM kills, evictions and lost nodes; but a run does not wait for it for ever."""
+
+AGAIN_SECONDS = 1.0
+"""After this an end is tried again that Redis did not take."""
 
 
 class KeptReports:
@@ -20,16 +23,23 @@ class KeptReports:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.lock = threading.Lock()
-        self.waiting: deque[tuple[float, Attempt]] = deque()
+        self.waiting: dict[Attempt, float] = {}
+        """And until when."""
 
     def add(self, attempt: Attempt) -> None:
         with self.lock:
-            self.waiting.append((self.clock() + PATIENCE_SECONDS, attempt))
+            self.waiting.setdefault(attempt, self.clock() + PATIENCE_SECONDS)
 
     def overdue(self) -> list[Attempt]:
-        """Those whose pod's status was waited for long enough, each once."""
-        found: list[Attempt] = []
+        """Those whose pod's status was waited for long enough."""
         with self.lock:
-            while self.waiting and self.waiting[0][0] <= self.clock():
-                found.append(self.waiting.popleft()[1])
-        return found
+            now = self.clock()
+            return [attempt for attempt, until in self.waiting.items() if until <= now]
+
+    def put_off(self, attempt: Attempt) -> None:
+        with self.lock:
+            self.waiting[attempt] = self.clock() + AGAIN_SECONDS
+
+    def done(self, attempt: Attempt) -> None:
+        with self.lock:
+            self.waiting.pop(attempt, None)

@@ -19,8 +19,6 @@ from services.collector.kube_objects import ApiStatus
 
 CONNECT_SECONDS = 3
 READ_SECONDS = 10
-WATCH_SILENCE_SECONDS = 90
-"""A watch without even a bookmark for so long is dead; the API server sends one about once a minute."""
 CONNECTIONS = 24
 CHUNK_BYTES = 64 * 1024
 
@@ -40,7 +38,9 @@ class ApiAway(OSError):
 
 
 class Api:
-    """`headers` is asked before each request, since a service account's token is renewed while we run."""
+    """`headers` is asked before each request, since a service account's token is renewed while we run. It may raise
+    OSError.
+    """
 
     def __init__(self, host: str, pool: urllib3.PoolManager, headers: Callable[[], Mapping[str, str]]) -> None:
         self.host = host
@@ -57,10 +57,8 @@ class Api:
         self._call("DELETE", path, {}, msgspec.json.encode(options), "application/json", READ_SECONDS)
 
     @contextlib.contextmanager
-    def stream(
-        self, path: str, query: Mapping[str, str], *, silence_seconds: float = WATCH_SILENCE_SECONDS
-    ) -> Generator[Iterator[bytes]]:
-        """The answer's bytes as they come."""
+    def stream(self, path: str, query: Mapping[str, str], *, silence_seconds: float) -> Generator[Iterator[bytes]]:
+        """The answer's bytes as they come; ApiAway when none comes for so long."""
         response = self._open("GET", path, query, None, "", silence_seconds)
         try:
             if response.status >= 400:
@@ -84,11 +82,11 @@ class Api:
     def _open(
         self, method: str, path: str, query: Mapping[str, str], body: bytes | None, kind: str, read_seconds: float
     ) -> urllib3.BaseHTTPResponse:
-        headers = {"Accept": "application/json, */*", **self.headers()}
-        if body is not None:
-            headers["Content-Type"] = kind
         fields = "?" + urlencode(query) if query else ""
         try:
+            headers = {"Accept": "application/json, */*", **self.headers()}
+            if body is not None:
+                headers["Content-Type"] = kind
             return self.pool.request(
                 method,
                 f"{self.host}{path}{fields}",
@@ -120,12 +118,20 @@ def api_from_environment() -> Api:
         raise SettingInvalid(f"KUBECONFIG names no usable cluster, and this is no pod of one: {error}") from None
     known.connection_pool_maxsize = CONNECTIONS
     rest: Any = client.ApiClient(known).rest_client
+    return Api(known.host, rest.pool_manager, token_headers(known))
+
+
+def token_headers(known: Any) -> Callable[[], dict[str, str]]:
+    """The headers that the client's configuration `known` wants; they raise OSError while it has no token to give."""
 
     def headers() -> dict[str, str]:
-        token = known.get_api_key_with_prefix("BearerToken", alias="authorization")
+        try:
+            token = known.get_api_key_with_prefix("BearerToken", alias="authorization")
+        except Exception as error:  # a file being replaced, a plugin that fails: its kinds of error are not documented
+            raise OSError(f"the token cannot be renewed: {error}") from error
         return {"Authorization": token} if token else {}
 
-    return Api(known.host, rest.pool_manager, headers)
+    return headers
 
 
 def _chunks(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:

@@ -6,9 +6,10 @@ there are, no release waits for them.
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import structlog
@@ -24,16 +25,29 @@ CHECK_AGAIN_SECONDS = 1.0
 EVENTS_AGAIN_SECONDS = 10.0
 EVENTS_PAGE = 500
 
+_PASSED = ("FailedScheduling",)
+"""Warnings on what is over once a pod has a node, which is when its events are read."""
+_OF_IMAGES = ("Pulling", "Pulled", "Failed", "BackOff")
+
 
 class _Question(msgspec.Struct):
     future: Future[Any]
     asked: float
 
 
-class _Warnings(msgspec.Struct):
-    """The last words on each object of a kind."""
+class Told(NamedTuple):
+    """What an object's events say of why nothing goes on."""
 
-    words: dict[str, str]
+    warning: str = ""
+    """The last Warning, if there is one."""
+    pulling: bool = False
+    """An image is being pulled, as far as was told."""
+
+
+class _AllTold(msgspec.Struct):
+    """The same of every object of a kind."""
+
+    of: dict[str, Told]
     read: float
 
 
@@ -69,16 +83,16 @@ class Errands:
         """Whether the API server has said that there is neither the Job nor a pod of it."""
         return self._answer("exists", job, CHECK_AGAIN_SECONDS, self._whether_gone) is True
 
-    def last_warning(self, kind: str, name: str) -> str | None:
-        """The last Warning event on the object; empty if it has none, None while that is not known.
+    def events(self, kind: str, name: str) -> Told | None:
+        """What the object's events say; None while that is not known.
 
         They are read for all objects of the kind at once: to find those of one, the API server reads all events there
         are, and on a cluster that is behind, thousands of Jobs ask.
         """
-        found: _Warnings | None = self._answer("warnings", kind, EVENTS_AGAIN_SECONDS, self._read_warnings)
+        found: _AllTold | None = self._answer("events", kind, EVENTS_AGAIN_SECONDS, self._read_events)
         if found is None or self.clock() > found.read + EVENTS_AGAIN_SECONDS:
             return None
-        return found.words.get(name, "")
+        return found.of.get(name, Told())
 
     def release(self, job: str, pods: Iterable[tuple[str, bool]]) -> None:
         """Delete the Job and let its pods go; each comes with whether its node was lost."""
@@ -131,9 +145,11 @@ class Errands:
         except (ApiAway, ApiRefused, msgspec.DecodeError):
             return None
 
-    def _read_warnings(self, _question: str, kind: str) -> _Warnings | None:
-        latest: dict[str, Happening] = {}
-        query = {"fieldSelector": f"involvedObject.kind={kind},type=Warning", "limit": str(EVENTS_PAGE)}
+    def _read_events(self, _question: str, kind: str) -> _AllTold | None:
+        of: dict[str, list[Happening]] = defaultdict(list)
+        # Of a Job only what went wrong is of interest; a pod's events also tell how far its images are.
+        which = "type=Warning," if kind == "Job" else ""
+        query = {"fieldSelector": f"{which}involvedObject.kind={kind}", "limit": str(EVENTS_PAGE)}
         page = ""
         while True:
             try:
@@ -145,13 +161,11 @@ class Errands:
             except (ApiAway, msgspec.DecodeError):
                 return None
             for event in found.items or ():
-                name = event.involvedObject.name
-                if name not in latest or _moment(event) >= _moment(latest[name]):
-                    latest[name] = event
+                of[event.involvedObject.name].append(event)
             page = found.metadata.next_page
             if not page:
                 break
-        return _Warnings({name: event.message for name, event in latest.items()}, self.clock())
+        return _AllTold({name: _told(events) for name, events in of.items()}, self.clock())
 
     def _release(self, job: str, pods: list[tuple[str, bool]]) -> None:
         """The Job first: whatever of its pods is left over then still has its finalizer, and so is found again."""
@@ -187,3 +201,15 @@ class Errands:
 
 def _moment(event: Happening) -> float:
     return event.lastTimestamp.timestamp() if event.lastTimestamp else 0.0
+
+
+def _told(events: list[Happening]) -> Told:
+    warnings = [each for each in events if each.type == "Warning" and each.reason not in _PASSED]
+    latest = max(warnings, key=_moment, default=None)
+    # Of one second, what ended the pull is later.
+    pull = max(
+        (each for each in events if each.reason in _OF_IMAGES),
+        key=lambda each: (_moment(each), each.reason != "Pulling"),
+        default=None,
+    )
+    return Told(latest.message if latest else "", pull is not None and pull.reason == "Pulling")

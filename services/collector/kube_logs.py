@@ -18,13 +18,16 @@ from helios.localjobs import STEPS
 from services.collector.kube_api import Api, ApiAway, ApiRefused
 from services.collector.kube_objects import ContainerStatus, Pod
 from services.collector.kube_stamps import NS, PER_NS, entry_id, split, stamped
-from services.collector.loglines import TAIL_BYTES, LogLine, LogPart, readable
+from services.collector.loglines import NOT_KEPT, WATCHED_BYTES, LogLine, LogPart, readable
 
 POLL_SECONDS = 1.0
 """A log that somebody watches is asked for this often."""
 
 END_SECONDS = 3.0
-"""The end of a log may take so long after its pod's; then it is lost."""
+"""Reading the end of a log may take so long from when it began; then it is lost."""
+
+TURN_SECONDS = 60.0
+"""Its turn may take so long to come, when hundreds of pods end together."""
 
 TRIES_AT_END = 3
 TAIL_LINES = 5_000
@@ -35,8 +38,6 @@ READ_BYTES = 16 * 1024**2
 READ_SECONDS = 3.0
 FETCH_BYTES = 1024**2
 """So much of fetch's own log stays in memory until the pod is released."""
-
-NOT_KEPT = "[HELIOS] lines before this are not kept"
 
 
 class _Log(msgspec.Struct):
@@ -54,7 +55,9 @@ class _Log(msgspec.Struct):
     due: float = 0.0
     tries: int = 0
     asked_at_end: bool = False
-    ending_since: float | None = None
+    asked_since: float | None = None
+    """When its end was first wanted, and when reading that began."""
+    reading_since: float | None = None
     complete: bool = False
 
 
@@ -111,14 +114,18 @@ class PodLogs:
 
     def _finish(self, known: _Log, container: ContainerStatus, reachable: bool) -> None:
         now = self.clock()
-        if known.ending_since is None:
-            known.ending_since = now
+        if known.asked_since is None:
+            known.asked_since = now
         began = container.ended or container.state.running
         if began is not None and began.startedAt is not None:
             known.began = int(began.startedAt.timestamp()) * NS * PER_NS
         if not reachable:
             self._lose(known, "its node was lost")
-        elif now - known.ending_since > END_SECONDS:
+        elif (
+            now - known.asked_since > TURN_SECONDS
+            if known.reading_since is None
+            else now - known.reading_since > END_SECONDS
+        ):
             self._lose(known, "it could not be read in time")
         else:
             self._ask(known, ended=True)
@@ -145,6 +152,12 @@ class PodLogs:
     def _read(self, known: _Log, ended: bool) -> None:
         failure: ApiAway | ApiRefused | None = None
         whole = False
+        with self.lock:
+            if known.complete:  # given up before its turn came
+                known.reading = False
+                return
+            if ended and known.reading_since is None:
+                known.reading_since = self.clock()
         try:
             whole = self._copy(known, ended)
         except (ApiAway, ApiRefused) as error:
@@ -190,7 +203,7 @@ class PodLogs:
         known.lines.append((position, text))
         known.last = max(known.last, position)
         known.bytes += len(text)
-        limit = FETCH_BYTES if known.step == "fetch" else TAIL_BYTES
+        limit = FETCH_BYTES if known.step == "fetch" else WATCHED_BYTES
         if known.bytes <= limit:
             return
         place = 0

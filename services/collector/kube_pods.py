@@ -31,6 +31,7 @@ from services.collector.kube_objects import (
     Pod,
 )
 from services.collector.kube_status import (
+    PULL_SECONDS,
     Trouble,
     job_failure,
     job_trouble,
@@ -168,9 +169,14 @@ class KubernetesPods:
                 job
                 for job, pods in self.pods.items()
                 if all(self._judged(seen, self.clock(), steady).final for seen in pods.values())
-                and any(FINALIZER in seen.pod.metadata.finalizers for seen in pods.values())
+                and any(self._is_held(seen.pod) for seen in pods.values())
             ]
             return over + [job for job in self.job_watch.mirror.names() if job not in self.pods]
+
+    def _is_held(self, pod: Pod) -> bool:
+        """Whether it needs us to go: by our finalizer, or because nobody on its lost node confirms that it ended."""
+        meta = pod.metadata
+        return FINALIZER in meta.finalizers or (meta.deletionTimestamp is not None and pod.spec.nodeName in self.lost)
 
     def attempt_of(self, job: str) -> JobOf | None:
         with self.lock:
@@ -268,7 +274,7 @@ class KubernetesPods:
         if trouble is not None:
             ends = seen.since.setdefault(trouble.kind, now) + trouble.seconds
             if not trouble.seconds or (steady and now >= ends):
-                expired = self._explained("Pod", pod.metadata.name, trouble)
+                expired = self._explained("Pod", pod.metadata.name, trouble, now - seen.since[trouble.kind])
             if expired is None:
                 seen.due = ends if now < ends else now
         seen.status = status_of(
@@ -298,7 +304,7 @@ class KubernetesPods:
         if not steady or now - began < trouble.seconds:
             self.job_due[job] = max(began + trouble.seconds, now + WAITING_SECONDS)
             return None
-        expired = self._explained("Job", job, trouble)
+        expired = self._explained("Job", job, trouble, now - began)
         if expired is None:
             return None
         if expired.events_know_more and now - began < self.settings.pod_start_seconds:
@@ -314,16 +320,20 @@ class KubernetesPods:
             overrules=True,
         )
 
-    def _explained(self, kind: str, name: str, trouble: Trouble) -> Trouble | None:
-        """The trouble in the words of the object's events, if it has any; None while they are being read."""
+    def _explained(self, kind: str, name: str, trouble: Trouble, lasts: float) -> Trouble | None:
+        """The trouble in the words of the object's events, if it has any; None while they are being read, or say that
+        something goes on after all.
+        """
         if not trouble.events_know_more:
             return trouble
-        words = self.errands.last_warning(kind, name)
-        if words is None:
+        told = self.errands.events(kind, name)
+        if told is None or (told.pulling and lasts < PULL_SECONDS):
             return None
-        if not words:
+        if told.pulling:
+            return msgspec.structs.replace(trouble, words=f"{trouble.words}: its image is still being pulled")
+        if not told.warning:
             return trouble
-        text = words if kind == "Job" else f"{trouble.words}: {words}"
+        text = told.warning if kind == "Job" else f"{trouble.words}: {told.warning}"
         return msgspec.structs.replace(trouble, words=text, disrupted=False, events_know_more=False)
 
 

@@ -11,7 +11,8 @@ PER_NS = 10**6
 LINE_BYTES = 64 * 1024
 """A line without an end is cut here, so that it takes no more memory."""
 
-_STAMP = re.compile(rb"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?Z$")
+_STAMP = re.compile(rb"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:Z|([+-])(\d\d):(\d\d))$")
+"""The container runtime writes its node's local time, so only a node in UTC gives a Z."""
 
 
 def position_of(stamp: bytes) -> int | None:
@@ -21,6 +22,9 @@ def position_of(stamp: bytes) -> int | None:
         return None
     year, month, day, hour, minute, second = (int(each) for each in match.groups()[:6])
     seconds = calendar.timegm((year, month, day, hour, minute, second))
+    if match[8]:
+        ahead = int(match[9]) * 3600 + int(match[10]) * 60
+        seconds -= ahead if match[8] == b"+" else -ahead
     return (seconds * NS + int((match[7] or b"0").ljust(9, b"0"))) * PER_NS
 
 

@@ -15,8 +15,14 @@ from services.collector.kube_objects import Condition, ContainerStatus, Job, Pod
 CONFIG_SECONDS = 15
 """A missing Secret, or a container that cannot be made: kubelet tries again, and somebody may just be creating it."""
 
+PULL_SECONDS = 3_600
+"""An image may be pulled for so long, as long as its pull goes on; events are kept for an hour, too."""
+
 DELETION_SECONDS = 30
 """What a deleted pod may take beyond its grace period before its node counts as unable to end it."""
+
+PUBLISH_SECONDS = 60
+"""What publish may take after a task that failed: nothing is stored then, and only its report is waited for."""
 
 JOB_OVER_SECONDS = 3
 """How long after its Job ended a pod may still be unseen, because pods and Jobs come by separate watches."""
@@ -74,6 +80,9 @@ def pod_trouble(pod: Pod, settings: Settings) -> Trouble | None:
         scheduled = pod.condition("PodScheduled")
         words = (scheduled.message or scheduled.reason) if scheduled else "no scheduler has looked at it"
         return Trouble("scheduling", settings.unschedulable_seconds, f"no node takes it: {words}")
+    found = _never_began(pod) or _failed_alone(pod)
+    if found is not None:
+        return found
     fetch = pod.container("fetch")
     fetched = fetch is None or fetch.ended is not None
     due = [each for each in map(pod.container, ("task", "publish") if fetched else ("fetch",)) if each is not None]
@@ -85,7 +94,35 @@ def pod_trouble(pod: Pod, settings: Settings) -> Trouble | None:
     if stuck is None or (fetch is not None and fetch.ended is not None and fetch.ended.exitCode):
         return None
     words = f"{stuck} did not start within {settings.pod_start_seconds} s of being scheduled"
-    return Trouble(f"start:{stuck}", settings.pod_start_seconds, words, events_know_more=True)
+    # Nobody may know why: then it is not for the user to have done.
+    return Trouble(f"start:{stuck}", settings.pod_start_seconds, words, disrupted=True, events_know_more=True)
+
+
+def _never_began(pod: Pod) -> Trouble | None:
+    """A container that could not be started will not be: its pod only waits for the others, and they for it."""
+    for step in STEPS:
+        ended = _ended(pod, step)
+        if ended is not None and ended.reason in _NEVER_BEGAN:
+            return Trouble(f"start failed:{step}", 0, _not_started(step, ended))
+    return None
+
+
+def _failed_alone(pod: Pod) -> Trouble | None:
+    """A task that was killed before its wrapper could say that it had started, so that publish waits for that."""
+    ended = _ended(pod, "task")
+    if ended is None or not ended.exitCode:
+        return None
+    words = OUT_OF_MEMORY if ended.reason == "OOMKilled" else f"it exited with code {ended.exitCode}"
+    return Trouble("task failed", PUBLISH_SECONDS, words)
+
+
+def _ended(pod: Pod, step: str) -> Terminated | None:
+    container = pod.container(step)
+    return container.ended if container is not None else None
+
+
+def _not_started(step: str, ended: Terminated) -> str:
+    return f"{step} could not be started: {ended.message or ended.reason}"
 
 
 def _waiting_trouble(container: ContainerStatus, settings: Settings) -> Trouble | None:
@@ -181,7 +218,7 @@ def _failure(pod: Pod, job_failed: str | None) -> _End:
     reason, message = pod.status.reason, pod.status.message
     if (words := _disruption(pod)) is not None:
         return _End(words, disrupted=True)
-    ends = {step: ended for step in STEPS if (each := pod.container(step)) is not None and (ended := each.ended)}
+    ends = {step: ended for step in STEPS if (ended := _ended(pod, step)) is not None}
     for step, ended in ends.items():
         if ended.reason == "OOMKilled" and ended.exitCode:
             return _End(
@@ -200,7 +237,7 @@ def _failure(pod: Pod, job_failed: str | None) -> _End:
         return _End("its pod was deleted", disrupted=True)
     for step, ended in ends.items():
         if ended.reason in _NEVER_BEGAN:
-            return _End(f"{step} could not be started: {ended.message or ended.reason}")
+            return _End(_not_started(step, ended))
     return _End(message or None, overrules=False)
 
 

@@ -1,7 +1,7 @@
 """Keeps a copy of some Kubernetes objects up to date: list, watch from there, list again.
 
-Rule: the copy is never behind for longer than RELIST_SECONDS, whatever a watch fails to say; and as long as it cannot
-be kept up, `live` is false, so that nobody takes silence for news.
+Rule: the copy is never behind for longer than RELIST_SECONDS, whatever a watch fails to say; and when it has not been
+kept up for SILENCE_SECONDS at most, `live_for` says so, so that nobody takes silence for news.
 """
 
 import threading
@@ -18,6 +18,11 @@ from services.collector.kube_objects import ApiStatus, Job, Listed, Node, Pod, V
 log = structlog.get_logger()
 
 RELIST_SECONDS = 300
+WATCH_SECONDS = 20
+"""The API server is asked to end each watch after this. Nothing but a bookmark a minute need come on one that is open,
+so a shorter one is the only sign of life that can be counted on."""
+SILENCE_SECONDS = 25.0
+"""A watch that neither says anything nor ends is dead: its connection was lost without a word."""
 PAGE_ITEMS = 500
 BACKOFF_SECONDS = (0.1, 0.3, 1, 2, 5)
 STEADY_SECONDS = 10
@@ -158,7 +163,7 @@ class Watch(Generic[Kind]):
         while not self.stopped.is_set() and time.monotonic() < until:
             began = time.monotonic()
             try:
-                for line in self._lines(version, max(1, int(until - began))):
+                for line in self._lines(version, max(1, min(WATCH_SECONDS, int(until - began)))):
                     version = self._apply(line) or version
                     trouble = 0
             except ApiRefused as error:
@@ -180,7 +185,7 @@ class Watch(Generic[Kind]):
             "resourceVersion": version,
             "timeoutSeconds": str(seconds),
         }
-        with self.api.stream(self.path, query) as chunks:
+        with self.api.stream(self.path, query, silence_seconds=SILENCE_SECONDS) as chunks:
             self._alive()
             rest = b""
             for chunk in chunks:

@@ -10,9 +10,12 @@ LINES_KEPT = 5_000
 """Of each log in Redis."""
 LINE_BYTES = 4_096
 """The beginning of a longer line is kept, and it says how much was cut."""
-TAIL_BYTES = 1024 * 1024
+TAIL_BYTES = 256 * 1024
 """Of a log that is longer than this and that nobody followed, the end is kept."""
-PAGES_AT_ONCE = 16
+WATCHED_BYTES = 1024 * 1024
+"""Of a log that somebody follows so much is kept: enough for whoever reads along."""
+NOT_KEPT = "[HELIOS] lines before this are not kept"
+PAGES_AT_ONCE = 64
 """A log that is followed is copied in pages of TAIL_BYTES, so that a burst of this many is not skipped."""
 
 
@@ -46,6 +49,16 @@ def cut(read: Callable[[int, int], bytes], length: int, after: int, *, final: bo
     is_last = after + len(text) >= length
     found, reached = _lines_of(text, after, ends=final and is_last, limit=LINES_KEPT)
     return LogPart([_at(offset, line) for offset, line in found], reached, final and reached < length)
+
+
+def shortened(lines: list[LogLine], limit_bytes: int) -> list[LogLine]:
+    """The last lines, as many as fit, and a line that says so where some do not."""
+    left = limit_bytes
+    for number in range(len(lines) - 1, -1, -1):
+        left -= len(lines[number].text.encode())
+        if left < 0:
+            return [LogLine(lines[number].id, NOT_KEPT), *lines[number + 1 :]]
+    return lines
 
 
 def _end_of(read: Callable[[int, int], bytes], length: int, after: int, *, final: bool) -> LogPart:

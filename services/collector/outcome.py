@@ -1,10 +1,11 @@
 """How an attempt ended, from its pod's status and its report. Pure functions.
 
-A report alone can end an attempt well: the outputs are stored and the command exited 0. A failure waits for the pod's
-status, because only that knows what the pod itself cannot: that it was killed for its memory, evicted, or lost.
+A report alone can end an attempt well: the outputs are stored and the command exited 0. When it is lost, a pod that
+succeeded has the same in its termination message. A failure waits for the pod's status, because only that knows what
+the pod itself cannot: that it was killed for its memory, evicted, or lost.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -12,7 +13,7 @@ import msgspec
 from helios.events import TaskEnded
 from helios.keys import Keys
 from helios.localjobs import PodStatus
-from helios.podwire import FetchManifest, PublishMessage, Report
+from helios.podwire import FetchManifest, MessageOutput, PublishMessage, Report, StoredOutput
 from helios.records import AttemptRecord, OutputRecord
 from helios.transitions import Call, end_attempt
 from services.collector.classify import Classification
@@ -58,13 +59,61 @@ def from_pod(
     if pod.phase == "Succeeded" and report is None and not declared_outputs:
         return Ended("SUCCEEDED", _record(None, pod, classification, None), disrupted=False)
     if pod.phase == "Succeeded" and report is None:
-        # The outputs are stored, but where and with which digests only the lost report knew.
-        reason = "the report on its stored outputs was lost"
+        # The outputs are stored, but with which digests nobody is left to say.
+        reason = "the report on its stored outputs was lost, and its termination message does not list them"
         return Ended("FAILED", _record(None, pod, classification, reason), disrupted=True)
     # What publish left as its message serves when its report is lost.
-    account = report or _publish_message(messages.get("publish"))
+    account = report or publish_message(messages.get("publish"))
     disrupted = pod.disrupted or (account is not None and account.disrupted)
     return Ended("FAILED", _record(report, pod, classification, _reason(pod, report, messages)), disrupted)
+
+
+def report_of(
+    message: PublishMessage,
+    pod: PodStatus,
+    *,
+    run: str,
+    task: str,
+    attempt: int,
+    declared_outputs: Sequence[str],
+    manifest: Callable[[str, str], Sequence[MessageOutput]],
+) -> Report | None:
+    """The report that a pod which succeeded made, from its termination message; None if that shows no success.
+
+    `manifest` gives the outputs that the object of that key and digest lists.
+    """
+    if not message.ok:
+        return None
+    prefix = output_prefix(run, task, attempt)
+    stored = message.stored
+    if stored is None and message.manifest is not None:
+        stored = manifest(manifest_key(prefix, pod.uid), message.manifest)
+    if stored is None:
+        return None
+    report = Report(
+        run=run,
+        task=task,
+        attempt=attempt,
+        podUid=pod.uid,
+        node=pod.node,
+        exitCode=message.exitCode,
+        cpuMs=message.cpuMs,
+        peakMemoryBytes=message.peakMemoryBytes,
+        outputs=[
+            StoredOutput(
+                name=each.name,
+                key=f"{prefix}{pod.uid}/{each.name}",
+                bytes=each.bytes,
+                sha256=each.sha256,
+                archive=each.archive,
+            )
+            for each in stored
+        ],
+        reason=message.reason,
+        startedAt=message.startedAt,
+        endedAt=message.endedAt,
+    )
+    return report if ended_well(report, declared_outputs, prefix) else None
 
 
 def contradicts(pod: PodStatus | None, status: str | None, current: str | None, attempt: int) -> bool:
@@ -85,6 +134,11 @@ def vanished(classification: Classification) -> Ended:
 def output_prefix(run: str, task: str, attempt: int) -> str:
     """Where in the artifact bucket an attempt may store its outputs."""
     return f"runs/{run}/{task}/{attempt}/"
+
+
+def manifest_key(prefix: str, pod: str) -> str:
+    """Where the list of a pod's outputs goes: beside its folder of outputs, where none of them can be."""
+    return f"{prefix}{pod}.manifest.json"
 
 
 def end_call(
@@ -135,7 +189,7 @@ def _reason(pod: PodStatus, report: Report | None, messages: dict[str, str | Non
             return f"it was ended by {report.signal}"
         if report.exitCode:
             return f"it exited with code {report.exitCode}"
-    message = _publish_message(messages.get("publish")) if report is None else None
+    message = publish_message(messages.get("publish")) if report is None else None
     if message is not None and message.disrupted and message.reason:
         return _short(message.reason)
     fetch, publish = pod.steps.get("fetch"), pod.steps.get("publish")
@@ -156,7 +210,7 @@ def _fetch_error(message: str | None) -> str | None:
         return None
 
 
-def _publish_message(text: str | None) -> PublishMessage | None:
+def publish_message(text: str | None) -> PublishMessage | None:
     try:
         found = msgspec.json.decode(text or "", type=PublishMessage)
     except (msgspec.DecodeError, UnicodeError, RecursionError):

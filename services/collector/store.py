@@ -18,6 +18,10 @@ class StoreRefused(Exception):
     """The object store answered an error; the message holds its words."""
 
 
+class ObjectMissing(Exception):
+    """The object is not there, or is no object of ours: the answer would stay the same."""
+
+
 class ObjectRefused(Exception):
     """No URL can be signed for an object of that name, now or later; the message says why."""
 
@@ -55,6 +59,24 @@ class Store:
             return self.client.get_presigned_url(method, bucket, key, expires=self.expiry, extra_query_params=query)
         except ValueError as error:
             raise ObjectRefused(f"s3://{bucket}/{key} cannot be signed for: {error}") from None
+
+    def read(self, key: str, limit: int) -> bytes:
+        """A small object of the artifact bucket. Raises StoreRefused, or ObjectMissing for good."""
+        try:
+            answer = self.http.request("GET", self.get_url(self.bucket, key), preload_content=False, retries=False)
+            try:
+                content = answer.read(limit + 1)
+            finally:
+                answer.close()
+        except urllib3.exceptions.HTTPError as error:
+            raise StoreRefused(f"the object store does not answer: {error.__class__.__name__}") from None
+        if answer.status == 404:
+            raise ObjectMissing(f"the object store has no {key}")
+        if answer.status != 200:
+            raise StoreRefused(f"the object store refused to give {key}: HTTP {answer.status}")
+        if len(content) > limit:
+            raise ObjectMissing(f"{key} has more than {limit} bytes")
+        return content
 
     def source(self, bucket: str, key: str) -> str:
         """Names an object, its version aside."""

@@ -3,7 +3,8 @@
 A line's entry id follows from its place in the log, so that a repeated delivery adds nothing twice.
 """
 
-from typing import Any
+from collections import deque
+from typing import Any, NamedTuple
 
 import redis
 from redis.exceptions import ResponseError
@@ -12,8 +13,27 @@ from helios.keys import Keys
 from helios.localjobs import STEPS
 from helios.messages import Launched
 from helios.transitions import pipelined
-from services.collector.loglines import LINES_KEPT, PAGES_AT_ONCE, LogPart
+from services.collector.loglines import (
+    LINES_KEPT,
+    PAGES_AT_ONCE,
+    TAIL_BYTES,
+    WATCHED_BYTES,
+    LogLine,
+    LogPart,
+    shortened,
+)
 from services.collector.pods import Pods
+
+LINE_COST_BYTES = 32
+"""What Redis needs for a line beside its text."""
+BLOCK_BYTES = WATCHED_BYTES // 16
+
+
+class _Block(NamedTuple):
+    """Lines that are trimmed together, from the id `first` on."""
+
+    first: str
+    bytes: int
 
 
 class LogTail:
@@ -25,6 +45,8 @@ class LogTail:
             step: keys.log(launched.run, launched.task, launched.attempt, step) for step in STEPS
         }
         self.reached: dict[str, int] = dict.fromkeys(STEPS, 0)
+        self.blocks: dict[str, deque[_Block]] = {step: deque() for step in STEPS}
+        self.sizes = keys.log_sizes
         self.is_followed = False
         """Somebody reads along: what was there at the last copy has been copied."""
 
@@ -46,16 +68,44 @@ class LogTail:
     def _add(self, client: redis.Redis, parts: dict[str, LogPart]) -> None:
         if any(part.lines for part in parts.values()):
             pipeline = pipelined(client)
+            grown = 0
             for step, part in parts.items():
-                for line in part.lines:
+                followed = self.is_followed or step == "fetch"
+                lines = shortened(part.lines, WATCHED_BYTES if followed else TAIL_BYTES)
+                for line in lines:
                     fields = {"line": line.text}
                     pipeline.xadd(self.streams[step], fields, id=line.id, maxlen=LINES_KEPT, approximate=True)
+                    grown += self._note(step, line)
+                dropped, oldest = self._excess(step)
+                if dropped:
+                    pipeline.xtrim(self.streams[step], minid=oldest, approximate=True)
+                    grown -= dropped
+            pipeline.zincrby(self.sizes, grown, self.launched.run)
             results: list[Any] = pipeline.execute(raise_on_error=False)
             for result in results:
                 if isinstance(result, Exception) and not _repeated(result):
                     raise result
         for step, part in parts.items():
             self.reached[step] = part.reached
+
+    def _note(self, step: str, line: LogLine) -> int:
+        """Count the line, as so many bytes, to the last block or to a new one."""
+        size = len(line.text.encode()) + LINE_COST_BYTES
+        blocks = self.blocks[step]
+        if blocks and blocks[-1].bytes < BLOCK_BYTES:
+            blocks[-1] = _Block(blocks[-1].first, blocks[-1].bytes + size)
+        else:
+            blocks.append(_Block(line.id, size))
+        return size
+
+    def _excess(self, step: str) -> tuple[int, str]:
+        """What the oldest blocks have too many bytes, and the first id that stays."""
+        blocks = self.blocks[step]
+        kept = sum(block.bytes for block in blocks)
+        dropped = 0
+        while len(blocks) > 1 and kept - dropped > WATCHED_BYTES:
+            dropped += blocks.popleft().bytes
+        return dropped, blocks[0].first if blocks else ""
 
 
 def _repeated(error: Exception) -> bool:

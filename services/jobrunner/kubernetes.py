@@ -79,7 +79,7 @@ class Api:
                 _request_timeout=self.timeout_seconds,
             )
             return response.status, response.read()
-        except (urllib3.exceptions.HTTPError, ApiException, ConfigException) as error:
+        except (urllib3.exceptions.HTTPError, ApiException, ConfigException, OSError) as error:
             raise LauncherAway(f"the API server does not answer: {type(error).__name__}: {error}") from error
 
 

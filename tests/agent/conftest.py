@@ -71,8 +71,8 @@ class QuietServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
-    server = QuietServer(("127.0.0.1", 0), handler)
+def serving(handler: type[BaseHTTPRequestHandler], port: int = 0) -> Iterator[int]:
+    server = QuietServer(("127.0.0.1", port), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
@@ -248,7 +248,15 @@ class PodEndpoint:
             ],
             "outputs": [{**item, "url": self.sign("PUT", item["key"])} for item in self.outputs],
             "singlePutLimit": self.single_put_limit,
+            "manifest": self.manifest(),
         }
+
+    def manifest(self) -> dict[str, Any] | None:
+        if not self.outputs:
+            return None
+        bucket = self.outputs[0]["key"].partition("/runs/")[0]
+        key = f"{bucket}/runs/r/t/0/pod.manifest.json"
+        return {"name": "the list of outputs", "key": key, "url": self.sign("PUT", key)}
 
     def handler(self) -> type[BaseHTTPRequestHandler]:
         endpoint = self

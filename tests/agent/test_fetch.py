@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from agent.logs import LoggedInput, read_fetch_log
+from agent.manifest import MESSAGE_BYTES
 
 
 def causes(manifest: dict[str, Any]) -> dict[str, str]:
@@ -265,7 +266,7 @@ def test_a_manifest_too_long_for_the_message_leaves_its_inputs_out(store: Any, e
     message = (node.root / "fetch-message").read_bytes()
     short = json.loads(message)
     whole = (node.root / "state" / "fetch.json").read_bytes()
-    assert len(message) <= 1024
+    assert len(message) <= MESSAGE_BYTES
     assert "inputs" not in short
     assert short["misses"] == 40
     assert short["manifestSha256"] == hashlib.sha256(whole).hexdigest()
@@ -276,7 +277,7 @@ def test_an_error_too_long_for_the_message_is_shortened(endpoint: Any, node: Any
     endpoint.add_input("x", "bucket/" + "ü" * 3000)
     manifest = node.fetch()
     message = (node.root / "fetch-message").read_bytes()
-    assert len(message) <= 1024
+    assert len(message) <= MESSAGE_BYTES
     assert json.loads(message)["error"].startswith("input 'x'")
     assert not manifest["ok"]
 

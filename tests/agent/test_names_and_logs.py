@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agent import logs
-from agent.manifest import InputOutcome, fetch_manifest, fetch_message, fitted
+from agent.manifest import MESSAGE_BYTES, InputOutcome, fetch_manifest, fetch_message, fitted
 from agent.names import NameRefused, check_digest, check_disjoint, check_view, escape, parts_of
 from agent.settings import SettingsError, exec_settings, fetch_settings
 
@@ -97,14 +97,14 @@ def test_a_fetch_message_always_fits_and_parses(inputs: list[tuple[str, int]], e
     outcomes = [InputOutcome(name, size, False, "never-here", "0" * 64) for name, size in inputs]
     manifest = fetch_manifest(outcomes, cache_enabled=True, error=error, elapsed_ms=1)
     message = fetch_message(manifest)
-    assert len(message) <= 1024
+    assert len(message) <= MESSAGE_BYTES
     assert json.loads(message)["misses"] == len(inputs)
 
 
 @given(st.text(max_size=3000))
 def test_a_long_reason_is_shortened_until_it_fits(reason: str) -> None:
     message = fitted({"v": 1, "ok": False, "reason": reason}, "reason")
-    assert len(message) <= 1024
+    assert len(message) <= MESSAGE_BYTES
     assert json.loads(message)["reason"][:20].rstrip(".") == reason[:20].rstrip(".")
 
 

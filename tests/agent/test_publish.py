@@ -16,10 +16,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from agent import outputs as outputs_module
 from agent import upload as upload_module
+from agent.manifest import MESSAGE_BYTES
+from helios.localjobs import PodStatus
+from helios.podwire import OutputManifest, PublishMessage, Report, StoredOutput
+from services.collector.outcome import report_of
 
 KEY = "bucket/runs/r/t/0/pod/"
 
@@ -274,6 +279,77 @@ def test_an_undelivered_report_leaves_the_message_and_the_outcome(endpoint: Any,
     assert (message["ok"], message["report"]) == (True, "undelivered")
 
 
+def made_report(node: Any, endpoint: Any, store: Any) -> Report | None:
+    """What the collector makes of the message when the report is lost."""
+    message = msgspec.json.decode((node.root / "publish-message").read_bytes(), type=PublishMessage)
+
+    def manifest(key: str, digest: str) -> Any:
+        listed = store.objects[f"bucket/{key}"]
+        assert hashlib.sha256(listed).hexdigest() == digest
+        return msgspec.json.decode(listed, type=OutputManifest).outputs
+
+    names = [output["name"] for output in endpoint.outputs]
+    pod = PodStatus(job="j", uid="pod", node="node-1", phase="Succeeded")
+    return report_of(message, pod, run="r", task="t", attempt=0, declared_outputs=names, manifest=manifest)
+
+
+@pytest.mark.parametrize("count", [0, 1, 300], ids=["no output", "one output", "more than a message holds"])
+def test_the_message_is_there_before_the_report_and_says_what_was_stored(
+    store: Any, endpoint: Any, node: Any, count: int
+) -> None:
+    for number in range(count):
+        endpoint.add_output(f"out/a-rather-long-name-{number}")
+        path = node.artifacts / f"out/a-rather-long-name-{number}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(str(number))
+    made: list[Report | None] = []
+
+    class Reports(list[Any]):
+        def append(self, report: Any) -> None:
+            made.append(made_report(node, endpoint, store))
+            super().append(report)
+
+    endpoint.reports = Reports()
+    node.task_ended()
+    assert node.publish().good
+    message = (node.root / "publish-message").read_bytes()
+    assert json.loads(message)["report"] == "committed"
+    assert len(message) <= MESSAGE_BYTES
+    (report,) = endpoint.reports
+    stored = [{**output, "key": output["key"].removeprefix("bucket/")} for output in report["outputs"]]
+    assert len(stored) == count
+    for each in (*made, made_report(node, endpoint, store)):
+        assert each is not None
+        assert list(each.outputs) == msgspec.convert(stored, list[StoredOutput])
+        assert (each.exitCode, each.cpuMs, each.startedAt, each.endedAt) == (0, 12, 1, 2)
+    assert ("bucket/runs/r/t/0/pod.manifest.json" in store.objects) == (count == 300)
+
+
+def test_a_list_of_outputs_that_cannot_be_stored_costs_nothing_else(
+    store: Any, endpoint: Any, node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upload_module.Backoff, "pause", lambda self: None)
+    for number in range(60):
+        endpoint.add_output(f"output-{number}")
+        (node.artifacts / f"output-{number}").touch()
+    store.faults["bucket/runs/r/t/0/pod.manifest.json"] = [500] * 99
+    node.task_ended()
+    assert node.publish().good
+    assert len(endpoint.reports[0]["outputs"]) == 60
+    assert made_report(node, endpoint, store) is None
+
+
+def test_an_endpoint_that_gives_no_place_for_the_list_is_an_older_one(store: Any, endpoint: Any, node: Any) -> None:
+    original = endpoint.plan
+    endpoint.plan = lambda: {name: value for name, value in original().items() if name != "manifest"}
+    for number in range(60):
+        endpoint.add_output(f"output-{number}")
+        (node.artifacts / f"output-{number}").touch()
+    node.task_ended()
+    assert node.publish().good
+    assert len(store.objects) == 60
+
+
 def test_a_fenced_attempt_is_not_reported_twice(endpoint: Any, node: Any) -> None:
     endpoint.script["/v1/result"] = [410]
     node.task_ended()
@@ -287,7 +363,7 @@ def test_a_reason_too_long_for_the_message_is_shortened(endpoint: Any, node: Any
     node.task_ended()
     node.publish()
     message = (node.root / "publish-message").read_bytes()
-    assert len(message) <= 1024
+    assert len(message) <= MESSAGE_BYTES
     assert json.loads(message)["reason"].startswith("output '")
     assert endpoint.reports[0]["reason"].endswith("was not written by the task")
 
@@ -412,6 +488,42 @@ def test_publish_runs_as_a_process_and_exits_by_the_outcome(endpoint: Any, node:
     (node.artifacts / "n").write_text("n")
     process = node.start("publish")
     process.communicate()
+    assert process.returncode == 0
+
+
+def catches_sigterm(pid: int) -> bool:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    caught = next(line for line in lines if line.startswith("SigCgt:"))
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_publish_of_a_pod_that_is_ended_before_its_task_started_ends_at_once(
+    endpoint: Any, node: Any, wait_until: Any
+) -> None:
+    """As a container's first process it would else hear no SIGTERM, and wait for a start that cannot come."""
+    process = node.start("publish")
+    wait_until(lambda: catches_sigterm(process.pid), "it can be told to end")
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=10)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert b"its pod was ended before its task started" in printed
+    message = json.loads((node.root / "message").read_bytes())
+    assert (message["ok"], message["reason"]) == (False, "its pod was ended before its task started")
+    assert endpoint.reports == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_publish_hears_no_sigterm_of_its_own_once_the_task_runs(endpoint: Any, node: Any, wait_until: Any) -> None:
+    """A container's first process then goes on, until the task has ended and its end is reported."""
+    node.task_ended()
+    lock = os.open(node.control / "lock", os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    process = node.start("publish")
+    wait_until(lambda: "/v1/plan" in endpoint.asked, "publish is past the start")
+    assert not catches_sigterm(process.pid)
+    os.close(lock)
+    process.communicate(timeout=10)
     assert process.returncode == 0
 
 

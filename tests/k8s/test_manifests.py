@@ -121,12 +121,12 @@ def test_an_upgrade_lets_the_pods_of_the_former_image_in(tmp_path: Path) -> None
 RIGHTS = {
     "helios-jobrunner": {("batch", "jobs"): {"create", "get", "list", "delete"}},
     "helios-collector": {
-        ("", "pods"): {"get", "list", "watch", "patch", "delete"},
+        ("", "pods"): {"list", "watch", "patch", "delete"},
         ("", "pods/log"): {"get"},
-        ("", "events"): {"get", "list", "watch"},
+        ("", "events"): {"list"},
         ("batch", "jobs"): {"get", "list", "watch", "delete"},
     },
-    "helios-nodes": {("", "nodes"): {"get", "list", "watch"}},
+    "helios-nodes": {("", "nodes"): {"list", "watch"}},
 }
 
 

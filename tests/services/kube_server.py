@@ -35,6 +35,8 @@ class KubeServer:
         self.connections = 0
         """Counts up when all watches are to be cut."""
         self.away = False
+        self.mute = False
+        """Watches say nothing any more and do not end, as when packets are lost on the way."""
         self.logs: dict[tuple[str, str], bytes] = {}
         self.log_errors: dict[tuple[str, str], int] = {}
         self.requests: list[tuple[str, str, dict[str, str], Any]] = []
@@ -232,6 +234,8 @@ class _Handler(BaseHTTPRequestHandler):
         while True:
             with kube.changed:
                 news = [each for each in kube.history if each[0] > version and each[2] == kind]
+                while kube.mute and kube.connections == self.generation:
+                    kube.changed.wait()
                 if not news:
                     left = until - time.monotonic()
                     if left <= 0:
@@ -270,9 +274,16 @@ class _Handler(BaseHTTPRequestHandler):
             meta = found["metadata"]
             left = [each for each in meta.get("finalizers", ()) if each not in gone]
             self.kube.put(kind, name, {**found, "metadata": {**meta, "finalizers": left}})
+            if not left and meta.get("deletionTimestamp") and not meta.get("deletionGracePeriodSeconds"):
+                self.kube.delete(kind, name)
         self._answer(200, found)
 
     def _delete(self, kind: str, name: str, found: Json, options: Json) -> None:
-        """A Job's pods are deleted with it; one with a finalizer only begins to go."""
+        """One with a finalizer, or on a node that has yet to confirm its end, only begins to go."""
         if kind == "jobs" or (not found["metadata"].get("finalizers") and options.get("gracePeriodSeconds") == 0):
             self.kube.delete(kind, name)
+        else:
+            grace = options.get("gracePeriodSeconds", 30)
+            going = {"deletionTimestamp": "2026-11-25T01:01:00Z", "deletionGracePeriodSeconds": grace}
+            meta = {**found["metadata"], **going}
+            self.kube.put(kind, name, {**found, "metadata": meta})

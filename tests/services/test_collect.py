@@ -1,6 +1,7 @@
 """The collector's loop over pods that are only said to exist: held, watched, wrapped up, taken over."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,10 +16,11 @@ from helios.podwire import Report
 from helios.settings import Settings
 from helios.streams import Entry, Inbox
 from helios.tokens import Attempt
-from helios.transitions import commit_one, keep_report
+from helios.transitions import Call, commit_one, keep_report
 from helios.worker import Failure
+from services.collector import ends
 from services.collector.collect import Collector
-from services.collector.kept import KeptReports
+from services.collector.kept import AGAIN_SECONDS, KeptReports
 from services.collector.loglines import LogPart, cut
 from services.collector.pods import JobOf
 from services.submitter.accept import open_calls
@@ -330,6 +332,27 @@ def test_an_early_failure_waits_for_its_pods_status_and_then_goes_without(kept: 
     assert kept.setting.pods.released == ["job-a-1"]
     assert kept.setting.client.xlen(kept.setting.stage.keys.finished) == 1
     assert "disagreements" not in kept.setting.stage.run()
+
+
+def test_an_early_failure_that_redis_did_not_take_is_committed_once_it_does(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Out of reach, or out of memory: its pod's status may never come, so nothing else would end it."""
+    kept.report()
+    troubles: list[Exception] = [redis.ConnectionError("gone"), ResponseError("OOM command not allowed")]
+
+    def fails_at_first(client: redis.Redis, call: Call) -> Any:
+        if troubles:
+            raise troubles.pop(0)
+        return commit_one(client, call)
+
+    monkeypatch.setattr(ends, "commit_one", fails_at_first)
+    with pytest.raises(redis.ConnectionError):
+        kept.turn(at=6)
+    assert kept.turn(at=6) == "RUNNING"
+    assert kept.turn(at=6 + AGAIN_SECONDS) == "FAILED"
+    assert troubles == []
+    assert not kept.reports.waiting
 
 
 def test_a_pods_status_in_time_decides_about_an_early_failure(kept: Kept) -> None:

@@ -3,8 +3,11 @@
 import io
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
+import minio.time
 import msgspec
 import pytest
 import redis
@@ -17,8 +20,10 @@ from helios.settings import Settings
 from helios.streams import CLIENT_OPTIONS
 from helios.tokens import Attempt, mint
 from helios.transitions import commit_one
+from services.collector import endpoint
 from services.collector.endpoint import BODY_BYTES, PodEndpoint
 from services.collector.store import Store
+from services.jobrunner.jobs import wanted_job
 from services.submitter.accept import open_calls
 from tests.redis_servers import free_port
 from tests.stage import RUN, Stage
@@ -131,10 +136,40 @@ def test_a_plan_has_fresh_urls_for_single_objects_and_no_credential(caller: Call
     assert "hidden" not in str(answer)
 
 
+def test_a_task_that_waited_in_a_queue_for_eight_days_gets_fresh_urls(
+    caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its token is the jobrunner's from then; signatures, which last a week at most, are made when they are used."""
+    caller.make_input()
+    (task,) = [task for task in parse_dag(DAG).dag.tasks if task.name == "a"]
+    job = wanted_job("job", task, run=RUN, attempt=1, cache_enabled=True, settings=SETTINGS, now_seconds=time.time())
+    waited = job.agent_env["HELIOS_TOKEN"]
+    later = datetime.now(UTC) + timedelta(days=8)
+    monkeypatch.setattr(endpoint, "time", SimpleNamespace(time=later.timestamp))
+    monkeypatch.setattr(minio.time, "utcnow", lambda: later)
+    status, answer = caller.get("/v1/plan", waited)
+    assert status == "200 OK"
+    plan = msgspec.convert(answer, Plan)
+    for url in (plan.inputs[0].url, plan.inputs[0].headUrl, plan.inputs[1].url, plan.outputs[0].url):
+        assert f"X-Amz-Date={later:%Y%m%dT%H%M}" in (url or "")
+    caller.stage.launch("a")
+    assert caller.post("/v1/result", good(), waited) == ("200 OK", {"status": "committed"})
+
+
 def test_two_pods_of_one_attempt_store_in_places_of_their_own(caller: Caller) -> None:
     caller.make_input()
     plans = [msgspec.convert(caller.get("/v1/plan", HTTP_HELIOS_POD=pod)[1], Plan) for pod in ("p1", "p2")]
     assert plans[0].outputs[0].key != plans[1].outputs[0].key
+
+
+def test_the_list_of_outputs_has_a_place_that_no_output_can_take(caller: Caller) -> None:
+    """Each pod's own, beside its folder and not in it; a task without outputs needs none."""
+    caller.make_input()
+    plans = [msgspec.convert(caller.get("/v1/plan", HTTP_HELIOS_POD=pod)[1], Plan) for pod in ("p1", "p2")]
+    places = [plan.manifest.key for plan in plans if plan.manifest]
+    assert places == [f"runs/{RUN}/a/1/p1.manifest.json", f"runs/{RUN}/a/1/p2.manifest.json"]
+    assert plans[0].manifest is not None
+    assert f"/{places[0]}?X-Amz-" in plans[0].manifest.url
 
 
 def test_a_plan_before_its_inputs_exist_is_a_conflict(caller: Caller) -> None:
@@ -324,7 +359,7 @@ def test_an_early_failure_is_waited_for_by_the_loop(caller: Caller) -> None:
     caller.make_input()
     caller.stage.launch("a")
     caller.post("/v1/result", report(exitCode=1, fetch=FETCHED))
-    assert [(each.run, each.task, each.attempt) for _, each in caller.endpoint.kept.waiting] == [(RUN, "a", 1)]
+    assert [(each.run, each.task, each.attempt) for each in caller.endpoint.kept.waiting] == [(RUN, "a", 1)]
 
 
 def test_an_early_success_is_committed_and_what_waits_for_it_goes_on(caller: Caller) -> None:

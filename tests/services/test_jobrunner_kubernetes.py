@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import redis
+from kubernetes.client import Configuration
 
 from helios.dag import parse_dag
 from helios.keys import COLLECTOR_GROUP, JOBRUNNER_GROUP
@@ -575,3 +576,16 @@ def test_local_mode_does_not_import_the_client_of_kubernetes() -> None:
     """It takes a quarter of a second and 40 MB."""
     code = "import sys, services.jobrunner.__main__; sys.exit('kubernetes' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_token_file_that_is_not_there_counts_as_no_answer() -> None:
+    """It is being replaced, and the next try finds the new one."""
+    configuration = Configuration()
+    configuration.host = "http://127.0.0.1:9"
+
+    def not_there(_configuration: Configuration) -> None:
+        raise FileNotFoundError("token")
+
+    configuration.refresh_api_key_hook = not_there
+    with pytest.raises(LauncherAway, match="token"):
+        Api(configuration, connections=1, timeout_seconds=1).request("GET", "/")

@@ -5,11 +5,19 @@ from typing import Any
 import pytest
 
 from helios.localjobs import PodStatus, StepStatus
-from helios.podwire import Report, StoredOutput
-from helios.records import InputRecord, TaskView
+from helios.podwire import MessageOutput, Report, StoredOutput
+from helios.records import InputRecord, OutputRecord, TaskView
 from services.collector.classify import UNKNOWN, Classification
 from services.collector.metrics import disagreements, fold, run_cache, run_status
-from services.collector.outcome import Ended, ended_well, from_pod, from_report, vanished
+from services.collector.outcome import (
+    Ended,
+    ended_well,
+    from_pod,
+    from_report,
+    publish_message,
+    report_of,
+    vanished,
+)
 
 PREFIX = "runs/1-0/a/1/"
 HIT = Classification(cache="Hit", hit_bytes=5, inputs=(InputRecord("i", 5, "cached"),))
@@ -94,9 +102,56 @@ def test_an_early_exit_code_gives_way_to_the_reason_only_the_pod_knows() -> None
     assert (ended.record.reason, ended.disrupted) == ("the node was drained", True)
 
 
-def test_a_lost_report_on_outputs_repeats_the_attempt_at_nobodys_cost() -> None:
+def test_a_lost_report_on_outputs_that_no_message_lists_repeats_the_attempt_at_nobodys_cost() -> None:
     ended = end(pod(), None, outputs=("o",))
     assert (ended.status, ended.disrupted) == ("FAILED", True)
+
+
+def made(fields: str, *outputs: str) -> Report | None:
+    """The report that is made of publish's message; the object that lists outputs has one."""
+    message = publish_message(f"{{{fields}}}")
+    listed = {f"{PREFIX.removesuffix('/')}/u.manifest.json": [MessageOutput("o", 1, "0" * 64)]}
+    return message and report_of(
+        message,
+        pod(),
+        run="1-0",
+        task="a",
+        attempt=1,
+        declared_outputs=outputs,
+        manifest=lambda key, digest: listed[key] if digest == "5" * 64 else [],
+    )
+
+
+STORED = f'["o",1,"{"0" * 64}",false]'
+
+
+@pytest.mark.parametrize("place", [f'"stored":[{STORED}]', f'"manifest":"{"5" * 64}"'])
+def test_a_message_that_lists_the_outputs_serves_for_the_lost_report(place: str) -> None:
+    """Its exit code, its times and the place of every output are those of the report."""
+    given = made(f'"ok":true,"exitCode":0,"outputs":1,"cpuMs":7,"startedAt":3,"endedAt":9,{place}', "o")
+    ended = end(pod(), given, outputs=("o",))
+    assert (ended.status, ended.disrupted, ended.record.exitCode, ended.record.cpuMs) == ("SUCCEEDED", False, 0, 7)
+    assert list(ended.record.outputs) == [OutputRecord("o", 1, "0" * 64, f"{PREFIX}u/o")]
+    assert (ended.record.startedAt, ended.record.finishedAt) == (3, 9)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        f'"ok":false,"exitCode":0,"stored":[{STORED}]',
+        f'"ok":true,"exitCode":1,"stored":[{STORED}]',
+        f'"ok":true,"stored":[{STORED}]',
+        '"ok":true,"exitCode":0,"outputs":1',
+        '"ok":true,"exitCode":0,"stored":[]',
+        f'"ok":true,"exitCode":0,"stored":[{STORED},["p",1,"{"0" * 64}"]]',
+        f'"ok":true,"exitCode":0,"stored":[["../b/1/u/o",1,"{"0" * 64}"]]',
+        '"ok":true,"exitCode":0,"stored":[["o",1,"0000"]]',
+        f'"ok":true,"exitCode":0,"stored":[["o",-1,"{"0" * 64}"]]',
+        f'"ok":true,"exitCode":0,"manifest":"{"6" * 64}"',
+    ],
+)
+def test_a_message_that_does_not_show_success_makes_no_report(fields: str) -> None:
+    assert made(fields, "o") is None
 
 
 def test_a_lost_report_without_outputs_is_made_good_by_the_pod() -> None:

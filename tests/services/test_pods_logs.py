@@ -14,13 +14,20 @@ SECOND = 1_795_568_400
         (b"2026-11-25T01:00:00.5Z", 500_000_000),
         (b"2026-11-25T01:00:00.000000001Z", 1),
         (b"2026-11-25T01:00:07.25Z", 7 * NS + 250_000_000),
+        (b"2026-11-25T06:30:00.5+05:30", 500_000_000),
+        (b"2026-11-24T18:00:07-07:00", 7 * NS),
+        (b"2026-11-25T01:00:00+00:00", 0),
     ],
 )
 def test_a_position_is_the_time_in_nanoseconds(stamp: bytes, nanoseconds: int) -> None:
+    """Whatever the node's time zone: a kubelet writes its own."""
     assert position_of(stamp) == (SECOND * NS + nanoseconds) * PER_NS
 
 
-@pytest.mark.parametrize("stamp", [b"", b"unable", b"2026-11-25", b"2026-11-25T01:00:00", b"2026-11-25T01:00:00.Z"])
+@pytest.mark.parametrize(
+    "stamp",
+    [b"", b"unable", b"2026-11-25", b"2026-11-25T01:00:00", b"2026-11-25T01:00:00.Z", b"2026-11-25T01:00:00+0530"],
+)
 def test_what_is_no_time_has_no_position(stamp: bytes) -> None:
     assert position_of(stamp) is None
 

@@ -12,6 +12,7 @@ from services.collector.kube_status import (
     CONFIG_SECONDS,
     OUT_OF_MEMORY,
     OUT_OF_TIME,
+    PUBLISH_SECONDS,
     Trouble,
     job_failure,
     job_trouble,
@@ -295,6 +296,32 @@ UNSCHEDULABLE = condition(
 NO_SECRET = 'secret "db" not found'
 
 TROUBLES: dict[str, tuple[Pod, float | None, str]] = {
+    "a limit too low to start in": (
+        pod("Running", ended(), ended(128, "StartError", "init was OOM-killed (memory limit too low?)"), RUNS),
+        0,
+        "task could not be started: init was OOM-killed (memory limit too low?)",
+    ),
+    "a node of another architecture": (
+        pod("Running", ended(), ended(128, "ContainerCannotRun", "exec format error"), RUNS),
+        0,
+        "task could not be started: exec format error",
+    ),
+    "publish cannot be started under a running task": (
+        pod("Running", ended(), RUNS, ended(128, "StartError", "no space left")),
+        0,
+        "publish could not be started: no space left",
+    ),
+    "killed before it could say that it had started": (
+        pod("Running", ended(), ended(137, "OOMKilled"), RUNS),
+        PUBLISH_SECONDS,
+        OUT_OF_MEMORY,
+    ),
+    "it failed, and publish does not end": (
+        pod("Running", ended(), ended(3), RUNS),
+        PUBLISH_SECONDS,
+        "it exited with code 3",
+    ),
+    "its outputs are being stored": (pod("Running", ended(), ended(), RUNS), None, ""),
     "no image": (
         pod("Pending", ended(), waiting("ErrImagePull", "not found"), RUNS),
         SETTINGS.image_pull_seconds,
@@ -384,7 +411,7 @@ def test_whatever_keeps_a_pod_waiting_ends_its_attempt_after_a_stated_time(case:
     assert (trouble.seconds, trouble.words) == (seconds, words)
     status = status_of(found, expired=trouble)
     assert (status.phase, status.reason, status.overrules) == ("Failed", words, True)
-    assert status.disrupted == ("deletion" in trouble.kind)
+    assert status.disrupted == trouble.kind.startswith(("deletion", "start:"))
     assert status_of(found).phase not in ("Succeeded", "Failed")
 
 

@@ -21,7 +21,7 @@ from helios.messages import Launched
 from helios.settings import Settings
 from helios.transitions import commit_one
 from services.collector.__main__ import sweep
-from services.collector.loglines import LINE_BYTES, LINES_KEPT, PAGES_AT_ONCE, TAIL_BYTES
+from services.collector.loglines import LINE_BYTES, LINES_KEPT, PAGES_AT_ONCE, TAIL_BYTES, WATCHED_BYTES
 from services.collector.pods import JobOf, LocalPods
 from services.collector.tail import LogTail
 from tests.stage import RUN, Stage
@@ -114,19 +114,26 @@ def test_of_a_burst_that_is_watched_nothing_is_skipped(log: Log) -> None:
     log.write("task", b"start\n")
     log.copy()
     log.write("task", b"".join(b"%08d %s\n" % (number, b"z" * 990) for number in range(4_000)))
-    for _ in range(5):
+    read: dict[str, str] = {}
+    while len(read) <= 4_000:
+        before = len(read)
         log.copy()
-    assert [line[:8] for _, line in log.lines()][1:] == [f"{number:08}" for number in range(4_000)]
+        read.update(log.lines())
+        assert len(read) > before, "whoever reads along has every page before it is trimmed"
+    assert [line[:8] for line in read.values()][1:] == [f"{number:08}" for number in range(4_000)]
 
 
-def test_of_a_burst_at_the_end_of_what_was_watched_nothing_is_skipped(log: Log) -> None:
+def test_of_a_burst_at_the_end_of_what_was_watched_the_last_is_kept(log: Log) -> None:
     log.write("task", b"start\n")
     log.copy()
     log.write("task", b"".join(b"%08d %s\n" % (number, b"z" * 990) for number in range(4_000)) + b"no end")
     log.copy(final=True)
     lines = [line for _, line in log.lines()]
-    assert [line[:8] for line in lines[1:-1]] == [f"{number:08}" for number in range(4_000)]
+    first = int(lines[0][:8])
+    assert [line[:8] for line in lines[:-1]] == [f"{number:08}" for number in range(first, 4_000)]
     assert lines[-1] == "no end"
+    kept = sum(map(len, lines))
+    assert 0.9 * WATCHED_BYTES < kept < 1.1 * WATCHED_BYTES, "the last of it, within what one log may take"
 
 
 def test_what_is_more_than_a_burst_is_skipped_and_the_loss_is_said(log: Log) -> None:
@@ -147,7 +154,29 @@ def test_who_begins_to_watch_a_long_log_gets_its_end(log: Log) -> None:
     log.copy(watched=True)
     lines = [line for _, line in log.lines()]
     assert "bytes of this log are not kept" in lines[0]
-    assert len(lines) > 1_000
+    assert len(lines) > 250
+
+
+def test_a_log_that_is_watched_for_long_keeps_within_its_bytes_and_the_run_knows_them(log: Log) -> None:
+    """However long its lines are; with a few thousand of them it would fill Redis."""
+    log.copy()
+    for _ in range(40):
+        log.write("task", (b"y" * 4_000 + b"\n") * 60)
+        log.copy()
+    kept = sum(len(line) for _, line in log.lines())
+    assert 0.9 * WATCHED_BYTES < kept < 1.1 * WATCHED_BYTES
+    keys = Keys(0)
+    (size,) = [size for _, size in log.client.zrange(keys.log_sizes, 0, -1, withscores=True)]
+    assert kept < size < 1.1 * WATCHED_BYTES
+
+
+def test_what_cannot_be_read_as_text_takes_no_more_room(log: Log) -> None:
+    """Each such byte becomes three."""
+    log.write("task", (b"\xff" * 999 + b"\n") * 250)
+    log.copy(final=True)
+    lines = [line for _, line in log.lines()]
+    assert lines[0] == "[HELIOS] lines before this are not kept"
+    assert sum(len(line.encode()) for line in lines) < 1.05 * TAIL_BYTES
 
 
 def test_a_cut_line_says_how_much_of_it_is_missing(log: Log) -> None:

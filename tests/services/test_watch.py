@@ -5,8 +5,10 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from kubernetes.config import ConfigException
 
 from services.collector import kube_watch
+from services.collector.kube_api import token_headers
 from services.collector.kube_objects import MANAGED, Pod
 from services.collector.kube_watch import Watch
 from tests.services.kube_server import NAMESPACE, KubeServer
@@ -176,6 +178,29 @@ def test_an_api_server_that_is_away_is_waited_for_and_its_silence_is_known(watch
     assert watched.watch.live_for(0)
 
 
+def test_a_connection_that_dies_without_a_word_is_noticed(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing resets it, so only the end that every watch should have by then tells."""
+    monkeypatch.setattr(kube_watch, "WATCH_SECONDS", 1)
+    monkeypatch.setattr(kube_watch, "SILENCE_SECONDS", 1.5)
+    watched.put("a")
+    watched.start()
+    since = watched.watch.live_since
+    wait_until("watches end and begin anew", lambda: len(watched.kube.watching()) > 2)
+    assert watched.watch.live_since == since, "a watch that ends in time is well"
+    watched.kube.mute = True
+    watched.put("a", "Running")
+    wait_until("the silence is noticed", lambda: not watched.watch.live_for(0))
+    watched.kube.mute = False
+    watched.kube.cut()
+    watched.becomes(a="Running")
+
+
+def test_no_watch_is_asked_for_longer_than_its_silence_is_borne(watched: Watched) -> None:
+    watched.start()
+    wait_until("it watches", watched.kube.watching)
+    assert float(watched.kube.watching()[0]["timeoutSeconds"]) < kube_watch.SILENCE_SECONDS <= 30
+
+
 def test_an_api_server_that_is_away_from_the_start_is_waited_for(watched: Watched) -> None:
     watched.put("a")
     watched.kube.go_away()
@@ -205,3 +230,32 @@ def test_a_line_that_makes_no_sense_costs_nothing_else(watched: Watched, line: s
     watched.kube.send("pods", line)
     watched.put("b")
     watched.becomes(a="Pending", b="Pending")
+
+
+class Tokens:
+    """The official client's configuration, as far as it renews a token."""
+
+    def __init__(self) -> None:
+        self.trouble: Exception | None = None
+
+    def get_api_key_with_prefix(self, identifier: str, alias: str) -> str:
+        assert (identifier, alias) == ("BearerToken", "authorization")
+        if self.trouble is not None:
+            raise self.trouble
+        return "bearer t"
+
+
+@pytest.mark.parametrize("trouble", [FileNotFoundError("token"), ConfigException("Token file exists but empty.")])
+def test_a_token_that_cannot_be_renewed_is_waited_for(watched: Watched, trouble: Exception) -> None:
+    """Its file is empty for a moment, or not there: the watch goes on once it is."""
+    tokens = Tokens()
+    watched.watch.api.headers = token_headers(tokens)
+    watched.put("a")
+    watched.start()
+    tokens.trouble = trouble
+    watched.kube.cut()
+    wait_until("the trouble is noticed", lambda: not watched.watch.live_for(0))
+    assert watched.thread.is_alive()
+    watched.put("a", "Running")
+    tokens.trouble = None
+    watched.becomes(a="Running")
