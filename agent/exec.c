@@ -1,8 +1,12 @@
-/* exec CONTROL_DIR [--timeout SECONDS] [--view DIR] -- COMMAND [ARG...]: the wrapper of a task's command in a container.
+/* exec CONTROL_DIR [--after GATE_DIR] [--timeout SECONDS] [--view DIR] -- COMMAND [ARG...]: the wrapper of a task's
+ * command in a container.
+ * exec --placed GATE_DIR: the hook of fetch's container; returns once the task's container may be made.
  *
  * It keeps the rules of agent/control.py, as agent/wrapper.py does in local mode: the lock is held from before `started`
  * exists until this process is gone; `exit` is written whole before that. The command gets a session of its own, the
  * working folder and the environment as they are, and neither the lock nor any other descriptor of ours.
+ *
+ * With --after, the command waits for fetch, which runs beside it, and is not run when fetch has failed (agent/gate.py).
  *
  * A view of the node's cache is held by a shared lock on its folder, as long and in the same way: agent/keep.py removes
  * what nobody holds any more.
@@ -33,7 +37,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { GRACE_MS = 5000, VIEW_PATIENCE_MS = 5000, VIEW_PAUSE_MS = 5, TIMED_OUT = 124, CANNOT_WRAP = 125, NOT_EXECUTABLE = 126, NOT_FOUND = 127 };
+enum { TIMED_OUT = 124, CANNOT_WRAP = 125, NOT_EXECUTABLE = 126, NOT_FOUND = 127 };
+
+enum { GRACE_MS = 5000, PLACED_PATIENCE_MS = 30000, VIEW_PATIENCE_MS = 5000, PAUSE_MS = 5 };
 
 /* Longer reasons are cut: a command's name may be of any length, the exit record may not. */
 enum { REASON_BYTES = 1024 };
@@ -55,7 +61,8 @@ static const char *const SIGNAL_NAMES[] = {
 
 struct job {
   const char *control_dir;
-  const char *view; /* or NULL */
+  const char *view;     /* or NULL */
+  const char *gate_dir; /* or NULL */
   long long timeout_ms; /* or FOREVER */
   char **command;
 };
@@ -103,10 +110,12 @@ static long long milliseconds(const char *text) {
 static int parse(int argc, char **argv, struct job *job) {
   int next = 2;
   job->timeout_ms = FOREVER;
-  job->view = NULL;
+  job->view = job->gate_dir = NULL;
   for (; argc > next + 1 && strcmp(argv[next], "--"); next += 2) {
     if (!strcmp(argv[next], "--view")) {
       job->view = argv[next + 1];
+    } else if (!strcmp(argv[next], "--after")) {
+      job->gate_dir = argv[next + 1];
     } else if (strcmp(argv[next], "--timeout")) {
       break;
     } else if ((job->timeout_ms = milliseconds(argv[next + 1])) == FOREVER) {
@@ -115,7 +124,7 @@ static int parse(int argc, char **argv, struct job *job) {
     }
   }
   if (argc < next + 2 || strcmp(argv[next], "--")) {
-    complain("usage: exec CONTROL_DIR [--timeout SECONDS] [--view DIR] -- COMMAND [ARG...]");
+    complain("usage: exec CONTROL_DIR [--after GATE_DIR] [--timeout SECONDS] [--view DIR] -- COMMAND [ARG...]");
     return -1;
   }
   job->control_dir = argv[1];
@@ -123,25 +132,71 @@ static int parse(int argc, char **argv, struct job *job) {
   return 0;
 }
 
-/* The descriptor of a file in the control folder, which is never a link; -1 when there is none. */
-static int open_control(const struct job *job, const char *name, int flags) {
+/* The descriptor of a file in a folder, which is never a link; -1 when there is none. */
+static int open_in(const char *folder, const char *name, int flags) {
   char path[PATH_MAX];
-  if (snprintf(path, sizeof path, "%s/%s", job->control_dir, name) >= (int)sizeof path) {
+  if (snprintf(path, sizeof path, "%s/%s", folder, name) >= (int)sizeof path) {
     errno = ENAMETOOLONG;
     return -1;
   }
-  return open(path, flags | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0644);
+  return open(path, flags | O_NOFOLLOW | O_CLOEXEC, 0644);
+}
+
+static int open_control(const struct job *job, const char *name, int flags) {
+  return open_in(job->control_dir, name, flags | O_CREAT);
+}
+
+static int exists_in(const char *folder, const char *name) {
+  int found = open_in(folder, name, O_RDONLY);
+  if (found >= 0) close(found);
+  return found >= 0;
+}
+
+static void wait_a_little(void) {
+  const struct timespec pause = {.tv_nsec = PAUSE_MS * 1000000};
+  nanosleep(&pause, NULL);
+}
+
+/* The hook: says who it is, so that fetch can let it return before it ends itself, and waits. */
+static int wait_until_placed(const char *gate_dir) {
+  long long deadline = now_ms(CLOCK_MONOTONIC) + PLACED_PATIENCE_MS;
+  int hook = open_in(gate_dir, "hook", O_WRONLY | O_CREAT);
+  if (hook < 0 || dprintf(hook, "%d", getpid()) < 0 || close(hook) < 0) {
+    complain("the hook cannot tell fetch of itself: %s: %s", strerror(errno), gate_dir);
+    return CANNOT_WRAP;
+  }
+  while (!exists_in(gate_dir, "placed")) {
+    if (now_ms(CLOCK_MONOTONIC) >= deadline) {
+      complain("fetch did not put the task's wrapper in place within %d s", PLACED_PATIENCE_MS / 1000);
+      return CANNOT_WRAP;
+    }
+    wait_a_little();
+  }
+  return 0;
+}
+
+/* Waits until fetch is done or dead. 0 when the command may start, else the code to exit with. `waited` are blocked. */
+static int wait_for_fetch(const char *gate_dir, const sigset_t *waited) {
+  const struct timespec pause = {.tv_nsec = PAUSE_MS * 1000000};
+  int fetching = open_in(gate_dir, "fetching", O_RDONLY);
+  while (fetching >= 0 && flock(fetching, LOCK_SH | LOCK_NB) < 0 && errno == EWOULDBLOCK) {
+    int number = sigtimedwait(waited, NULL, &pause);
+    if (number == SIGTERM || number == SIGINT || number == SIGHUP || number == SIGQUIT) return 128 + number;
+  }
+  if (fetching >= 0) close(fetching);
+  if (exists_in(gate_dir, "fetched")) return 0;
+  complain("the task was not run: its inputs are not there");
+  return CANNOT_WRAP;
 }
 
 /* Holds the view to the process's end. One that cannot be held is only removed later than it could be. */
 static void hold_view(const char *path) {
   long long deadline = now_ms(CLOCK_MONOTONIC) + VIEW_PATIENCE_MS;
-  const struct timespec pause = {.tv_nsec = VIEW_PAUSE_MS * 1000000};
   int view = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
   if (view < 0) return;
   /* The keeper's look at a view keeps it for some microseconds, which must not be what a task's whole life depends on. */
   while (flock(view, LOCK_SH | LOCK_NB) < 0 && errno == EWOULDBLOCK && now_ms(CLOCK_MONOTONIC) < deadline) {
-    nanosleep(&pause, NULL);
+    wait_a_little();
   }
 }
 
@@ -350,8 +405,11 @@ int main(int argc, char **argv) {
   struct job job;
   struct record record = {0};
   sigset_t waited, former;
+  int refused;
+  if (argc == 3 && !strcmp(argv[1], "--placed")) return wait_until_placed(argv[2]);
   if (parse(argc, argv, &job) < 0) return CANNOT_WRAP;
   block(&waited, &former);
+  if (job.gate_dir && (refused = wait_for_fetch(job.gate_dir, &waited))) return refused;
   if (begin(&job) < 0) {
     complain("the task was not run: %s: %s", strerror(errno), job.control_dir);
     return CANNOT_WRAP;

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from agent import logs
 from agent.endpoint import Endpoint, EndpointError
 from agent.folders import write_whole
+from agent.gate import Gate, wait_for_hook
 from agent.handover import note_nothing_to_store, place_wrapper, write_message
 from agent.logs import Log
 from agent.manifest import InputOutcome, compact, fetch_manifest, fetch_message
@@ -36,6 +37,7 @@ def fetch(settings: FetchSettings, log: Log, web: Web | None = None) -> dict[str
     run = _Fetch(settings, log, web or Web())
     error: str | None = None
     try:
+        run.prepare()
         run.bring_all()
     except (EndpointError, PlanRefused, FetchFailed, NameRefused) as failure:
         error = str(failure)
@@ -51,6 +53,8 @@ def fetch(settings: FetchSettings, log: Log, web: Web | None = None) -> dict[str
         log.line(logs.error(f"the manifest cannot be written: {failure.strerror}"))
     write_message(settings.termination_log, fetch_message(manifest), log)
     log.line(logs.COMPLETED if error is None else logs.error(error))
+    if error is None:
+        run.let_the_task_start()
     return manifest
 
 
@@ -65,13 +69,30 @@ class _Fetch:
         self._endpoint = Endpoint(web, settings.attempt, log)
         self._inputs: tuple[PlannedInput, ...] = ()
         self._brought: dict[str, InputOutcome] = {}
+        self._gate: Gate | None = None
 
     def outcomes(self) -> list[InputOutcome]:
         """What was brought, in the plan's order."""
         return [self._brought[item.name] for item in self._inputs if item.name in self._brought]
 
+    def prepare(self) -> None:
+        """What the task's container is made of has to be in place before all else."""
+        try:
+            if self._settings.gate_dir is not None:
+                self._gate = Gate(self._settings.gate_dir)
+            if self._settings.wrapper is not None:
+                place_wrapper(self._settings.wrapper)
+            if self._gate is not None:
+                self._place_view()
+                self._gate.place()
+        except OSError as failure:
+            raise FetchFailed(f"the task's wrapper cannot be put in place: {failure.strerror}") from None
+
+    def let_the_task_start(self) -> None:
+        if self._gate is not None:
+            self._gate.open()
+
     def bring_all(self) -> None:
-        self._place_wrapper()
         plan = self._endpoint.plan()
         self._inputs = plan.inputs
         self.cache_enabled = self._settings.cache_enabled and plan.cache_enabled
@@ -82,13 +103,22 @@ class _Fetch:
         if plan.inputs:
             self._bring_inputs()
 
-    def _place_wrapper(self) -> None:
-        if self._settings.wrapper is None:
+    def _place_view(self) -> None:
+        """A view that is not there when the task's container is made would be made for it, as root's. A cache that is
+        broken is no reason to fail: then the inputs go elsewhere, and nobody looks into the view.
+        """
+        cache = self._settings.cache_dir
+        if not self.cache_enabled or not os.access(cache, os.F_OK):
             return
         try:
-            place_wrapper(self._settings.wrapper)
-        except OSError as failure:
-            raise FetchFailed(f"the task's wrapper cannot be put in place: {failure.strerror}") from None
+            os.mkdir(f"{cache}/views/{self._settings.job}", 0o755)  # noqa: PTH102  # pathlib costs ten milliseconds at every start
+        except FileExistsError:
+            pass
+        except OSError:
+            from agent.store import CacheFault, Store
+
+            with contextlib.suppress(CacheFault):
+                Store(cache, self._settings.job).prepare()
 
     def _bring_inputs(self) -> None:
         from agent.bring import Bringer, InputFailed  # with the store and all that it needs, half of the agent
@@ -116,4 +146,7 @@ def fetch_verb(env: Mapping[str, str]) -> int:
     # As a container's first process Python would ignore SIGTERM, and a deleted pod would wait out its whole grace
     # period.
     signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(128 + signal.SIGTERM))
-    return 0 if fetch(settings, log)["ok"] else 1
+    ok = fetch(settings, log)["ok"]
+    if settings.gate_dir is not None:
+        wait_for_hook(settings.gate_dir)
+    return 0 if ok else 1

@@ -18,6 +18,7 @@ from agent.control import ExitRecord, NotStarted, Stopped, read_exit, wait_for_e
 from agent.documents import Json
 from agent.endpoint import AttemptOver, Endpoint, EndpointError
 from agent.frozen import TYPE_CHECKING
+from agent.gate import wait_for_fetch
 from agent.handover import nothing_to_store, write_message
 from agent.logs import Log
 from agent.manifest import compact, fits, fitted, manifest_digests, read_manifest
@@ -57,12 +58,20 @@ class Outcome:
         return self.record.exit_code == 0 and self.reason is None
 
 
+class NotFetched(Exception):
+    """The task will not start, since fetch failed; its pod says why."""
+
+
 def publish(
     settings: PublishSettings, log: Log, web: Web | None = None, on_start: Callable[[], object] = lambda: None
 ) -> Outcome:
     """Waits for the task's end, stores its outputs, reports. The outcome is `good` or has an exit code or a reason that
     says why not. Calls `on_start` when the task has started; Stopped may be raised into it until then.
+
+    Raises NotFetched.
     """
+    if settings.gate_dir is not None and not wait_for_fetch(settings.gate_dir):
+        raise NotFetched("the task does not start, since its inputs are not there")
     return _Publish(settings, log, web or Web()).run(on_start)
 
 
@@ -332,6 +341,10 @@ def publish_verb(env: Mapping[str, str]) -> int:
         outcome = publish(settings, log, on_start=lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
     except Stopped:
         return 128 + signal.SIGTERM
+    except NotFetched as failure:
+        # No message of its own: fetch's says why, and the report would only repeat it.
+        log.line(logs.error(str(failure)))
+        return 1
     except (SettingsError, NameRefused) as error:
         log.line(logs.error(str(error)))
         return 2

@@ -51,6 +51,8 @@ class FetchSettings(Frozen):
     """How many inputs are brought at the same time."""
     wrapper: WrapperPlace | None
     """None where the task is not run by agent/exec.c."""
+    gate_dir: str | None
+    """See agent/gate.py; None where the task is started after fetch has ended."""
 
 
 class PublishSettings(Frozen):
@@ -65,6 +67,8 @@ class PublishSettings(Frozen):
     state_dir: str
     termination_log: str | None
     parallel: int
+    gate_dir: str | None
+    """See agent/gate.py; None where this step is started after fetch has ended."""
     start_patience_seconds: float | None
     """How long the task's start is waited for; None means for ever."""
 
@@ -103,19 +107,21 @@ def fetch_settings(env: Mapping[str, str]) -> FetchSettings:
         termination_log=env.get("HELIOS_TERMINATION_LOG") or None,
         parallel=_count(env, "HELIOS_FETCH_PARALLEL", 4),
         wrapper=_wrapper(env),
+        gate_dir=_optional_path(env, "HELIOS_GATE_DIR"),
     )
 
 
 def publish_settings(env: Mapping[str, str]) -> PublishSettings:
     return PublishSettings(
         attempt=_attempt(env),
-        cache_dir=_path(env, "HELIOS_CACHE_DIR") if env.get("HELIOS_CACHE_DIR") else None,
+        cache_dir=_optional_path(env, "HELIOS_CACHE_DIR"),
         job=_text(env, "HELIOS_JOB"),
         artifacts=_path(env, "HELIOS_ARTIFACTS"),
         control_dir=_path(env, "HELIOS_CONTROL_DIR"),
         state_dir=_path(env, "HELIOS_STATE_DIR"),
         termination_log=env.get("HELIOS_TERMINATION_LOG") or None,
         parallel=_count(env, "HELIOS_FETCH_PARALLEL", 4),
+        gate_dir=_optional_path(env, "HELIOS_GATE_DIR"),
         start_patience_seconds=_seconds(env, "HELIOS_START_PATIENCE_SECONDS", None),
     )
 
@@ -177,6 +183,10 @@ def _path(env: Mapping[str, str], name: str) -> str:
     if not value.startswith("/"):
         raise SettingsError(f"{name} must be an absolute path, not {value!r}")
     return value.rstrip("/") or "/"
+
+
+def _optional_path(env: Mapping[str, str], name: str) -> str | None:
+    return _path(env, name) if env.get(name) else None
 
 
 def _boolean(env: Mapping[str, str], name: str) -> bool:

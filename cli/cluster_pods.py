@@ -3,7 +3,7 @@
 Rule: everything here is read from the API server's JSON; nothing is judged.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import msgspec
@@ -67,7 +67,7 @@ def read_workload(api: Api, namespace: str, kind: str, name: str) -> Workload:
         image=str(spec["template"]["spec"]["containers"][0]["image"]),
         wanted=int(status.get("desiredNumberScheduled", spec.get("replicas", 1))),
         ready=int(status.get("numberReady", status.get("readyReplicas", 0))),
-        pods=tuple(each for pod in pods if (each := _running(pod, "containers")) is not None),
+        pods=tuple(each for pod in pods if (each := _running(pod)) is not None),
     )
 
 
@@ -76,16 +76,14 @@ def read_task_pods(api: Api, tasks: str) -> list[Pod]:
     selector = f"labelSelector=app.kubernetes.io/managed-by%3Dhelios&limit={PODS_LOOKED_AT}"
     pods: list[Any] = api.get(f"/api/v1/namespaces/{tasks}/pods?{selector}").get("items") or []
     running = [pod for pod in pods if pod.get("status", {}).get("phase") == "Running"]
-    return [each for pod in running if (each := _running(pod, "initContainers")) is not None]
+    return [each for pod in running if (each := _running(pod, {"running", "terminated"})) is not None]
 
 
-def _running(pod: Any, kind: str) -> Pod | None:
-    """The pod by its first container of that kind; None while that has not run."""
-    first: Any = pod["spec"][kind][0]
-    # A container that is over runs nothing any more; of an init container that is what becomes of it.
-    alive = {"running", "terminated"} if kind == "initContainers" else {"running"}
-    for status in pod.get("status", {}).get(f"{kind.removesuffix('s')}Statuses") or ():
-        if status["name"] == first["name"] and alive & set(status.get("state", {})):
+def _running(pod: Any, states: Collection[str] = ("running",)) -> Pod | None:
+    """The pod by its first container, which for a task is fetch; None unless that is in one of the states."""
+    first: Any = pod["spec"]["containers"][0]
+    for status in pod.get("status", {}).get("containerStatuses") or ():
+        if status["name"] == first["name"] and any(state in status.get("state", {}) for state in states):
             return Pod(str(pod["metadata"]["name"]), str(first["image"]), str(status.get("imageID", "")))
     return None
 

@@ -79,7 +79,6 @@ class PodState(msgspec.Struct, kw_only=True):
     reason: str = ""
     message: str = ""
     conditions: Sequence[Condition] = ()
-    initContainerStatuses: Sequence[ContainerStatus] = ()
     containerStatuses: Sequence[ContainerStatus] = ()
 
 
@@ -93,8 +92,7 @@ class Pod(msgspec.Struct):
         return self.metadata.labels.get(JOB_LABEL, "")
 
     def container(self, name: str) -> ContainerStatus | None:
-        found = (*self.status.initContainerStatuses, *self.status.containerStatuses)
-        return next((each for each in found if each.name == name), None)
+        return next((each for each in self.status.containerStatuses if each.name == name), None)
 
     def condition(self, kind: str) -> Condition | None:
         return condition(self.status.conditions, kind)

@@ -84,8 +84,9 @@ def pod_trouble(pod: Pod, settings: Settings) -> Trouble | None:
     if found is not None:
         return found
     fetch = pod.container("fetch")
-    fetched = fetch is None or fetch.ended is not None
-    due = [each for each in map(pod.container, ("task", "publish") if fetched else ("fetch",)) if each is not None]
+    # The others are made once fetch has put the wrapper in place, and then an image may have to be pulled.
+    others = fetch is None or fetch.began
+    due = [each for each in map(pod.container, ("task", "publish") if others else ("fetch",)) if each is not None]
     for container in due:
         trouble = _waiting_trouble(container, settings)
         if trouble is not None:
@@ -263,7 +264,7 @@ def _phase(pod: Pod) -> str:
     fetch, task = pod.container("fetch"), pod.container("task")
     if task is not None and task.ended is not None:
         return "Publishing"
-    if task is not None and task.state.running is not None:
+    if task is not None and task.state.running is not None and (fetch is None or fetch.ended is not None):
         return "Running"
     return "Fetching" if fetch is not None and fetch.began else "Pending"
 

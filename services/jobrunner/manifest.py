@@ -60,7 +60,7 @@ _ACTIVE_SECONDS_AT_MOST = 2**31 - 1
 
 
 def job_manifest(job: WantedJob, settings: Settings) -> Manifest:
-    """The Job: fetch, then task beside publish."""
+    """The Job: fetch, task and publish side by side."""
     annotations = {RUN: job.run, TASK: job.task.name, ATTEMPT: str(job.attempt), SPEC_HASH: spec_hash(job)}
     labels = {MANAGED_BY: HELIOS, RUN: job.run}
     return {
@@ -102,8 +102,8 @@ def _pod(job: WantedJob, settings: Settings) -> Manifest:
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
         "tolerations": _tolerations(task),
-        "initContainers": [_fetch(job, settings, linked)],
-        "containers": [_task(job, linked), _publish(job, settings)],
+        # kubelet makes them in this order, the others when fetch's hook has returned. publish is awake before the task.
+        "containers": [_fetch(job, settings, linked), _publish(job, settings), _task(job, linked)],
         "volumes": _volumes(job, settings, linked),
     }
     if task.timeout_seconds is not None:
@@ -131,7 +131,9 @@ def _fetch(job: WantedJob, settings: Settings, linked: bool) -> Manifest:
             HELIOS_CACHE_DIR=CACHE,
             HELIOS_WRAPPER=AGENT_WRAPPER,
             HELIOS_CONTROL_DIR=WRAPPER,
+            HELIOS_GATE_DIR=WRAPPER,
         ),
+        "lifecycle": {"postStart": {"exec": {"command": [AGENT_WRAPPER, "--placed", WRAPPER]}}},
         "securityContext": {
             **_locked_down(),
             "runAsUser": AGENT_USER,
@@ -144,7 +146,9 @@ def _fetch(job: WantedJob, settings: Settings, linked: bool) -> Manifest:
 
 def _task(job: WantedJob, linked: bool) -> Manifest:
     task = job.task
-    options = [] if task.timeout_seconds is None else ["--timeout", str(task.timeout_seconds)]
+    options = ["--after", WRAPPER]
+    if task.timeout_seconds is not None:
+        options += ["--timeout", str(task.timeout_seconds)]
     mounts = [
         _mount("artifacts", ARTIFACTS),
         _mount("control", CONTROL),
@@ -181,12 +185,14 @@ def _publish(job: WantedJob, settings: Settings) -> Manifest:
         "env": _agent_env(
             job,
             HELIOS_CONTROL_DIR=CONTROL,
+            HELIOS_GATE_DIR=WRAPPER,
             HELIOS_START_PATIENCE_SECONDS=str(START_PATIENCE_SECONDS),
         ),
         "securityContext": {**security, "runAsUser": 0, "runAsGroup": 0},
         "volumeMounts": [
             _mount("artifacts", ARTIFACTS, read_only=True),
             _mount("control", CONTROL, read_only=True),
+            _mount("exec", WRAPPER, read_only=True),
             _mount("state", STATE, read_only=True),
         ],
     }

@@ -329,6 +329,7 @@ class Node:
             termination_log=str(self.root / "fetch-message"),
             parallel=4,
             wrapper=None,
+            gate_dir=None,
         )
         return fetch(settings, self.log())
 
@@ -342,6 +343,7 @@ class Node:
             state_dir=str(self.root / "state"),
             termination_log=str(self.root / "publish-message"),
             parallel=4,
+            gate_dir=None,
             start_patience_seconds=start_patience,
         )
         return publish(settings, self.log())

@@ -40,8 +40,8 @@ def task_pod(name: str, image: str = IMAGE, digest: str = DIGEST, phase: str = "
     fetched = {"name": "fetch", "imageID": digest, "state": {"terminated": {"exitCode": 0}}}
     return {
         "metadata": {"name": name},
-        "spec": {"initContainers": [{"name": "fetch", "image": image}], "containers": [{"name": "task"}]},
-        "status": {"phase": phase, "initContainerStatuses": [fetched]},
+        "spec": {"containers": [{"name": "fetch", "image": image}, {"name": "task"}]},
+        "status": {"phase": phase, "containerStatuses": [fetched]},
     }
 
 

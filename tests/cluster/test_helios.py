@@ -103,7 +103,7 @@ def test_no_pod_knows_a_credential_but_its_attempts_token(helios: Installed, boo
     text = json.dumps(pod)
     assert len(secrets) > 8
     assert not [secret for secret in secrets if secret in text]
-    fetch, (task, publish) = pod["spec"]["initContainers"][0], pod["spec"]["containers"]
+    fetch, publish, task = pod["spec"]["containers"]
     (token,) = {token_of(fetch), token_of(publish)}
     assert token
     assert token not in json.dumps(task)

@@ -143,7 +143,7 @@ def keeper_pod(manifests: Manifests, agent: str) -> Pod:
 
 
 def container(pod: Pod, name: str) -> dict[str, Any]:
-    every: list[dict[str, Any]] = [*pod["spec"]["initContainers"], *pod["spec"]["containers"]]
+    every: list[dict[str, Any]] = [*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"]]
     return next(each for each in every if each["name"] == name)
 
 

@@ -89,7 +89,7 @@ def pod(found: Manifest) -> Manifest:
 
 
 def containers(found: Manifest) -> dict[str, Manifest]:
-    return {each["name"]: each for each in (*pod(found)["initContainers"], *pod(found)["containers"])}
+    return {each["name"]: each for each in pod(found)["containers"]}
 
 
 def env(container: Manifest) -> dict[str, Any]:
@@ -177,7 +177,16 @@ def test_the_wrapper_holds_the_view_where_there_is_one() -> None:
     view = f"/var/helios/cache/views/{full['metadata']['name']}"
     command = containers(full)["task"]["command"]
     assert view in mounts(containers(full)["task"])
-    assert command[: command.index("--")] == [f"{WRAPPER}/exec", CONTROL, "--timeout", "90", "--view", view]
+    assert command[: command.index("--")] == [
+        f"{WRAPPER}/exec",
+        CONTROL,
+        "--after",
+        WRAPPER,
+        "--timeout",
+        "90",
+        "--view",
+        view,
+    ]
     assert "--view" not in containers(off)["task"]["command"]
     assert "--view" not in containers(manifest(PLAIN))["task"]["command"]
 
@@ -228,7 +237,8 @@ def test_the_deadline_of_kubernetes_comes_after_the_wrappers() -> None:
     assert "activeDeadlineSeconds" not in pod(manifest())
     found = manifest(FULL, msgspec.structs.replace(SETTINGS, job_deadline_margin_seconds=10))
     assert pod(found)["activeDeadlineSeconds"] == 100
-    assert containers(found)["task"]["command"][2:4] == ["--timeout", "90"]
+    command = containers(found)["task"]["command"]
+    assert command[command.index("--timeout") + 1] == "90"
     assert "activeDeadlineSeconds" not in found["spec"]
 
 

@@ -92,8 +92,7 @@ class Cluster:
                 "spec": {"nodeName": "node1"},
                 "status": {
                     "phase": phase,
-                    "initContainerStatuses": named[:1],
-                    "containerStatuses": named[1:],
+                    "containerStatuses": named,
                     **status,
                 },
             },

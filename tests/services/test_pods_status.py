@@ -86,8 +86,9 @@ def pod(
             "phase": phase,
             "qosClass": "BestEffort",
             "podIP": "10.244.0.7",
-            "initContainerStatuses": [container("fetch", fetch)] if fetch else [],
-            "containerStatuses": [container(n, s) for n, s in (("task", task), ("publish", publish)) if s],
+            "containerStatuses": [
+                container(n, s) for n, s in (("fetch", fetch), ("task", task), ("publish", publish)) if s
+            ],
             **status,
         },
     }
@@ -148,7 +149,7 @@ def test_a_termination_message_is_taken_whole_or_not_at_all(message: str, expect
     assert termination_message(found, "fetch") == expected
     assert termination_message(found, "task") is None
     forgotten = container("fetch", {}, lastState=ended(message=message))
-    assert termination_message(pod(initContainerStatuses=[forgotten]), "fetch") == expected
+    assert termination_message(pod(containerStatuses=[forgotten]), "fetch") == expected
 
 
 DISRUPTED = condition(

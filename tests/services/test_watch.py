@@ -181,7 +181,7 @@ def test_an_api_server_that_is_away_is_waited_for_and_its_silence_is_known(watch
 def test_a_connection_that_dies_without_a_word_is_noticed(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing resets it, so only the end that every watch should have by then tells."""
     monkeypatch.setattr(kube_watch, "WATCH_SECONDS", 1)
-    monkeypatch.setattr(kube_watch, "SILENCE_SECONDS", 1.5)
+    monkeypatch.setattr(kube_watch, "SILENCE_SECONDS", 5)
     watched.put("a")
     watched.start()
     since = watched.watch.live_since
