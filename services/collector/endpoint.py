@@ -214,7 +214,7 @@ class PodEndpoint:
             )
             if not kept:
                 return ResultAnswer("stale")
-            self.kept.add(attempt)
+            self.kept.add(attempt, report)
             return ResultAnswer("recorded")
         classification = classify(
             inputs_declared=len(task.inputs),

@@ -8,10 +8,16 @@ import threading
 import time
 from collections.abc import Callable
 
+from helios.podwire import Report
 from helios.tokens import Attempt
 
 PATIENCE_SECONDS = 5.0
-"""Only the pod's status knows OOM kills, evictions and lost nodes; but a run does not wait for it for ever."""
+"""Only the pod's status knows OOM kills and evictions; but a run does not wait for it for ever."""
+
+KILLED_PATIENCE_SECONDS = 150.0
+"""For a task that a signal ended: its whole node may be going down, the task a moment before the rest. Kubernetes takes
+up to 50 s to call a node not ready, and then it is given HELIOS_NODE_LOST_SECONDS; a node that lives tells much sooner.
+"""
 
 AGAIN_SECONDS = 1.0
 """After this an end is tried again that Redis did not take."""
@@ -26,9 +32,10 @@ class KeptReports:
         self.waiting: dict[Attempt, float] = {}
         """And until when."""
 
-    def add(self, attempt: Attempt) -> None:
+    def add(self, attempt: Attempt, report: Report) -> None:
+        patience = KILLED_PATIENCE_SECONDS if _was_killed(report) else PATIENCE_SECONDS
         with self.lock:
-            self.waiting.setdefault(attempt, self.clock() + PATIENCE_SECONDS)
+            self.waiting.setdefault(attempt, self.clock() + patience)
 
     def overdue(self) -> list[Attempt]:
         """Those whose pod's status was waited for long enough."""
@@ -43,3 +50,10 @@ class KeptReports:
     def done(self, attempt: Attempt) -> None:
         with self.lock:
             self.waiting.pop(attempt, None)
+
+
+def _was_killed(report: Report) -> bool:
+    """By a signal, as far as can be told: a shell passes its child's on as an exit code."""
+    if report.timedOut:
+        return False
+    return report.signal in ("SIGKILL", "SIGTERM") or report.exitCode in (None, 137, 143)

@@ -136,7 +136,7 @@ def test_a_failed_task_stops_what_is_below_it(helios: Installed) -> None:
     middle_now = run["tasks"][1]
     assert middle_now["exitCode"] == 3
     assert "3" in middle_now["reason"]
-    assert helios.logs(run["dagId"], "middle").splitlines() == ["one", "on stderr"]
+    assert set(helios.logs(run["dagId"], "middle").splitlines()) == {"one", "on stderr"}
 
 
 def test_a_task_that_needs_more_memory_than_it_may_have_is_out_of_memory(helios: Installed) -> None:

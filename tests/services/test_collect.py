@@ -301,8 +301,9 @@ class Kept:
 
     def report(self, **fields: object) -> None:
         keys = self.setting.stage.keys
-        commit_one(self.setting.client, keep_report(keys, run=RUN, task="a", attempt=1, report=report(**fields)))
-        self.reports.add(Attempt(RUN, "a", 1, 0))
+        text = report(**fields)
+        commit_one(self.setting.client, keep_report(keys, run=RUN, task="a", attempt=1, report=text))
+        self.reports.add(Attempt(RUN, "a", 1, 0), msgspec.json.decode(text, type=Report))
 
     def turn(self, *, at: float) -> str:
         self.now = at
@@ -353,6 +354,22 @@ def test_an_early_failure_that_redis_did_not_take_is_committed_once_it_does(
     assert kept.turn(at=6 + AGAIN_SECONDS) == "FAILED"
     assert troubles == []
     assert not kept.reports.waiting
+
+
+@pytest.mark.parametrize("end", [{"signal": "SIGKILL", "exitCode": 137}, {"exitCode": 143}, {"exitCode": None}])
+def test_a_task_that_was_killed_may_be_the_first_of_its_node_to_go(kept: Kept, end: dict[str, Any]) -> None:
+    """The report got out, the pod's status never will: the node's loss decides, and costs no retry."""
+    kept.report(**end)
+    assert kept.turn(at=90) == "RUNNING"
+    kept.setting.pods.over("job-a-1", "Failed", reason="its node n was lost", disrupted=True)
+    assert kept.turn(at=91) == "FAILED"
+    assert kept.setting.stage.task("a")["disrupted"] == "1"
+
+
+def test_a_task_that_was_killed_ends_without_its_pods_status_in_the_end(kept: Kept) -> None:
+    kept.report(signal="SIGKILL", exitCode=137)
+    assert kept.turn(at=149) == "RUNNING"
+    assert kept.turn(at=151) == "FAILED"
 
 
 def test_a_pods_status_in_time_decides_about_an_early_failure(kept: Kept) -> None:
