@@ -399,7 +399,7 @@ def test_an_early_failure_of_an_attempt_that_is_over_changes_nothing(kept: Kept)
     kept.turn(at=5.1)
     assert kept.setting.stage.task("a") == before
     kept.setting.client.delete(kept.setting.stage.keys.task(RUN, "a"))
-    kept.reports.add(Attempt(RUN, "a", 1, 0))
+    kept.reports.add(Attempt(RUN, "a", 1, 0), msgspec.json.decode(report(), type=Report))
     kept.now = 100
     kept.setting.collector.turn()
     assert not kept.setting.client.exists(kept.setting.stage.keys.task(RUN, "a"))
