@@ -18,7 +18,7 @@ IMAGE_PLATFORM := --only-binary=:all: --python-version 3.11 --implementation cp 
   --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-cluster bench-kwok bench-kwok-smoke exec images check fmt lock clean
+.PHONY: help install dev demo test test-cluster test-cluster-long bench-cluster bench-kwok bench-kwok-smoke exec images check fmt lock clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -48,9 +48,18 @@ demo: $(VENV)/.runtime ## run one example twice and compare what the cache saved
 test: $(VENV)/.dev ## run the tests; sets up all they need
 	@$(BIN)/python -m pytest
 
+ON_CLUSTER = $(if $(KUBECONFIG),,tests/cluster/tool/cluster exec) $(BIN)/python -m pytest --timeout=400
+
 test-cluster: $(VENV)/.dev build/image/.made ## the tests on a real Kubernetes: KUBECONFIG's, or one of their own (root and Go)
-	@$(if $(KUBECONFIG),,tests/cluster/tool/cluster build && tests/cluster/tool/cluster exec) \
-	  $(BIN)/python -m pytest --timeout=400 tests/cluster
+	@$(if $(KUBECONFIG),,tests/cluster/tool/cluster build kubernetes runtime coredns minio base kwok)
+	@$(ON_CLUSTER) tests/cluster tests/k8s
+
+test-cluster-long: $(VENV)/.dev build/image/.made ## longer outages and larger runs than test-cluster has
+	@$(if $(KUBECONFIG),,tests/cluster/tool/cluster build)
+	@HELIOS_LONG=1 $(ON_CLUSTER) tests/cluster/test_faults.py tests/cluster/test_scaling.py
+
+bench-cluster: $(VENV)/.dev ## Helios beside bare Jobs on the same Kubernetes (root and Go)
+	@$(BIN)/python -m bench.cluster
 
 bench-kwok: $(VENV)/.dev ## 5,000 tasks on 100 fake nodes: Jobs created, the collector's lag (root and Go)
 	@$(BIN)/python -m bench.kwok

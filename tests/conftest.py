@@ -1,5 +1,6 @@
 """Redis for tests: the same ones run on fakeredis and on a real Valkey."""
 
+import signal
 from collections.abc import Iterator
 
 import fakeredis
@@ -8,6 +9,11 @@ import redis
 
 from helios.streams import CLIENT_OPTIONS
 from tests.redis_servers import Valkey
+
+# `nohup make test &` ignores these, and every process of a test would inherit that.
+for number in (signal.SIGHUP, signal.SIGQUIT):
+    signal.signal(number, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
