@@ -1,4 +1,5 @@
 # pathlib costs ten milliseconds at every start:
+# ruff: noqa: PTH101
 """How fetch, which runs beside the task, keeps the task's command from starting before its inputs are there.
 
 kubelet starts a pod's containers in their order, and the next one only when the hook of the one before has returned
@@ -22,7 +23,7 @@ class Gate:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
-        # Readable to any user, since the wrapper is a stranger.
+        # Readable to any user, since the wrapper is a stranger's.
         self._lock = os.open(f"{folder}/fetching", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         os.fchmod(self._lock, 0o644)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
@@ -37,11 +38,17 @@ class Gate:
         os.close(self._lock)
 
     def _mark(self, name: str) -> None:
-        os.close(os.open(f"{self._folder}/{name}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        path = f"{self._folder}/{name}"
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        os.chmod(path, 0o644)  # whatever the umask, as above
 
 
 def wait_for_hook(folder: str) -> None:
-    """Until the hook has returned: one that dies with this container would count as failed."""
+    """Until the hook has returned: one that dies with this container would count as failed. It has failed when nothing
+    was placed: then it waits for that, and nobody for it.
+    """
+    if not os.access(f"{folder}/placed", os.F_OK):
+        return
     deadline = time.monotonic() + HOOK_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError, ValueError):

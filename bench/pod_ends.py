@@ -12,6 +12,8 @@ from services.collector.kube_api import Api, ApiAway
 from services.collector.kube_objects import Listed, Pod, WatchLine
 
 BEHIND_SECONDS = 30
+QUIET_SECONDS = 90
+"""So long the watch may have nothing to say: bookmarks come once a minute."""
 
 _lines = msgspec.json.Decoder(WatchLine)
 _pods = msgspec.json.Decoder(Pod)
@@ -45,7 +47,7 @@ class PodEnds:
         while not self.stopped:
             query = {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": self.version}
             try:
-                with self.api.stream(self.path, query) as chunks:
+                with self.api.stream(self.path, query, silence_seconds=QUIET_SECONDS) as chunks:
                     rest = b""
                     for chunk in chunks:
                         *complete, rest = (rest + chunk).split(b"\n")

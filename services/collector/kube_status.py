@@ -3,6 +3,7 @@
 Rule: whatever keeps a pod from going on ends its attempt after a stated time, in the words of whoever knows.
 """
 
+import signal
 from datetime import datetime
 from typing import NamedTuple
 
@@ -22,13 +23,15 @@ DELETION_SECONDS = 30
 """What a deleted pod may take beyond its grace period before its node counts as unable to end it."""
 
 PUBLISH_SECONDS = 60
-"""What publish may take after a task that failed: nothing is stored then, and only its report is waited for."""
+"""What the others may take after fetch or the task has failed: nothing is stored then, and only a report waited for."""
 
 JOB_OVER_SECONDS = 3
 """How long after its Job ended a pod may still be unseen, because pods and Jobs come by separate watches."""
 
 OUT_OF_MEMORY = "OOMKilled: it was killed for exceeding its memory limit"
 OUT_OF_TIME = "it ran longer than its Job may"
+
+HOOK_FAILED = "fetch was told to end before it was done, as kubelet does when a hook has failed (FailedPostStartHook)"
 
 _IMAGE = {
     "ErrImagePull",
@@ -61,6 +64,8 @@ class Trouble(msgspec.Struct, frozen=True):
     """It is the cluster's doing and does not count against the user's retries."""
     events_know_more: bool = False
     """The object's Warning events say why; the words are only for when there are none."""
+    overrules: bool = True
+    """Nobody knows better; else the words are only for when no step left any."""
 
 
 class _End(NamedTuple):
@@ -80,7 +85,7 @@ def pod_trouble(pod: Pod, settings: Settings) -> Trouble | None:
         scheduled = pod.condition("PodScheduled")
         words = (scheduled.message or scheduled.reason) if scheduled else "no scheduler has looked at it"
         return Trouble("scheduling", settings.unschedulable_seconds, f"no node takes it: {words}")
-    found = _never_began(pod) or _failed_alone(pod)
+    found = _start_failed(pod) or _failed_alone(pod)
     if found is not None:
         return found
     fetch = pod.container("fetch")
@@ -92,34 +97,58 @@ def pod_trouble(pod: Pod, settings: Settings) -> Trouble | None:
         if trouble is not None:
             return trouble
     stuck = next((each.name for each in due if not each.began), None if due else "fetch")
-    if stuck is None or (fetch is not None and fetch.ended is not None and fetch.ended.exitCode):
+    if stuck is None:
         return None
     words = f"{stuck} did not start within {settings.pod_start_seconds} s of being scheduled"
     # Nobody may know why: then it is not for the user to have done.
     return Trouble(f"start:{stuck}", settings.pod_start_seconds, words, disrupted=True, events_know_more=True)
 
 
-def _never_began(pod: Pod) -> Trouble | None:
+def _start_failed(pod: Pod) -> Trouble | None:
     """A container that could not be started will not be: its pod only waits for the others, and they for it."""
+    found = _never_began(pod)
+    return Trouble(f"start failed:{found[0]}", 0, _not_started(*found)) if found is not None else None
+
+
+def _never_began(pod: Pod) -> tuple[str, Terminated] | None:
     for step in STEPS:
         ended = _ended(pod, step)
         if ended is not None and ended.reason in _NEVER_BEGAN:
-            return Trouble(f"start failed:{step}", 0, _not_started(step, ended))
+            return step, ended
+        if step == "fetch" and ended is not None and ended.exitCode:
+            return None  # whether the others find what they are started with was for fetch to see to
     return None
 
 
 def _failed_alone(pod: Pod) -> Trouble | None:
-    """A task that was killed before its wrapper could say that it had started, so that publish waits for that."""
+    """fetch failed, and the others are made all the same, as soon as there is an image for them. Or a task was killed
+    before its wrapper could say that it had started, so that publish waits for that.
+    """
+    ended = _ended(pod, "fetch")
+    if ended is not None and ended.exitCode:
+        if ended.reason == "OOMKilled":
+            return Trouble("fetch failed", PUBLISH_SECONDS, _out_of_memory("fetch"))
+        if _was_told_to_end(ended):
+            return Trouble("fetch failed", PUBLISH_SECONDS, HOOK_FAILED, disrupted=True)
+        return Trouble("fetch failed", PUBLISH_SECONDS, f"fetch exited with code {ended.exitCode}", overrules=False)
     ended = _ended(pod, "task")
     if ended is None or not ended.exitCode:
         return None
-    words = OUT_OF_MEMORY if ended.reason == "OOMKilled" else f"it exited with code {ended.exitCode}"
+    words = _out_of_memory("task") if ended.reason == "OOMKilled" else f"it exited with code {ended.exitCode}"
     return Trouble("task failed", PUBLISH_SECONDS, words)
+
+
+def _was_told_to_end(fetch: Terminated | None) -> bool:
+    return fetch is not None and fetch.exitCode == 128 + signal.SIGTERM
 
 
 def _ended(pod: Pod, step: str) -> Terminated | None:
     container = pod.container(step)
     return container.ended if container is not None else None
+
+
+def _out_of_memory(step: str) -> str:
+    return OUT_OF_MEMORY if step == "task" else f"OOMKilled: {step} was killed for exceeding its memory limit"
 
 
 def _not_started(step: str, ended: Terminated) -> str:
@@ -210,7 +239,8 @@ def _cut_short(pod: Pod, node_lost: bool, job_failed: str | None, expired: Troub
         if not pod.spec.nodeName:
             return _End(job_failed or "its pod was deleted before it had a node", disrupted=job_failed is None)
     if expired is not None:
-        return _End(job_failed or expired.words, disrupted=expired.disrupted and job_failed is None)
+        disrupted = expired.disrupted and job_failed is None
+        return _End(job_failed or expired.words, disrupted, expired.overrules or job_failed is not None)
     return None
 
 
@@ -222,9 +252,7 @@ def _failure(pod: Pod, job_failed: str | None) -> _End:
     ends = {step: ended for step in STEPS if (ended := _ended(pod, step)) is not None}
     for step, ended in ends.items():
         if ended.reason == "OOMKilled" and ended.exitCode:
-            return _End(
-                OUT_OF_MEMORY if step == "task" else f"OOMKilled: {step} was killed for exceeding its memory limit"
-            )
+            return _End(_out_of_memory(step))
     if job_failed or reason == "DeadlineExceeded":
         return _End(OUT_OF_TIME)
     if reason == "Evicted":
@@ -236,9 +264,10 @@ def _failure(pod: Pod, job_failed: str | None) -> _End:
             return _End(f"its node lost {step}: {ended.message or ended.reason}", disrupted=True)
     if _deleted_before(pod, list(ends.values())):
         return _End("its pod was deleted", disrupted=True)
-    for step, ended in ends.items():
-        if ended.reason in _NEVER_BEGAN:
-            return _End(_not_started(step, ended))
+    if _was_told_to_end(ends.get("fetch")):
+        return _End(HOOK_FAILED, disrupted=True)
+    if (found := _never_began(pod)) is not None:
+        return _End(_not_started(*found))
     return _End(message or None, overrules=False)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.agent.wrappers import StaticWrapper, record, run
+from tests.agent.wrappers import StaticWrapper, has_open, record, run
 
 
 @pytest.fixture
@@ -104,10 +104,6 @@ def test_a_view_that_the_keeper_is_looking_at_is_waited_for(static: StaticWrappe
     assert is_held(view)
     (static.node.artifacts / "stop").touch()
     assert process.wait(20) == 0
-
-
-def has_open(pid: int, path: Path) -> bool:
-    return any(os.path.realpath(each) == str(path) for each in Path(f"/proc/{pid}/fd").iterdir())
 
 
 @pytest.mark.parametrize("options", [("--view",), ("--view", "/tmp"), ("--other", "x", "--"), ("--timeout", "x", "--")])

@@ -3,6 +3,7 @@ holds both to the same promises.
 """
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -75,13 +76,17 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-def compile_static(folder: Path) -> Path | str:
+def has_open(pid: int, path: Path) -> bool:
+    return any(os.path.realpath(each) == str(path) for each in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def compile_static(folder: Path, *options: str) -> Path | str:
     """The static wrapper built into the folder, or why this machine cannot build it."""
     compiler = next((found for name in ("musl-gcc", "cc", "gcc") if (found := shutil.which(name))), None)
     if compiler is None:
         return "no C compiler"
     binary = folder / "exec"
-    built = subprocess.run([compiler, *FLAGS, "-o", str(binary), str(SOURCE)], capture_output=True, text=True)
+    built = subprocess.run([compiler, *FLAGS, *options, "-o", str(binary), str(SOURCE)], capture_output=True, text=True)
     if built.returncode and "cannot find -lc" in built.stderr:
         return "no static C library"
     assert built.returncode == 0, built.stderr

@@ -191,6 +191,23 @@ def test_the_wrapper_holds_the_view_where_there_is_one() -> None:
     assert "--view" not in containers(manifest(PLAIN))["task"]["command"]
 
 
+@pytest.mark.parametrize(("dag", "cache_enabled"), [(PLAIN, True), (FULL, True), (FULL, False)])
+def test_publish_and_task_are_made_after_fetchs_hook_and_all_meet_at_one_gate(dag: str, cache_enabled: bool) -> None:
+    """Or else the task's container is made before there is a wrapper in it, or its command runs without its inputs."""
+    found = manifest(dag, cache_enabled=cache_enabled)
+    assert [each["name"] for each in pod(found)["containers"]] == ["fetch", "publish", "task"]
+    assert "initContainers" not in pod(found)
+    steps = containers(found)
+    fetch, publish, task = (steps[step] for step in ("fetch", "publish", "task"))
+    program, option, gate = fetch["lifecycle"]["postStart"]["exec"]["command"]
+    assert (program, option) == (env(fetch)["HELIOS_WRAPPER"], "--placed")
+    assert gate == env(fetch)["HELIOS_GATE_DIR"] == env(publish)["HELIOS_GATE_DIR"]
+    assert task["command"][2:4] == ["--after", gate]
+    assert task["command"][0] == env(fetch)["HELIOS_CONTROL_DIR"] + "/exec"
+    assert [mounts(each)[gate] for each in (fetch, publish, task)] == [("exec", False), ("exec", True), ("exec", True)]
+    assert [step for step in steps if "lifecycle" in steps[step]] == ["fetch"]
+
+
 def test_the_hosts_paths_are_the_cache_and_the_jobs_own_view_without_a_type() -> None:
     found = manifest(FULL, msgspec.structs.replace(SETTINGS, cache_host_path="/mnt/disk/helios/"))
     paths = [each["hostPath"] for each in pod(found)["volumes"] if "hostPath" in each]

@@ -10,6 +10,7 @@ from helios.settings import Settings
 from services.collector.kube_objects import Job, Pod
 from services.collector.kube_status import (
     CONFIG_SECONDS,
+    HOOK_FAILED,
     OUT_OF_MEMORY,
     OUT_OF_TIME,
     PUBLISH_SECONDS,
@@ -36,7 +37,7 @@ def waiting(reason: str, message: str = "") -> Json:
 
 
 RUNS: Json = {"running": {"startedAt": AT.format(3)}}
-STARTS = waiting("PodInitializing")
+STARTS = waiting("ContainerCreating")
 
 
 def container(name: str, state: Json, **more: Any) -> Json:
@@ -104,9 +105,9 @@ PHASES: dict[str, tuple[Pod, str]] = {
     "nothing is known yet": (pod("Pending", node=""), "Pending"),
     "fetch's image is pulled": (pod("Pending", STARTS, STARTS, STARTS), "Pending"),
     "fetch runs": (pod("Pending", RUNS, STARTS, STARTS), "Fetching"),
+    "the others wait for fetch": (pod("Running", RUNS, RUNS, RUNS), "Fetching"),
     "the task's image is pulled": (pod("Pending", ended(), STARTS, STARTS), "Fetching"),
     "publish is ahead of the task": (pod("Running", ended(), STARTS, RUNS), "Fetching"),
-    "the wrapper waits for fetch": (pod("Running", RUNS, RUNS, RUNS), "Fetching"),
     "the task runs": (pod("Running", ended(), RUNS, RUNS), "Running"),
     "the task has ended": (pod("Running", ended(), ended(3), RUNS), "Publishing"),
     "all have ended": (pod("Running", ended(), ended(), ended()), "Publishing"),
@@ -231,6 +232,22 @@ FAILURES: dict[str, tuple[Pod, str | None, bool]] = {
         pod("Failed", ended(), ended(128, "StartError", 'exec: "/x": no such file'), ended(1)),
         'task could not be started: exec: "/x": no such file',
         False,
+    ),
+    "fetch was never started, nor was what it brings": (
+        pod("Failed", ended(128, "StartError", "no space left"), ended(128, "StartError", "no such file"), ended(1)),
+        "fetch could not be started: no space left",
+        False,
+    ),
+    "fetch failed and left no wrapper to start": (
+        pod("Failed", ended(1), ended(128, "StartError", 'exec: "/helios/exec/exec": no such file'), ended(1)),
+        None,
+        False,
+    ),
+    "fetch's hook failed": (pod("Failed", ended(143), ended(125), ended(1)), HOOK_FAILED, True),
+    "it was deleted while fetch was at work": (
+        pod("Failed", ended(143), ended(143), ended(143), meta=DELETED),
+        "its pod was deleted",
+        True,
     ),
     "the command failed": (pod("Failed", ended(), ended(2), ended(0)), None, False),
 }
@@ -400,8 +417,12 @@ TROUBLES: dict[str, tuple[Pod, float | None, str]] = {
         60,
         "the image of task cannot be pulled: not found",
     ),
+    "a task that does not follow while fetch runs": (
+        pod("Running", RUNS, waiting("ContainerCreating"), RUNS),
+        SETTINGS.pod_start_seconds,
+        "task did not start within 600 s of being scheduled",
+    ),
     "the task runs": (pod("Running", ended(), RUNS, RUNS), None, ""),
-    "fetch failed": (pod("Pending", ended(1), STARTS, STARTS), None, ""),
     "it is over": (pod("Failed", ended(), waiting("ImagePullBackOff"), ended(1)), None, ""),
 }
 
@@ -420,6 +441,34 @@ def test_whatever_keeps_a_pod_waiting_ends_its_attempt_after_a_stated_time(case:
     assert (status.phase, status.reason, status.overrules) == ("Failed", words, True)
     assert status.disrupted == trouble.kind.startswith(("deletion", "start:"))
     assert status_of(found).phase not in ("Succeeded", "Failed")
+
+
+FETCH_FAILED: dict[str, Pod] = {
+    "and the task's image is still being pulled": pod("Pending", ended(1), waiting("ContainerCreating"), ended(1)),
+    "and the task's image cannot be pulled": pod("Pending", ended(1), waiting("ImagePullBackOff"), ended(1)),
+    "and left no wrapper to start": pod("Running", ended(1), ended(128, "StartError", "no such file"), RUNS),
+    "and left publish waiting": pod("Running", ended(1), RUNS, RUNS),
+    "and the command was not run": pod("Running", ended(1), ended(125), RUNS),
+    "and nothing more is heard": pod("Pending", ended(1), STARTS, STARTS),
+}
+
+
+@pytest.mark.parametrize("case", FETCH_FAILED)
+def test_a_pod_whose_fetch_failed_is_waited_for_a_minute_and_fetch_says_why(case: str) -> None:
+    """The others have nothing to do then, and an image need not be there for an attempt that has failed."""
+    found = FETCH_FAILED[case]
+    trouble = pod_trouble(found, SETTINGS)
+    assert trouble is not None
+    assert (trouble.seconds, trouble.words) == (PUBLISH_SECONDS, "fetch exited with code 1")
+    status = status_of(found, expired=trouble)
+    assert (status.phase, status.reason, status.disrupted) == ("Failed", "fetch exited with code 1", False)
+    assert not status.overrules, "its own message has more to say"
+
+
+def test_a_pod_whose_fetch_was_ended_for_its_hook_is_no_fault_of_the_tasks() -> None:
+    trouble = pod_trouble(pod("Pending", ended(143), waiting("ContainerCreating"), ended(1)), SETTINGS)
+    assert trouble is not None
+    assert (trouble.seconds, trouble.words, trouble.disrupted) == (PUBLISH_SECONDS, HOOK_FAILED, True)
 
 
 def test_a_pull_that_goes_back_and_forth_is_one_trouble() -> None:
