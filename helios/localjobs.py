@@ -81,6 +81,8 @@ class PodStatus(msgspec.Struct, kw_only=True):
     """The pod was lost to the node, not to its own doing: the attempt does not count against the user's retries."""
     overrules: bool = False
     """`reason` says what the task itself cannot know, such as an OOM kill, and so outranks its own report."""
+    logs_known: bool = True
+    """Of a pod that is over: nothing of its logs is still to come."""
 
     @property
     def final(self) -> bool:

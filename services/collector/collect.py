@@ -42,6 +42,8 @@ class Held(msgspec.Struct):
     keys: Keys
     tail: LogTail
     phase: str = ""
+    ended: bool = False
+    """The attempt's end is committed; what is left is to read the pod's logs and to let it go."""
 
 
 class Collector:
@@ -103,6 +105,7 @@ class Collector:
             return []
         statuses = self.pods.statuses(held.launched.job for held in self.held.values() if not held.launched.refused)
         over: list[tuple[Held, PodStatus | None]] = []
+        ending: list[tuple[Held, PodStatus | None]] = []
         moved: list[tuple[Held, PodStatus]] = []
         for held in self.held.values():
             job = held.launched.job
@@ -112,8 +115,12 @@ class Collector:
             status = statuses[job]
             if status is None:
                 continue
-            if status.final:
+            if status.final and status.logs_known:
                 over.append((held, status))
+            elif status.final:
+                # Reading logs takes its time where many pods end at once; nobody's next task waits for that.
+                if not held.ended:
+                    ending.append((held, status))
             elif status.phase != held.phase:
                 moved.append((held, status))
         for (held, status), result in zip(
@@ -124,7 +131,8 @@ class Collector:
             else:
                 held.phase = status.phase
         self._tail(over)
-        return self._wrap_up(over) if over else []
+        failures = self._end(ending, wrap_up=False) if ending else []
+        return failures + (self._end(over, wrap_up=True) if over else [])
 
     def _renew(self) -> None:
         for stream in {held.entry.stream for held in self.held.values()}:
@@ -162,8 +170,8 @@ class Collector:
             pipeline.exists(Keys(partition).watched(run))
         return {run for (_, run), found in zip(wanted, pipeline.execute(), strict=True) if found}
 
-    def _wrap_up(self, over: list[tuple[Held, PodStatus | None]]) -> list[Failure]:
-        """Commit the ends of attempts and acknowledge their entries; then the pods may go."""
+    def _end(self, over: list[tuple[Held, PodStatus | None]], *, wrap_up: bool) -> list[Failure]:
+        """Commit the ends of attempts. To wrap up is to acknowledge their entries too; then the pods may go."""
         failures: list[Failure] = []
         runs = {held.launched.run: held.keys.run(held.launched.run) for held, _ in over}
         switches = hash_values(self.client, list(runs.values()), ("cacheEnabled",))
@@ -176,6 +184,9 @@ class Collector:
             broken = next((each for each in (values, switch) if isinstance(each, ResponseError)), None)
             if broken is not None:
                 failures.append(Failure(held.entry, broken))
+                continue
+            if not wrap_up and values[:2] != ["RUNNING", str(held.launched.attempt)]:
+                held.ended = True
                 continue
             try:
                 ended = ended_of(
@@ -194,11 +205,14 @@ class Collector:
             disagrees = contradicts(pod, values[0], values[1], held.launched.attempt)
             if disagrees:
                 log.warning("a pod failed whose attempt had succeeded; the success stays", **_named(held, pod))
-            calls.append(self._end_call(held, ended, disagrees=disagrees))
+            calls.append(self._end_call(held, ended, disagrees=disagrees, wrap_up=wrap_up))
             committing.append(held)
         for held, result in zip(committing, commit(self.client, calls), strict=True):
             if isinstance(result, ResponseError):
                 failures.append(Failure(held.entry, result))
+                continue
+            if not wrap_up:
+                held.ended = True
                 continue
             if not held.launched.refused:
                 self._release(held.launched.job)
@@ -213,11 +227,9 @@ class Collector:
         except OSError as error:
             log.warning("a pod is not released yet", job=job, error=str(error))
 
-    def _end_call(self, held: Held, ended: Ended, *, disagrees: bool) -> Call:
-        launched = held.launched
-        return end_call(
-            held.keys, held.entry.id, launched.run, launched.task, launched.attempt, ended, disagrees=disagrees
-        )
+    def _end_call(self, held: Held, ended: Ended, *, disagrees: bool, wrap_up: bool) -> Call:
+        launched, entry = held.launched, held.entry.id if wrap_up else ""
+        return end_call(held.keys, entry, launched.run, launched.task, launched.attempt, ended, disagrees=disagrees)
 
     def _finalise(self, entry: Entry, run: str) -> None:
         keys = keys_of_run(run, self.settings.partitions)

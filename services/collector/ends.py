@@ -18,7 +18,7 @@ from helios.transitions import commit_one
 from helios.wire import TRANSIENT, error_code, hash_values
 from services.collector.classify import Classification, classify
 from services.collector.kept import KeptReports
-from services.collector.manifests import ManifestLost
+from services.collector.manifests import ManifestLost, NotYet
 from services.collector.outcome import (
     Ended,
     end_call,
@@ -67,6 +67,8 @@ def ended_of(
     task = _task_decoder.decode(spec)
     report = _report_decoder.decode(kept) if kept and kept_attempt == str(launched.attempt) else None
     messages = {step: pods.message(launched.job, step) for step in ("fetch", "publish")} if pod else {}
+    if pod is not None and not pod.logs_known and task.inputs and report is None and messages["fetch"] is None:
+        raise NotYet  # fetch's own log decides then
     classification = classify(
         inputs_declared=len(task.inputs),
         cache_enabled=cache_enabled,

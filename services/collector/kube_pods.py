@@ -252,9 +252,10 @@ class KubernetesPods:
         status = seen.status if now < seen.due else self._judged(seen, now, steady)
         if not status.final:
             return status
-        # The end is told once the logs are known, because nobody asks for them afterwards.
         reachable = seen.pod.spec.nodeName not in self.unready
-        return status if self.logs.finish(seen.pod, reachable=reachable) else None
+        if self.logs.finish(seen.pod, reachable=reachable):
+            return status
+        return msgspec.structs.replace(status, logs_known=False)
 
     def _seen(self, job: str) -> _Seen | None:
         """The pod that speaks for the Job: one that succeeded, else the newest."""

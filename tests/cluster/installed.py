@@ -29,7 +29,6 @@ DEPLOYMENTS = ("helios-submitter", "helios-jobrunner", "helios-collector")
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED", "REJECTED")
 STORES = {"helios-redis": 6379, "helios-minio": 9000}
 """StatefulSets of one pod, and Services; the ports are theirs."""
-OURS = "app.kubernetes.io/managed-by=helios"
 
 Dag = Mapping[str, Any]
 Run = dict[str, Any]
@@ -182,15 +181,13 @@ class Installed:
         except AssertionError as failure:
             raise AssertionError(f"{failure}\n{self.look()}") from None
 
-    def uninstall(self) -> None:
-        """The way of docs/kubernetes.md: the collector releases the pods of tasks before it goes."""
-        self.services.run("delete", "deployment", "helios-submitter", "helios-jobrunner", "--ignore-not-found")
-        self.tasks.run("delete", "jobs", f"--selector={OURS}", "--ignore-not-found", seconds=150)
-        self.tasks.run("wait", "--for=delete", "pod", f"--selector={OURS}", "--timeout=120s", seconds=150)
-        Kubectl(None).run(
-            "delete", "--kustomize", str(self.folder), "--ignore-not-found", "--timeout=180s", seconds=240
-        )
+    def uninstall(self) -> str:
+        """By the script of k8s/; what it said."""
+        command = [sys.executable, str(self.folder / "uninstall"), "--yes"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         self.is_up = False
+        return done.stdout + done.stderr
 
 
 @contextmanager

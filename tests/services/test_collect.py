@@ -257,6 +257,27 @@ def test_a_kept_report_says_why_the_pod_failed(setting: Setting) -> None:
     assert "it exited with code 3" in setting.stage.task("a")["record"]
 
 
+def test_an_end_does_not_wait_for_logs_that_are_still_to_be_read(setting: Setting) -> None:
+    """Where thousands of pods end at once their logs take a minute; the next tasks do not."""
+    setting.launch("a", "b")
+    setting.pods.over("job-a-1", logs_known=False)
+    setting.pods.over("job-b-1", "Failed", logs_known=False, reason="OOMKilled", overrules=True)
+    setting.take()
+    assert [setting.stage.status(task) for task in "ab"] == ["SUCCEEDED", "FAILED"]
+    assert (setting.pods.released, len(setting.collector.held)) == ([], 2)
+    before = [setting.stage.task(task) for task in "ab"]
+    setting.collector.turn()
+    setting.pods.logs["job-a-1", "task"] = b"the last line\n"
+    setting.pods.over("job-a-1")
+    setting.pods.over("job-b-1", "Failed", reason="OOMKilled", overrules=True)
+    setting.collector.turn()
+    assert [setting.stage.task(task) for task in "ab"] == before
+    assert sorted(setting.pods.released) == ["job-a-1", "job-b-1"]
+    assert setting.client.xlen(setting.stage.keys.launched) == 0
+    assert setting.client.xlen(setting.stage.keys.log(RUN, "a", 1, "task")) == 1
+    assert "disagreements" not in setting.stage.run()
+
+
 def test_an_early_exit_137_gives_way_to_the_pods_out_of_memory(setting: Setting) -> None:
     """What the pod alone knows outranks the report."""
     setting.launch("a")
