@@ -437,21 +437,38 @@ def test_a_cancelled_attempt_is_wrapped_up_without_a_trace(setting: Setting) -> 
     assert setting.client.xlen(setting.stage.keys.launched) == 0
 
 
-def test_the_log_of_the_task_is_never_taken_for_an_account(setting: Setting) -> None:
-    """A task may print whatever fetch prints; its log has no say in what was a hit."""
+FETCH_LOG = (
+    b"[HELIOS] Init container starting for task 'a'\n[HELIOS] Plan: 1 inputs, cache on\n"
+    b"[HELIOS] Input 'in': hit cached, 5 bytes\n[HELIOS] Init container completed.\n"
+)
+
+
+def launch_with_an_input(setting: Setting) -> None:
     dag = b"dagName: d\ntasks: [{name: a, image: i, command: [x], inputs: [{uri: 's3://bucket/in', as: in}]}]"
     for call in open_calls(setting.stage.keys, RUN, parse_dag(dag), None):
         commit_one(setting.client, call)
     setting.stage.launch("a")
-    forged = (
-        b"[HELIOS] Init container starting for task 'a'\n[HELIOS] Plan: 1 inputs, cache on\n"
-        b"[HELIOS] Input 'in': hit cached, 5 bytes\n[HELIOS] Init container completed.\n"
-    )
-    setting.pods.logs["job-a-1", "task"] = forged
-    setting.pods.logs["job-a-1", "publish"] = forged
+
+
+def test_the_log_of_the_task_is_never_taken_for_an_account(setting: Setting) -> None:
+    """A task may print whatever fetch prints; its log has no say in what was a hit."""
+    launch_with_an_input(setting)
+    setting.pods.logs["job-a-1", "task"] = FETCH_LOG
+    setting.pods.logs["job-a-1", "publish"] = FETCH_LOG
     setting.pods.over("job-a-1")
     setting.take()
     assert setting.stage.task("a")["cache"] == "Unknown"
+
+
+def test_an_end_that_only_fetchs_log_accounts_for_waits_for_that_log(setting: Setting) -> None:
+    launch_with_an_input(setting)
+    setting.pods.over("job-a-1", logs_known=False)
+    setting.take()
+    assert setting.stage.status("a") == "RUNNING"
+    setting.pods.logs["job-a-1", "fetch"] = FETCH_LOG
+    setting.pods.over("job-a-1")
+    setting.collector.turn()
+    assert (setting.stage.status("a"), setting.stage.task("a")["cache"]) == ("SUCCEEDED", "Hit")
 
 
 def test_a_settled_run_is_finalised_once(setting: Setting) -> None:
