@@ -13,7 +13,7 @@ line, `'` inside as `\'`):
     [HELIOS] Error: TEXT
     [HELIOS] Init container completed.
 
-fetch is no init container any more; the two lines that say so are published and keep their words.
+The two lines that name an init container are published and keep their words; fetch is beside the task (agent/gate.py).
 
 The classification is rebuilt from four of them alone: `starting` opens the record (and discards all before it), `Plan`
 says how many inputs there are and whether the cache was on, each `Input` line gives one input's outcome, cause and

@@ -8,18 +8,18 @@ begins with `lost` has no pod the first time.
 
 from collections.abc import Iterable
 
+from bench.instant import InstantPods
 from helios.localjobs import PodStatus, StepStatus
 from helios.settings import settings_from
 from helios.worker import Stop
 from services.collector.__main__ import run
 from services.collector.loglines import LogPart, cut
-from services.collector.pods import JobOf
 from services.process import configure_logging, connect
 
 LOG = b"a line\n"
 
 
-class UnevenPods:
+class UnevenPods(InstantPods):
     def __init__(self) -> None:
         self.lost = False
 
@@ -36,23 +36,8 @@ class UnevenPods:
             found[job] = PodStatus(job=job, uid="0", node="test", phase=phase, steps=steps)
         return found
 
-    def message(self, job: str, step: str) -> str | None:
-        return None
-
     def lines(self, job: str, step: str, after: int, *, final: bool, followed: bool) -> LogPart:
         return cut(lambda offset, limit: LOG[offset : offset + limit], len(LOG), after, final=final, followed=followed)
-
-    def fetch_log(self, job: str) -> list[str]:
-        return []
-
-    def release(self, job: str) -> None:
-        pass
-
-    def unreleased(self) -> list[str]:
-        return []
-
-    def attempt_of(self, job: str) -> JobOf | None:
-        return None
 
 
 def main() -> None:

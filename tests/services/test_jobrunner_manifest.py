@@ -24,7 +24,7 @@ GOLDEN = Path(__file__).parent / "golden"
 SETTINGS = Settings(
     token_key="k",
     agent_image="registry.example/helios:1",
-    pod_endpoint_url="http://collector.helios:8414",
+    pod_endpoint_url="http://collector:8414",
     image_pull_secrets="registry-a, registry-b",
 )
 

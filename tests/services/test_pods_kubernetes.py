@@ -126,13 +126,6 @@ class Cluster:
 
 
 @pytest.fixture
-def kube() -> Iterator[KubeServer]:
-    server = KubeServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture
 def cluster(kube: KubeServer) -> Iterator[Cluster]:
     found = Cluster(kube)
     yield found

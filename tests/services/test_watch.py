@@ -43,13 +43,6 @@ class Watched:
 
 
 @pytest.fixture
-def kube() -> Iterator[KubeServer]:
-    server = KubeServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture
 def watched(kube: KubeServer) -> Iterator[Watched]:
     found = Watched(kube)
     yield found
