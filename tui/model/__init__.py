@@ -1,0 +1,1 @@
+"""What is shown, as plain data: runs, tasks, tables, filters. No I/O and no Textual happens here."""
