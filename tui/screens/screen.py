@@ -1,0 +1,51 @@
+"""What all screens share: the session, the pace at which they look for news, and the line that says how things stand."""
+
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from textual.app import ComposeResult
+from textual.screen import Screen
+from textual.widgets import Footer
+
+from tui.session import Session
+from tui.widgets.status_line import StatusLine
+
+if TYPE_CHECKING:
+    from tui.app import HeliosApp
+
+
+class HeliosScreen(Screen[None]):
+    """A screen that shows something live. Subclasses give `compose_body` and `tick`."""
+
+    TITLE: ClassVar[str] = ""
+    TICKS_PER_SECOND: ClassVar[float] = 4.0
+
+    @property
+    def helios(self) -> "HeliosApp":
+        return cast("HeliosApp", self.app)
+
+    @property
+    def session(self) -> Session:
+        return self.helios.session
+
+    def compose(self) -> ComposeResult:
+        yield StatusLine(self.TITLE)
+        yield from self.compose_body()
+        yield Footer(show_command_palette=False, compact=True)
+
+    def compose_body(self) -> ComposeResult:
+        yield from ()
+
+    def on_mount(self) -> None:
+        self.set_interval(1 / self.TICKS_PER_SECOND, self._tick)
+
+    def on_screen_resume(self) -> None:
+        self._tick()
+
+    def _tick(self) -> None:
+        if self.is_current and self.is_mounted:
+            self.query_one(StatusLine).show_state()
+            if not self.helios.paused:
+                self.tick()
+
+    def tick(self) -> None:
+        """Take what changed and show it; called while the screen is in front and not paused."""
