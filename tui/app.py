@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import ClassVar
 
 from textual import on
 from textual.app import App, SystemCommand
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.events import Resize
 from textual.reactive import reactive
 from textual.screen import Screen
@@ -21,12 +22,14 @@ from tui.screens.submit import SubmitScreen
 from tui.screens.too_small import TooSmall, is_too_small
 from tui.session import Session
 
+NO_PREFERENCES = Preferences()
+
 
 class HeliosApp(App[None]):
     TITLE = "Helios"
     ENABLE_COMMAND_PALETTE = True
     COMMAND_PALETTE_BINDING = "ctrl+p"
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f1,question_mark", "help", "Help", id="app.help", key_display="?"),
         Binding("f2", "show_runs", "Runs", id="app.runs", show=False),
         Binding("f3", "show_submit", "Submit", id="app.submit", show=False),
@@ -42,7 +45,7 @@ class HeliosApp(App[None]):
     def __init__(
         self,
         session: Session,
-        preferences: Preferences = Preferences(),  # noqa: B008 -- frozen
+        preferences: Preferences = NO_PREFERENCES,
         *,
         state: Path | None = None,
     ) -> None:

@@ -1,4 +1,4 @@
-"""What all screens share: the session, the pace at which they look for news, and the line that says how things stand."""
+"""What all screens share: the session, the pace at which they look for news, the line that says how things stand."""
 
 from typing import TYPE_CHECKING, ClassVar, cast
 
