@@ -11,6 +11,7 @@ from textual.events import Resize
 from textual.reactive import reactive
 from textual.screen import Screen
 
+from tui.bindings import binding_ids
 from tui.intents import OpenCompare, OpenRun, OpenSubmit, SelectRun
 from tui.preferences import Preferences, keep_theme, preferences_file, state_folder, theme_chosen
 from tui.screens.compare import CompareScreen
@@ -74,19 +75,13 @@ class HeliosApp(App[None]):
         self.theme_changed_signal.subscribe(self, lambda theme: keep_theme(self.state_folder, theme.name))
 
     def _warn_of_unknown_keys(self) -> None:
-        known = set(self._binding_ids())
-        unknown = sorted(set(self.preferences.keys) - known)
+        unknown = sorted(set(self.preferences.keys) - binding_ids())
         if unknown:
             self.notify(
                 f"{preferences_file()} sets keys for {', '.join(unknown)}, which do not exist; ? lists the names.",
                 severity="warning",
                 timeout=15,
             )
-
-    def _binding_ids(self) -> Iterable[str]:
-        for screen in (HeliosApp, RunsScreen, SubmitScreen, RunScreen, CompareScreen, HealthScreen):
-            for binding in screen._merged_bindings.key_to_bindings.values() if screen._merged_bindings else ():
-                yield from (each.id for each in binding if each.id)
 
     # Which screen is shown.
 
