@@ -64,9 +64,7 @@ def tasks_text(row: RunRow) -> str:
 
 def _tasks_cell(it: Look) -> Cell:
     if it.row.status == "REJECTED":
-        return Cell(
-            count(it.row.problems, "problem"), "error" if it.row.problems else "muted"
-        )
+        return Cell(count(it.row.problems, "problem"), "error" if it.row.problems else "muted")
     short = f"{it.row.succeeded}/{it.row.tasks} ok"
     if it.row.failed:
         short = f"{it.row.succeeded}/{it.row.tasks} {it.row.failed}{'x' if it.ascii_only else '✘'}"
@@ -74,10 +72,10 @@ def _tasks_cell(it: Look) -> Cell:
 
 
 def _nodes_cell(it: Look) -> Cell:
-    text = ", ".join(it.row.nodes) or ("-" if it.ascii_only else "–")
-    return Cell(
-        text, "foreground" if it.row.nodes else "muted", count(len(it.row.nodes), "node") if it.row.nodes else ""
-    )
+    nodes = it.row.nodes
+    if not nodes:
+        return Cell("-" if it.ascii_only else "–", "muted")
+    return Cell(", ".join(nodes), "foreground", str(len(nodes)) if len(nodes) > 1 else "")
 
 
 def _start_cell(it: Look) -> Cell:
@@ -86,7 +84,9 @@ def _start_cell(it: Look) -> Cell:
 
 
 def _duration_cell(it: Look) -> Cell:
-    return Cell(duration(it.row.duration_ms(it.now_ms)), "primary" if not it.row.ended else "foreground")
+    text = duration(it.row.duration_ms(it.now_ms))
+    short = text.replace(" m", "m").replace(" s", "s").replace(" h", "h")
+    return Cell(text, "foreground" if it.row.ended else "primary", short)
 
 
 def _absent_last(value: int | None) -> int:
@@ -115,7 +115,7 @@ START = Column(
 )
 DURATION = Column(
     "duration",
-    Heading("Duration", 9, 10, right=True),
+    Heading("Duration", 8, 10, right=True),
     _duration_cell,
     lambda it: _absent_last(it.row.duration_ms(it.now_ms)),
     lambda it: (duration(it.row.duration_ms(it.now_ms)),),
@@ -146,7 +146,7 @@ STATUS = Column(
 )
 TASKS = Column(
     "tasks",
-    Heading("Tasks", 8, 32),
+    Heading("Tasks", 9, 32),
     _tasks_cell,
     lambda it: (it.row.failed, it.row.tasks),
     lambda it: (tasks_text(it.row),),

@@ -1,6 +1,5 @@
 """Files that the user asks for: written whole or not at all, and never over another one unasked."""
 
-import contextlib
 import os
 from pathlib import Path
 
@@ -9,20 +8,18 @@ from cli.failure import CommandFailed
 
 def save(path: Path, content: bytes, *, replace: bool = False) -> None:
     """Raises FileExistsError unless `replace`, and CommandFailed where nothing can be written."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    if path.exists() and not replace:
+        raise FileExistsError(path)
     try:
-        if path.exists() and not replace:
-            raise FileExistsError(path)
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except FileExistsError:
-        raise
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            with part.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
-        why = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
+        why = error.strerror if isinstance(error, OSError) else str(error)
         raise CommandFailed(f"cannot write {path}: {why}", hint="name a file in a folder that is writable") from None
-    finally:
-        with contextlib.suppress(OSError, ValueError):
-            part.unlink()

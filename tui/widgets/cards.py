@@ -1,6 +1,6 @@
 """The three cards above the table of runs: cached runs, the others, and the run that ended last."""
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -88,5 +88,5 @@ class Cards(Horizontal):
         for widget, card in zip(self.query(Static), cards, strict=True):
             lines = Text(card.first, style=style_of(self.app, card.first_style), no_wrap=True, overflow="ellipsis")
             lines.append(f"\n{card.second}", style=style_of(self.app, "muted"))
-            cast("Static", widget).update(lines)
+            widget.update(lines)
             widget.border_subtitle = card.edge

@@ -129,6 +129,10 @@ class Grid(ScrollView, can_focus=True):
         top = self.scroll_offset.y
         return self.order[top : top + max(0, self.size.height - 1)]
 
+    def is_shown(self, column: int) -> bool:
+        """Whether there is room for the column."""
+        return fit(self.headings, max(0, self.size.width - 1))[column] > 0
+
     def set_rows(self, order: Sequence[str]) -> None:
         """Show these keys in this order. Costs nothing when that is how they are."""
         order = list(order)
