@@ -1,6 +1,7 @@
 """The columns of the table of runs: what each says of a run, how it sorts, and what a filter finds in it."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -64,10 +65,14 @@ def tasks_text(row: RunRow) -> str:
 
 def _tasks_cell(it: Look) -> Cell:
     if it.row.status == "REJECTED":
-        return Cell(count(it.row.problems, "problem"), "error" if it.row.problems else "muted")
-    short = f"{it.row.succeeded}/{it.row.tasks} ok"
-    if it.row.failed:
-        short = f"{it.row.succeeded}/{it.row.tasks} {it.row.failed}{'x' if it.ascii_only else '✘'}"
+        return Cell(
+            count(it.row.problems, "problem"), "error", f"{it.row.problems} prob." if it.row.problems else "muted"
+        )
+    short = f"{it.row.succeeded}/{it.row.tasks}"
+    if not it.row.failed and len(short) < TASKS.heading.least - 2:
+        short += " ok"
+    elif it.row.failed:
+        short += f" {it.row.failed}{'x' if it.ascii_only else '✘'}"
     return Cell(tasks_text(it.row), "error" if it.row.failed else "foreground", short)
 
 
@@ -78,8 +83,14 @@ def _nodes_cell(it: Look) -> Cell:
     return Cell(", ".join(nodes), "foreground", str(len(nodes)) if len(nodes) > 1 else "")
 
 
+@lru_cache(maxsize=16_384)
+def started(milliseconds: int | None) -> str:
+    """A filter over all runs asks for each start again with every key that is pressed."""
+    return moment(milliseconds)
+
+
 def _start_cell(it: Look) -> Cell:
-    text = moment(it.row.started_at)
+    text = started(it.row.started_at)
     return Cell(text, "foreground", text[11:])
 
 
@@ -108,7 +119,7 @@ START = Column(
     Heading("Start", 8, 19),
     _start_cell,
     lambda it: _absent_last(it.row.started_at),
-    lambda it: (moment(it.row.started_at),),
+    lambda it: (started(it.row.started_at),),
     lambda it: None if it.row.started_at is None else it.now_ms - it.row.started_at,
     is_time=True,
     moves=True,

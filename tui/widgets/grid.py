@@ -48,8 +48,8 @@ class Grid(ScrollView, can_focus=True):
         height: 1fr; overflow-x: hidden; overflow-y: auto; scrollbar-size-vertical: 1;
         background: $background; color: $foreground;
         & > .grid--header { background: $panel; color: $foreground; text-style: bold; }
-        & > .grid--cursor { background: $primary 20%; }
-        &:focus > .grid--cursor { background: $primary 40%; text-style: bold; }
+        & > .grid--cursor { background: $panel; }
+        &:focus > .grid--cursor { background: $panel-lighten-2; text-style: bold; }
         & > .grid--success { color: $text-success; }
         & > .grid--error { color: $text-error; }
         & > .grid--warning { color: $text-warning; }
@@ -127,11 +127,16 @@ class Grid(ScrollView, can_focus=True):
     @property
     def visible_keys(self) -> Sequence[str]:
         top = self.scroll_offset.y
-        return self.order[top : top + max(0, self.size.height - 1)]
+        return self.order[top : top + max(0, self.room.height - 1)]
+
+    @property
+    def room(self) -> Size:
+        """What there is for the header and the rows, beside the scrollbar."""
+        return self.scrollable_content_region.size
 
     def is_shown(self, column: int) -> bool:
         """Whether there is room for the column."""
-        return fit(self.headings, max(0, self.size.width - 1))[column] > 0
+        return fit(self.headings, max(0, self.room.width - 1))[column] > 0
 
     def set_rows(self, order: Sequence[str]) -> None:
         """Show these keys in this order. Costs nothing when that is how they are."""
@@ -161,13 +166,13 @@ class Grid(ScrollView, can_focus=True):
             return
         for line, key in enumerate(self.visible_keys, start=1):
             if key in keys:
-                self.refresh(Region(0, line, self.size.width, 1))
+                self.refresh(Region(0, line, self.room.width, 1))
 
     def set_sorted(self, column: int, *, descending: bool) -> None:
         """Which column's title carries the arrow."""
         if self._sorted != (column, descending):
             self._sorted = (column, descending)
-            self.refresh(Region(0, 0, self.size.width, 1))
+            self.refresh(Region(0, 0, self.room.width, 1))
 
     def set_marked(self, keys: Collection[str]) -> None:
         """Rows with a mark at their left."""
@@ -200,7 +205,7 @@ class Grid(ScrollView, can_focus=True):
         self._move_to(self.cursor + step)
 
     def action_page(self, step: int) -> None:
-        self._move_to(self.cursor + step * max(1, self.size.height - 2))
+        self._move_to(self.cursor + step * max(1, self.room.height - 2))
 
     def action_go(self, index: int) -> None:
         self._move_to(index if index >= 0 else len(self.order) + index)
@@ -214,11 +219,11 @@ class Grid(ScrollView, can_focus=True):
         self.cursor = max(0, min(index, len(self.order) - 1))
         self._show_cursor()
         for each in {before, self.cursor}:
-            self.refresh(Region(0, each - self.scroll_offset.y + 1, self.size.width, 1))
+            self.refresh(Region(0, each - self.scroll_offset.y + 1, self.room.width, 1))
         self._tell()
 
     def _show_cursor(self) -> None:
-        top, lines = self.scroll_offset.y, max(1, self.size.height - 1)
+        top, lines = self.scroll_offset.y, max(1, self.room.height - 1)
         if self.cursor < top:
             self.scroll_to(y=self.cursor, animate=False)
         elif self.cursor >= top + lines:
@@ -257,7 +262,7 @@ class Grid(ScrollView, can_focus=True):
     # How it is drawn.
 
     def render_line(self, y: int) -> Strip:
-        width = self.size.width
+        width = self.room.width
         self._widths = fit(self.headings, width - 1)
         if y == 0:
             return self._header(width)
