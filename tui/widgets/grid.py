@@ -19,6 +19,14 @@ from textual.strip import Strip
 from tui.model.table import Cell, Heading, fit, fitted
 
 
+def _index(order: Sequence[str], key: str, before: int) -> int:
+    """Where the key is now, or near where it was."""
+    try:
+        return order.index(key)
+    except ValueError:
+        return max(0, min(before, len(order) - 1))
+
+
 class Grid(ScrollView, can_focus=True):
     """Rows known by their keys. The cursor stays on its key when the order changes; until the user has moved it, it
     stays in the first line instead."""
@@ -143,19 +151,22 @@ class Grid(ScrollView, can_focus=True):
         order = list(order)
         if order == self.order:
             return
-        key, line, seen = self.key, self.cursor - self.scroll_offset.y, self.visible_keys
+        key, seen, top = self.key, self.visible_keys, self.scroll_offset.y
+        in_sight = top <= self.cursor < top + len(seen)
+        anchor, line = (key, self.cursor - top) if in_sight else (seen[0] if seen else None, 0)
         self.order = order
         if not self.is_moved or key is None:
             self.cursor = 0
         else:
-            try:
-                self.cursor = order.index(key)
-            except ValueError:
-                self.cursor = max(0, min(self.cursor, len(order) - 1))
+            self.cursor = _index(order, key, self.cursor)
         self.virtual_size = Size(0, len(order) + 1)
-        if self.is_moved:
-            self.scroll_to(y=max(0, self.cursor - max(0, line)), animate=False)
-        self._show_cursor()
+        if top and anchor is not None:  # what is looked at stays where it is
+            top = _index(order, anchor, top + line) - line
+        elif in_sight and self.is_moved:
+            top = self.cursor - line
+        self.scroll_to(y=max(0, min(top, self.max_scroll_y)), animate=False, force=True)
+        if in_sight:
+            self._show_cursor()
         if self.visible_keys != seen or self.key != key:
             self.refresh()
         self._tell()
@@ -225,9 +236,9 @@ class Grid(ScrollView, can_focus=True):
     def _show_cursor(self) -> None:
         top, lines = self.scroll_offset.y, max(1, self.room.height - 1)
         if self.cursor < top:
-            self.scroll_to(y=self.cursor, animate=False)
+            self.scroll_to(y=self.cursor, animate=False, force=True)
         elif self.cursor >= top + lines:
-            self.scroll_to(y=self.cursor - lines + 1, animate=False)
+            self.scroll_to(y=self.cursor - lines + 1, animate=False, force=True)
 
     def _tell(self) -> None:
         if self.key != self._told:
