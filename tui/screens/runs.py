@@ -34,6 +34,8 @@ from tui.widgets.dialogs import Ask, Confirm
 from tui.widgets.grid import Grid
 
 EXAMPLE = "words, or status:failed cache:off duration>30s !hit:miss"
+REST_SECONDS = 1.0
+"""After a rerun, so that a key pressed twice submits once."""
 DESCENDING_FIRST = (RUN_ID, START, DURATION, TASKS)
 
 
@@ -91,6 +93,7 @@ class RunsScreen(HeliosScreen):
         self.filter_text = ""
         """Of the filter that is in force."""
         self._is_sending = False
+        self._sent_at = -REST_SECONDS
         self._detail: Text | None = None
 
     def compose_body(self) -> ComposeResult:
@@ -262,6 +265,8 @@ class RunsScreen(HeliosScreen):
             field.value = ""
         for part in ("#filter-bar", "#filter-problem"):
             self.query_one(part).remove_class("-open")
+        self.filter_text = ""
+        self.grid.is_moved = True  # whoever filtered looked for the run that the cursor is on
         self.grid.focus()
         self._arrange(chosen=Filter())
 
@@ -315,7 +320,7 @@ class RunsScreen(HeliosScreen):
 
     def action_rerun(self, use_cache: bool) -> None:
         run = self._may_change("A rerun")
-        if run is not None and not self._is_sending:
+        if run is not None and not self._is_sending and time.monotonic() > self._sent_at + REST_SECONDS:
             self._is_sending = True
             self._rerun(run, use_cache)
 
@@ -331,7 +336,7 @@ class RunsScreen(HeliosScreen):
             self.notify(f"Submitted as {new}, cache {CACHE_SWITCH_MARKS[use_cache].word}.")
             self.select(new)
         finally:
-            self._is_sending = False
+            self._is_sending, self._sent_at = False, time.monotonic()
 
     @work
     async def action_cancel(self) -> None:
