@@ -57,11 +57,11 @@ class HeliosApp(App[None]):
         self.home = RunsScreen()
 
     def on_mount(self) -> None:
-        self._choose_theme()
         self.set_keymap(self.preferences.keys)
-        self._warn_of_unknown_keys()
         self.session.feed.start()
         self.push_screen(self.home)
+        self._choose_theme()
+        self.call_after_refresh(self._warn_of_unknown_keys)
 
     def on_unmount(self) -> None:
         self.session.feed.stop()
@@ -78,7 +78,7 @@ class HeliosApp(App[None]):
         unknown = sorted(set(self.preferences.keys) - binding_ids())
         if unknown:
             self.notify(
-                f"{preferences_file()} sets keys for {', '.join(unknown)}, which do not exist; ? lists the names.",
+                f"There are no keys named {', '.join(unknown)}, which {preferences_file()} sets; ? lists the names.",
                 severity="warning",
                 timeout=15,
             )

@@ -37,7 +37,7 @@ def drive(
 
     async def run() -> None:
         app = HeliosApp(session_of(client, **options), preferences or Preferences(), state=tmp_path / "state")
-        async with app.run_test(size=size) as pilot:
+        async with app.run_test(size=size, notifications=True) as pilot:
             await until(pilot, "the feed is live", lambda: app.session.feed.connection.state == "live")
             await steps(app, pilot)
 
