@@ -13,6 +13,7 @@ from textual.screen import Screen
 
 from tui.bindings import binding_ids
 from tui.intents import OpenCompare, OpenRun, OpenSubmit, SelectRun
+from tui.model.draft import Draft
 from tui.preferences import Preferences, keep_theme, preferences_file, state_folder, theme_chosen
 from tui.screens.compare import CompareScreen
 from tui.screens.health import HealthScreen
@@ -22,6 +23,7 @@ from tui.screens.runs import RunsScreen
 from tui.screens.submit import SubmitScreen
 from tui.screens.too_small import TooSmall, is_too_small
 from tui.session import Session
+from tui.source.drafts import kept_draft
 
 NO_PREFERENCES = Preferences()
 
@@ -54,6 +56,8 @@ class HeliosApp(App[None]):
         self.session = session
         self.preferences = preferences
         self.state_folder = state or state_folder()
+        self.draft = kept_draft(self.state_folder)
+        """The DAG that is being written; it outlives the screen where that is done."""
         self.home = RunsScreen()
 
     def on_mount(self) -> None:
@@ -96,9 +100,11 @@ class HeliosApp(App[None]):
 
     @on(OpenSubmit)
     def open_submit(self, intent: OpenSubmit) -> None:
+        if intent.text is not None:
+            self.draft = Draft(intent.text)
+        if intent.use_cache is not None:
+            self.draft.use_cache = intent.use_cache
         self.action_show_submit()
-        if intent.text is not None and isinstance(self.screen, SubmitScreen):
-            self.screen.load(intent.text, intent.use_cache)
 
     @on(OpenCompare)
     def open_compare(self, intent: OpenCompare) -> None:

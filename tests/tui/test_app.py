@@ -1,47 +1,24 @@
 """The dashboard as a whole, driven by keys over a real Valkey."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import redis
 from textual.pilot import Pilot
+
+from tests.stage import Stage
+from tests.tui.driving import drive
+from tests.tui.pictures import NARROW, WIDE, assert_looks, screen_text
+from tests.tui.stage import until
+from tui.app import HeliosApp
+from tui.preferences import Preferences
 from tui.screens.health import HealthScreen
+from tui.screens.help import HelpScreen
 from tui.screens.run import RunScreen
 from tui.screens.runs import RunsScreen
 from tui.screens.submit import SubmitScreen
-
-from tests.stage import Stage
-from tests.tui.pictures import NARROW, WIDE, assert_looks, screen_text
-from tests.tui.stage import session_of, until
-from tui.app import HeliosApp
-from tui.preferences import Preferences
-from tui.screens.help import HelpScreen
 from tui.screens.too_small import TooSmall
 from tui.source.feed import Connection
-
-Steps = Callable[[HeliosApp, Pilot[None]], Awaitable[None]]
-
-
-def drive(
-    client: redis.Redis,
-    tmp_path: Path,
-    steps: Steps,
-    *,
-    size: tuple[int, int] = NARROW,
-    preferences: Preferences | None = None,
-    **options: bool | str,
-) -> None:
-    """Run the dashboard without a terminal and take the steps once its feed is live."""
-
-    async def run() -> None:
-        app = HeliosApp(session_of(client, **options), preferences or Preferences(), state=tmp_path / "state")
-        async with app.run_test(size=size, notifications=True) as pilot:
-            await until(pilot, "the feed is live", lambda: app.session.feed.connection.state == "live")
-            await steps(app, pilot)
-
-    asyncio.run(run())
 
 
 def one_run(client: redis.Redis) -> str:
@@ -66,7 +43,7 @@ def test_a_key_opens_each_screen_and_f2_leads_back(
         await pilot.press("f2")
         await until(pilot, "the runs are back", lambda: app.screen is app.home)
 
-    drive(valkey, tmp_path, steps)
+    drive(valkey, tmp_path / "state", steps)
 
 
 def test_enter_opens_the_run_and_escape_leads_back_to_it(valkey: redis.Redis, tmp_path: Path) -> None:
@@ -80,7 +57,7 @@ def test_enter_opens_the_run_and_escape_leads_back_to_it(valkey: redis.Redis, tm
         await pilot.press("escape")
         await until(pilot, "the runs are back", lambda: app.screen is app.home)
 
-    drive(valkey, tmp_path, steps)
+    drive(valkey, tmp_path / "state", steps)
 
 
 def test_the_help_lists_the_keys_of_the_screen_with_the_names_they_can_be_set_by(
@@ -94,7 +71,7 @@ def test_the_help_lists_the_keys_of_the_screen_with_the_names_they_can_be_set_by
         await pilot.press("escape")
         await until(pilot, "the runs are back", lambda: app.screen is app.home)
 
-    drive(valkey, tmp_path, steps, size=WIDE)
+    drive(valkey, tmp_path / "state", steps, size=WIDE)
 
 
 def test_a_key_can_be_set_anew(valkey: redis.Redis, tmp_path: Path) -> None:
@@ -103,14 +80,14 @@ def test_a_key_can_be_set_anew(valkey: redis.Redis, tmp_path: Path) -> None:
         await pilot.press("f8")
         await until(pilot, "the health is open", lambda: isinstance(app.screen, HealthScreen))
 
-    drive(valkey, tmp_path, steps, preferences=Preferences(keys={"app.health": "f8"}))
+    drive(valkey, tmp_path / "state", steps, preferences=Preferences(keys={"app.health": "f8"}))
 
 
 def test_the_name_of_a_key_that_does_not_exist_is_told(valkey: redis.Redis, tmp_path: Path) -> None:
     async def steps(app: HeliosApp, pilot: Pilot[None]) -> None:
         await until(pilot, "it is told", lambda: "runs.cancle" in screen_text(app))
 
-    drive(valkey, tmp_path, steps, preferences=Preferences(keys={"runs.cancle": "f8"}))
+    drive(valkey, tmp_path / "state", steps, preferences=Preferences(keys={"runs.cancle": "f8"}))
 
 
 def test_the_palette_has_what_keys_do(valkey: redis.Redis, tmp_path: Path) -> None:
@@ -121,7 +98,7 @@ def test_the_palette_has_what_keys_do(valkey: redis.Redis, tmp_path: Path) -> No
         await pilot.press("enter")
         await until(pilot, "the health is open", lambda: isinstance(app.screen, HealthScreen))
 
-    drive(valkey, tmp_path, steps)
+    drive(valkey, tmp_path / "state", steps)
 
 
 def test_nothing_moves_while_it_is_paused(valkey: redis.Redis, tmp_path: Path) -> None:
@@ -135,7 +112,7 @@ def test_nothing_moves_while_it_is_paused(valkey: redis.Redis, tmp_path: Path) -
         await pilot.press("space")
         await until(pilot, "the run is shown", lambda: run in screen_text(app))
 
-    drive(valkey, tmp_path, steps)
+    drive(valkey, tmp_path / "state", steps)
 
 
 def test_a_terminal_that_is_too_small_is_told_and_then_enlarged(valkey: redis.Redis, tmp_path: Path) -> None:
@@ -147,7 +124,7 @@ def test_a_terminal_that_is_too_small_is_told_and_then_enlarged(valkey: redis.Re
         await pilot.resize_terminal(80, 24)
         await until(pilot, "the runs are back", lambda: app.screen is app.home)
 
-    drive(valkey, tmp_path, steps)
+    drive(valkey, tmp_path / "state", steps)
 
 
 def test_a_theme_is_kept_for_the_next_time(valkey: redis.Redis, tmp_path: Path) -> None:
@@ -158,8 +135,8 @@ def test_a_theme_is_kept_for_the_next_time(valkey: redis.Redis, tmp_path: Path) 
     async def find(app: HeliosApp, pilot: Pilot[None]) -> None:
         assert app.theme == "nord"
 
-    drive(valkey, tmp_path, choose)
-    drive(valkey, tmp_path, find)
+    drive(valkey, tmp_path / "state", choose)
+    drive(valkey, tmp_path / "state", find)
 
 
 @pytest.mark.parametrize("size", [NARROW, WIDE], ids=["narrow", "wide"])
@@ -180,4 +157,4 @@ def test_a_lost_connection_is_told_with_the_age_of_the_data(
         assert "1764027260123-0" in screen_text(app)
         assert_looks(app, f"app-disconnected-{'narrow' if size == NARROW else 'wide'}")
 
-    drive(valkey, tmp_path, steps, size=size)
+    drive(valkey, tmp_path / "state", steps, size=size)

@@ -1,0 +1,307 @@
+"""Where a DAG is written, checked while one types, and submitted."""
+
+import asyncio
+import os
+import shlex
+import subprocess
+import tempfile
+import uuid
+from pathlib import Path
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on, work
+from textual.app import ComposeResult, SuspendNotSupported
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.timer import Timer
+from textual.widgets import Button, Checkbox, Static
+
+from cli.failure import CommandFailed
+from helios.dag_problem import Problem
+from tui.glyphs import CACHE_SWITCH_MARKS
+from tui.intents import SelectRun
+from tui.model.draft import Checked, check
+from tui.palette import style_of
+from tui.screens.screen import HeliosScreen
+from tui.source.drafts import changed_meanwhile, keep_draft, open_file, save_file
+from tui.source.submitting import Sent, send
+from tui.widgets.dag_editor import DagEditor
+from tui.widgets.dialogs import Ask, Confirm
+from tui.widgets.problem_list import ProblemList
+
+REST_SECONDS = 0.15
+"""The text is checked when no key was pressed for so long."""
+LABEL = "Enable node-level cache for this run"
+
+
+class SubmitScreen(HeliosScreen):
+    TITLE = "Submit"
+    AUTO_FOCUS = "#editor"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f9,ctrl+g", "submit", "Submit", id="submit.submit", key_display="F9"),
+        Binding("f8", "next_problem", "Next problem", id="submit.next-problem", key_display="F8"),
+        Binding("ctrl+t", "toggle_cache", "Cache", id="submit.toggle-cache"),
+        Binding("ctrl+o", "open", "Open", id="submit.open"),
+        Binding("ctrl+s", "save", "Save", id="submit.save"),
+        Binding("ctrl+l", "edit", "$EDITOR", id="submit.edit"),
+        Binding("escape", "close", "Back", id="submit.close"),
+    ]
+    DEFAULT_CSS = """
+    SubmitScreen {
+        #switches { height: 1; padding: 0 1; }
+        #use-cache { width: auto; border: none; padding: 0; height: 1; background: transparent; }
+        #overrides { width: 1fr; padding: 0 2; color: $text-muted; }
+        #send { height: 1; min-width: 12; border: none; }
+        #verdict { height: 1; padding: 0 1; background: $panel; }
+    }
+    SubmitScreen.-tall ProblemList { height: 12; }
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.checked = Checked()
+        self.verdict: tuple[str, str] = ("checking…", "muted")
+        self._request_id = ""
+        self._sending = False
+        self._number = 0
+        """Of the text; what was found in an earlier one is not shown."""
+        self._timer: Timer | None = None
+
+    @property
+    def editor(self) -> DagEditor:
+        return self.query_one(DagEditor)
+
+    @property
+    def list(self) -> ProblemList:
+        return self.query_one(ProblemList)
+
+    def compose_body(self) -> ComposeResult:
+        draft, ascii_only = self.helios.draft, self.session.options.ascii_only
+        glyph = "[db]" if ascii_only else CACHE_SWITCH_MARKS[True].glyph
+        yield DagEditor(draft.text)
+        yield ProblemList()
+        yield Static("", id="verdict", markup=False)
+        with Horizontal(id="switches"):
+            yield Checkbox(Text(f"{glyph} {LABEL}").plain, draft.use_cache, id="use-cache")
+            yield Static("", id="overrides", markup=False)
+            yield Button("Submit F9", id="send", variant="primary")
+
+    def on_mount(self) -> None:
+        super().on_mount()
+        self.set_class(self.size.height >= 40, "-tall")
+        self._check_soon()
+
+    def on_resize(self) -> None:
+        self.set_class(self.size.height >= 40, "-tall")
+
+    # The text, and what is wrong with it.
+
+    @on(DagEditor.Changed)
+    def changed(self) -> None:
+        self.helios.draft.text = self.editor.text
+        self._request_id = ""
+        self._check_soon()
+
+    def _check_soon(self) -> None:
+        self._number += 1
+        if self._timer is not None:
+            self._timer.stop()
+        self._timer = self.set_timer(REST_SECONDS, self._check)
+
+    @work
+    async def _check(self) -> None:
+        number, text = self._number, self.editor.text
+        checked = await asyncio.to_thread(check, text)
+        await asyncio.to_thread(keep_draft, self.helios.state_folder, text)
+        if number == self._number and self.is_mounted:
+            self.checked = checked
+            self._show(checked)
+
+    def _show(self, checked: Checked) -> None:
+        style = "error" if checked.problems else "warning" if checked.warnings else "success"
+        self._say(checked.summary, style)
+        self.list.show_findings(checked.problems, checked.warnings, ascii_only=self.session.options.ascii_only)
+        self.editor.mark(each.line for each in checked.problems if each.line is not None)
+        self._show_overrides()
+
+    def _say(self, words: str, style: str) -> None:
+        signs = {"error": ("✘", "x"), "warning": ("▲", "!"), "success": ("✔", "+"), "muted": ("…", "-")}
+        glyph = signs[style][self.session.options.ascii_only]
+        draft = self.helios.draft
+        self.verdict = (words, style)
+        line = Text(f"{glyph} {words}", style=style_of(self.app, style))
+        if draft.path:
+            line.append(f"   {draft.path}{' (changed)' if draft.is_dirty else ''}", style=style_of(self.app, "muted"))
+        self.query_one("#verdict", Static).update(line)
+
+    @on(Checkbox.Changed, "#use-cache")
+    def switched(self, event: Checkbox.Changed) -> None:
+        self.helios.draft.use_cache = event.value
+        self._show_overrides()
+
+    def _show_overrides(self) -> None:
+        on = self.helios.draft.use_cache
+        differs = self.checked.is_valid and self.checked.dag and self.checked.use_cache != on
+        word = "true" if self.checked.use_cache else "false"
+        self.query_one("#overrides", Static).update(f"overrides useCache: {word}" if differs else "")
+
+    def action_toggle_cache(self) -> None:
+        self.query_one("#use-cache", Checkbox).toggle()
+
+    def action_next_problem(self) -> None:
+        problem = self.list.next_problem()
+        if problem is None:
+            self.notify("There is no problem.")
+        else:
+            self._go_to(problem)
+
+    @on(ProblemList.Chosen)
+    def problem_chosen(self, event: ProblemList.Chosen) -> None:
+        self._go_to(event.problem)
+
+    def _go_to(self, problem: Problem) -> None:
+        if problem.line is not None:
+            self.editor.go_to(problem.line, problem.column)
+
+    # Files.
+
+    @work
+    async def action_open(self) -> None:
+        draft = self.helios.draft
+        if draft.is_dirty and not await self.app.push_screen_wait(
+            Confirm(f"{draft.path} has changes that are not saved. Open another file?", yes="Open")
+        ):
+            return
+        name = await self.app.push_screen_wait(Ask("Open which file?", placeholder="dag.yaml"))
+        if not name:
+            return
+        try:
+            opened = await asyncio.to_thread(open_file, name)
+        except CommandFailed as failure:
+            self._complain(failure)
+            return
+        opened.use_cache = draft.use_cache
+        self.helios.draft = opened
+        self.editor.load_text(opened.text)
+
+    @work
+    async def action_save(self) -> None:
+        draft = self.helios.draft
+        name: str | None = draft.path
+        replace = bool(name)
+        if not name:
+            name = await self.app.push_screen_wait(Ask("Save as which file?", value="dag.yaml"))
+        elif changed_meanwhile(draft):
+            replace = await self.app.push_screen_wait(
+                Confirm(f"{name} was changed by somebody else meanwhile. Replace it?", yes="Replace")
+            )
+            if not replace:
+                return
+        if not name:
+            return
+        await self._save(name, replace)
+
+    async def _save(self, name: str, replace: bool) -> None:
+        text = self.editor.text
+        try:
+            try:
+                saved = await asyncio.to_thread(save_file, text, name, replace=replace)
+            except FileExistsError:
+                if not await self.app.push_screen_wait(Confirm(f"{name} exists. Replace it?", yes="Replace")):
+                    return
+                saved = await asyncio.to_thread(save_file, text, name, replace=True)
+        except CommandFailed as failure:
+            self._complain(failure)
+            return
+        saved.use_cache, saved.text = self.helios.draft.use_cache, self.editor.text
+        self.helios.draft = saved
+        self._say(*self.verdict)
+        self.notify(f"Saved {saved.path}.")
+
+    def action_edit(self) -> None:
+        """Hand the text to the user's own editor, and wait for it."""
+        command = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
+        with tempfile.TemporaryDirectory(prefix="helios-") as folder:
+            file = Path(folder) / "dag.yaml"
+            file.write_text(self.editor.text, encoding="utf-8")
+            try:
+                with self.app.suspend():
+                    code = subprocess.run([*command, str(file)], check=False).returncode
+            except SuspendNotSupported:
+                self.notify("Here there is no terminal for another editor.", severity="error")
+                return
+            except OSError as error:
+                self.notify(f"Cannot start {command[0]}: {error.strerror}; set EDITOR.", severity="error")
+                return
+            edited = file.read_text(encoding="utf-8", errors="replace")
+        if code:
+            self.notify(f"{command[0]} ended with {code}; the text is as it was.", severity="warning")
+        elif edited != self.editor.text:
+            self.editor.load_text(edited)
+
+    # Submitting.
+
+    @on(Button.Pressed, "#send")
+    def pressed(self) -> None:
+        self.action_submit()
+
+    def action_submit(self) -> None:
+        if self.session.options.read_only:
+            self.notify("Nothing is submitted: this dashboard is read-only.", severity="warning")
+            return
+        if self._sending:
+            return
+        self._sending = True
+        self._submit()
+
+    @work
+    async def _submit(self) -> None:
+        button = self.query_one("#send", Button)
+        button.disabled = True
+        try:
+            text = self.editor.text
+            checked = await asyncio.to_thread(check, text)
+            self.checked = checked
+            self._show(checked)
+            if checked.problems:
+                self.notify(f"Not submitted: {checked.summary}.", severity="error")
+                self.list.focus()
+                return
+            self._say("submitting…", "muted")
+            self._request_id = self._request_id or f"tui-{uuid.uuid4().hex}"
+            use_cache, request = self.helios.draft.use_cache, self._request_id
+            sent = await asyncio.to_thread(send, self.session.link, text, use_cache=use_cache, request_id=request)
+            self._take(sent)
+        except CommandFailed as failure:
+            self._say(f"not known to be submitted: {failure.message}", "error")
+            self.notify(
+                f"{failure.message}. Submitting again is safe: the same text starts one run. {failure.hint}",
+                severity="error",
+                markup=False,
+            )
+        finally:
+            self._sending = False
+            if self.is_mounted:
+                button.disabled = False
+
+    def _take(self, sent: Sent) -> None:
+        self._request_id = ""
+        if sent.status == "REJECTED":
+            problems = tuple(Problem(each) for each in sent.problems)
+            self.list.show_findings(problems, ascii_only=self.session.options.ascii_only)
+            self._say(f"rejected: run {sent.run}", "error")
+            self.list.focus()
+            return
+        self.helios.select_run(SelectRun(sent.run))
+        if sent.status is None:
+            why = "the submitter has not come to it" if sent.is_anyone_there else "no submitter is alive"
+            self.helios.notify(f"Submitted, but not accepted yet: {why}; helios doctor.", severity="warning")
+        else:
+            self.helios.notify(f"Run {sent.run} is accepted.")
+
+    def _complain(self, failure: CommandFailed) -> None:
+        self.notify(f"{failure.message}; {failure.hint}", severity="error", markup=False)
+
+    def action_close(self) -> None:
+        self.helios.switch_home()
