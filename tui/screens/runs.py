@@ -35,6 +35,10 @@ from tui.widgets.grid import Grid
 
 REST_SECONDS = 1.0
 """After a rerun, so that a key pressed twice submits once."""
+PATIENCE_SECONDS = 10.0
+"""For the submitter to accept a rerun."""
+HURRIED_TICKS_PER_SECOND = 20.0
+"""Until the first runs are there: a quarter of a second more is long for somebody who waits for a first look."""
 DESCENDING_FIRST = (RUN_ID, START, DURATION, TASKS)
 
 
@@ -102,6 +106,14 @@ class RunsScreen(HeliosScreen):
         return [column.cell(look) for column in COLUMNS]
 
     # What is shown.
+
+    def on_mount(self) -> None:
+        self._hurry = self.set_interval(1 / HURRIED_TICKS_PER_SECOND, self._tick_hurriedly)
+
+    def _tick_hurriedly(self) -> None:
+        if self.session.feed.connection.state != "loading":
+            self._hurry.stop()
+        self._tick()
 
     def tick(self) -> None:
         feed, before = self.session.feed, self.now_ms // 1000
@@ -296,8 +308,16 @@ class RunsScreen(HeliosScreen):
         else:
             self.notify(f"Submitted as {new}, cache {CACHE_SWITCH_MARKS[use_cache].word}.")
             self.select(new)
+            self.set_timer(PATIENCE_SECONDS, lambda: self._tell_if_missing(new))
         finally:
             self._is_sending, self._sent_at = False, time.monotonic()
+
+    def _tell_if_missing(self, run: str) -> None:
+        if self.wanted == run:
+            self.notify(
+                f"Run {run} is submitted but not accepted yet.\nNext: see under Health whether a submitter is alive",
+                severity="warning",
+            )
 
     @work
     async def action_cancel(self) -> None:
