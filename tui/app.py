@@ -57,11 +57,11 @@ class HeliosApp(App[None]):
         self.home = RunsScreen()
 
     def on_mount(self) -> None:
-        self._choose_theme()
         self.set_keymap(self.preferences.keys)
-        self._warn_of_unknown_keys()
         self.session.feed.start()
         self.push_screen(self.home)
+        self._choose_theme()
+        self.call_after_refresh(self._warn_of_unknown_keys)
 
     def on_unmount(self) -> None:
         self.session.feed.stop()
@@ -78,7 +78,7 @@ class HeliosApp(App[None]):
         unknown = sorted(set(self.preferences.keys) - binding_ids())
         if unknown:
             self.notify(
-                f"{preferences_file()} sets keys for {', '.join(unknown)}, which do not exist; ? lists the names.",
+                f"There are no keys named {', '.join(unknown)}, which {preferences_file()} sets; ? lists the names.",
                 severity="warning",
                 timeout=15,
             )
@@ -133,13 +133,12 @@ class HeliosApp(App[None]):
         self.push_screen(HelpScreen(title, self._key_lines(), str(preferences_file()), ascii_only=ascii_only))
 
     def _key_lines(self) -> list[tuple[str, str, str]]:
-        """Keys, what they do and their name, of every binding that is active now, each action once."""
-        lines: dict[tuple[object, str], tuple[list[str], str, str]] = {}
-        for active in self.screen.active_bindings.values():
+        """Keys, what they do and their name, of every binding of ours that is active now: the screen's first."""
+        lines: dict[str, tuple[list[str], str, str]] = {}
+        active_now = [each for each in self.screen.active_bindings.values() if each.binding.id]
+        for active in sorted(active_now, key=lambda each: (each.node is not self.screen, each.node is self)):
             binding = active.binding
-            if not binding.description or binding.system:
-                continue
-            keys, _, _ = lines.setdefault((active.node, binding.action), ([], binding.description, binding.id or ""))
+            keys, _, _ = lines.setdefault(binding.id or "", ([], binding.description, binding.id or ""))
             shown = self.get_key_display(binding)
             if shown not in keys:
                 keys.append(shown)

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import redis
 from textual.pilot import Pilot
+from tui.screens.health import HealthScreen
+from tui.screens.run import RunScreen
+from tui.screens.runs import RunsScreen
+from tui.screens.submit import SubmitScreen
 
 from tests.stage import Stage
 from tests.tui.pictures import NARROW, WIDE, assert_looks, screen_text
 from tests.tui.stage import session_of, until
 from tui.app import HeliosApp
 from tui.preferences import Preferences
-from tui.screens.health import HealthScreen
 from tui.screens.help import HelpScreen
-from tui.screens.run import RunScreen
-from tui.screens.runs import RunsScreen
-from tui.screens.submit import SubmitScreen
 from tui.screens.too_small import TooSmall
 from tui.source.feed import Connection
 
@@ -37,7 +37,7 @@ def drive(
 
     async def run() -> None:
         app = HeliosApp(session_of(client, **options), preferences or Preferences(), state=tmp_path / "state")
-        async with app.run_test(size=size) as pilot:
+        async with app.run_test(size=size, notifications=True) as pilot:
             await until(pilot, "the feed is live", lambda: app.session.feed.connection.state == "live")
             await steps(app, pilot)
 
