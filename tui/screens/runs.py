@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import gc
 import time
 import uuid
 from pathlib import Path
@@ -111,9 +112,11 @@ class RunsScreen(HeliosScreen):
         self._hurry = self.set_interval(1 / HURRIED_TICKS_PER_SECOND, self._tick_hurriedly)
 
     def _tick_hurriedly(self) -> None:
-        if self.session.feed.connection.state != "loading":
-            self._hurry.stop()
+        is_loaded = self.session.feed.connection.state != "loading"
         self._tick()
+        if is_loaded:
+            self._hurry.stop()
+            gc.freeze()  # else each full collection walks the history again, a tenth of a second for 10,000 runs
 
     def tick(self) -> None:
         feed, before = self.session.feed, self.now_ms // 1000
