@@ -102,6 +102,30 @@ def test_no_glyph_is_shown_where_only_ascii_is_wanted(valkey: redis.Redis) -> No
     table(valkey, steps, ascii_only=True)
 
 
+def test_a_terminal_that_grows_shows_more(valkey: redis.Redis) -> None:
+    async def steps(app: RunsApp, pilot: Pilot[None]) -> None:
+        assert "train-model" not in screen_text(app)
+        await pilot.resize_terminal(*WIDE)
+        await until(pilot, "the DAG column", lambda: "train-model" in screen_text(app))
+        assert "average 10.0 s" in screen_text(app)
+        assert "3/5 ok, 2 failed" in screen_text(app)
+
+    table(valkey, steps)
+
+
+def test_nothing_moves_while_it_is_paused_and_all_of_it_shows_afterwards(valkey: redis.Redis) -> None:
+    async def steps(app: RunsApp, pilot: Pilot[None]) -> None:
+        app.paused = True
+        put(app.session, 5, None)
+        app.home._tick()  # pyright: ignore[reportPrivateUsage] -- what the timer does
+        await pilot.press("1", "1", "down", "up")
+        assert run_id(5) in screen_text(app)
+        app.paused = False
+        await until(pilot, "the run went", lambda: run_id(5) not in screen_text(app))
+
+    table(valkey, steps)
+
+
 # States.
 
 

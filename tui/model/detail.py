@@ -4,6 +4,7 @@ from cli.figures import duration, size
 from tui.model.columns import cache_mark, run_mark, tasks_text
 from tui.model.runs import RunRow
 from tui.model.status import Part
+from tui.model.table import printable
 from tui.source.feed import Connection
 
 
@@ -24,7 +25,7 @@ def detail_text(row: RunRow | None, marked: str | None, now_ms: int, *, ascii_on
     """DAG, state, figures and reason of a run, most important first."""
     if row is None:
         return [Part("", "muted")]
-    parts = [Part(row.dag or row.run, "foreground")]
+    parts = [Part(printable(row.dag) or row.run, "foreground")]
     if marked == row.run:
         parts.append(Part("marked: c on another run compares both", "accent"))
     elif marked is not None:
@@ -32,7 +33,9 @@ def detail_text(row: RunRow | None, marked: str | None, now_ms: int, *, ascii_on
     mark = run_mark(row)
     parts.append(Part(mark.shown(ascii_only), mark.style))
     if row.reason:
-        parts.append(Part(_one_line(row.reason), "error" if row.status in ("FAILED", "REJECTED") else "muted"))
+        parts.append(
+            Part(printable(" ".join(row.reason.split())), "error" if row.status in ("FAILED", "REJECTED") else "muted")
+        )
     if row.status == "REJECTED":
         return parts
     parts.append(Part(tasks_text(row), "muted"))
@@ -43,9 +46,5 @@ def detail_text(row: RunRow | None, marked: str | None, now_ms: int, *, ascii_on
         mark = cache_mark(row)
         parts.append(Part(f"cache {size(row.hit_bytes)} hit, {size(row.miss_bytes)} missed", mark.style))
     if len(row.nodes) > 1:
-        parts.append(Part(f"on {', '.join(row.nodes)}", "muted"))
+        parts.append(Part(printable(f"on {', '.join(row.nodes)}"), "muted"))
     return parts
-
-
-def _one_line(text: str) -> str:
-    return "".join(each if each.isprintable() else " " for each in " ".join(text.split()))

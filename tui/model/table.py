@@ -48,10 +48,14 @@ def _taken(widths: Sequence[int], gap: int) -> int:
     return sum(shown) + gap * max(0, len(shown) - 1)
 
 
+def printable(text: str) -> str:
+    """The text without what could move the cursor or cannot be written."""
+    return text if text.isprintable() else "".join(each if each.isprintable() else "�" for each in text)
+
+
 def fitted(text: str, width: int, *, right: bool = False) -> str:
     """The text in exactly this width: cut with an ellipsis, or filled with blanks. What could move the cursor goes."""
-    if not text.isprintable():
-        text = "".join(each if each.isprintable() else "�" for each in text)
+    text = printable(text)
     length = len(text) if text.isascii() else cell_len(text)
     if length > width:
         return set_cell_size(text, width - 1) + "…" if width > 1 else set_cell_size(text, width)

@@ -7,9 +7,10 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal
 from textual.widgets import Static
 
-from cli.figures import duration
+from cli.figures import count, duration
 from tui.model.columns import cache_mark, run_mark, tasks_text
 from tui.model.runs import Averages, RunRow
+from tui.model.table import printable
 from tui.palette import style_of
 
 WIDE = 120
@@ -41,14 +42,14 @@ def last_card(row: RunRow | None, *, is_wide: bool, ascii_only: bool) -> Card:
     """How the run that ended last went."""
     if row is None:
         return Card("none has ended", "muted", "")
-    mark = run_mark(row)
-    tasks = tasks_text(row) if row.status != "REJECTED" else f"{row.problems} problems"
+    mark, dag = run_mark(row), printable(row.dag)
+    tasks = tasks_text(row) if row.status != "REJECTED" else count(row.problems, "problem")
     if not is_wide:
-        return Card(f"{mark.plain if ascii_only else mark.glyph} {tasks}", mark.style, f"{mark.word}: {row.dag}")
+        return Card(f"{mark.plain if ascii_only else mark.glyph} {tasks}", mark.style, f"{mark.word}: {dag}")
     took = duration(row.duration_ms(row.ended_at or 0))
     cache = cache_mark(row).shown(ascii_only)
     facts = [row.run, *([f"took {took}"] if took else []), f"cache {cache}" if row.cache_enabled else "cache off"]
-    return Card(f"{mark.shown(ascii_only)}  {tasks}  {row.dag}", mark.style, ", ".join(facts))
+    return Card(f"{mark.shown(ascii_only)}  {tasks}  {dag}", mark.style, ", ".join(facts))
 
 
 class Cards(Horizontal):
