@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import redis
+from redis.exceptions import NoPermissionError
 
 from cli.connection import Link, reaching
 from cli.failure import CommandFailed
@@ -107,7 +108,7 @@ def _put_back(link: Link, letter: Letter) -> str:
     try:
         call = retry_letter(letter.dead, letter.stream, run=keys.run(letter.run), letter=letter.id)
         done = commit_one(link.client, call)
-    except redis.exceptions.NoPermissionError:
+    except NoPermissionError:
         raise CommandFailed(
             "this Redis user may not write work streams",
             hint=f"helios cancel {letter.run}, then retry the letter: its DAG is submitted again",
@@ -125,7 +126,8 @@ def _request_id(letter: Letter) -> str:
 
 def _send(link: Link, letter: Letter) -> str:
     if letter.stream == CONTROLS:
-        link.client.xadd(CONTROLS, dict(letter.fields))
+        fields: dict[Any, Any] = dict(letter.fields)
+        link.client.xadd(CONTROLS, fields)
         return f"sent again to {CONTROLS}"
     entry = link.client.xadd(SUBMISSIONS, {"requestId": _request_id(letter), **letter.fields})
     return f"submitted again as {entry}"
