@@ -27,7 +27,9 @@ def _task(task: Task) -> dict[str, Any]:
             for each in task.env
         },
         "resources": {
-            name: quantities for name, quantities in (("requests", task.requests), ("limits", task.limits)) if quantities
+            name: quantities
+            for name, quantities in (("requests", task.requests), ("limits", task.limits))
+            if quantities
         },
         "timeoutSeconds": task.timeout_seconds,
         "nodeSelector": task.node_selector,

@@ -79,7 +79,10 @@ def test_a_run_that_ended_gets_no_entry_back_but_its_dag_is_submitted_again(link
     buried(stage)
     stage.client.hset(stage.keys.run(RUN), "status", "FAILED")
     letter = only_letter(link)
-    assert commit_one(stage.client, retry_letter(letter.dead, letter.stream, run=stage.keys.run(RUN), letter=letter.id)) == -1
+    assert (
+        commit_one(stage.client, retry_letter(letter.dead, letter.stream, run=stage.keys.run(RUN), letter=letter.id))
+        == -1
+    )
     way, words = remedy(letter)
     assert (way, "has ended (FAILED)" in words) == ("rerun", True)
     retry(link, letter)

@@ -238,7 +238,10 @@ def input_changes(left: Side, right: Side) -> list[Change]:
         for each in view.inputs:
             old = known.get(each.name)
             place = (view.name, each.name)
-            contents = made_before.get(from_before.get(place, ("", ""))), made_after.get(from_after.get(place, ("", "")))
+            contents = (
+                made_before.get(from_before.get(place, ("", ""))),
+                made_after.get(from_after.get(place, ("", ""))),
+            )
             if old is None:
                 continue
             if None not in contents and contents[0] != contents[1]:
