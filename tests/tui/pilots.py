@@ -41,4 +41,4 @@ class OneScreen(HeliosApp):
 
 def notes(app: App[Any]) -> str:
     """What was notified, in order."""
-    return "\n".join(each.message for each in app._notifications)
+    return "\n".join(each.message for each in app._notifications)  # pyright: ignore[reportPrivateUsage] -- no public list

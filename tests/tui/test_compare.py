@@ -9,6 +9,7 @@ import pytest
 import redis
 from textual.pilot import Pilot
 
+from helios.dag import parse_dag
 from helios.keys import keys_of_run
 from helios.records import AttemptRecord, InputRecord, OutputRecord
 from helios.settings import Settings
@@ -29,12 +30,10 @@ DAG = """
 def put_run(
     client: redis.Redis, run: str, dag: str, *, seconds: int, digest: str, cause: str, ended: bool = True
 ) -> None:
-    from helios.dag import parse_dag
-
     keys = keys_of_run(run, Settings().partitions)
     parsed = parse_dag(dag.encode()).dag
     start = int(run.partition("-")[0])
-    fields = {"dagId": run, "dagName": parsed.dag_name, "status": "SUCCEEDED" if ended else "RUNNING"}
+    fields: dict[Any, Any] = {"dagId": run, "dagName": parsed.dag_name, "status": "SUCCEEDED" if ended else "RUNNING"}
     fields |= {"startTime": str(start), "cacheEnabled": "true", "taskCount": str(len(parsed.tasks))}
     fields["cacheHitBytes" if cause == "cached" else "cacheMissBytes"] = "2000000"
     if ended:
@@ -51,7 +50,7 @@ def put_run(
         record = AttemptRecord(
             exitCode=0, node="n1", cache=outcome, cacheHitBytes=hit, cacheMissBytes=miss, inputs=inputs, outputs=outputs
         )
-        values = {"status": "SUCCEEDED", "attempt": "1", "launchedAt": str(start), "node": "n1"}
+        values: dict[Any, Any] = {"status": "SUCCEEDED", "attempt": "1", "launchedAt": str(start), "node": "n1"}
         length = seconds * (500 if task.name == "make" else 900)
         values |= {"endedAt": str(start + length), "record": msgspec.json.encode(record).decode()}
         client.hset(keys.task(run, task.name), mapping=values)
@@ -88,10 +87,13 @@ def test_everything_that_differs_is_on_the_screen(runs: redis.Redis) -> None:
     async def script(pilot: Pilot[Any], app: OneScreen, screen: CompareScreen) -> None:
         shown = screen_text(app)
         for words in (
-            "-10.0 s", "alpine:1 → alpine:2", "'1' → '2'", "key old-key → secret vault, key new-key", "added more: task",
-            "aaaaaaaaaaaa → bbbbbbbbbbbb", "never-here → cached", "0.5x", "not in it", "+2 MB",
+            "-10.0 s", "alpine:1 → alpine:2", "'1' → '2'", "secret vault, key old-key", "→ secret vault, key new-key", "added more: task",
+            "aaaaaaaaaaaa → bbbbbbbbbbbb", "never-here → cached", "not in it", "+2 MB",
+            "2 MB → 0 B",
         ):  # fmt: skip
             assert words in shown, f"{words!r} is not in\n{shown}"
+        assert screen.found is not None
+        assert [each.ratio for each in screen.found.tasks] == [0.5, 0.5, None]
 
     play(runs, script)
 
@@ -175,7 +177,7 @@ def test_a_run_that_goes_on_is_read_again_until_it_ends_and_two_dags_are_named(r
         assert "is still running" in shown
         assert "two DAGs: daily and weekly" in shown
         assert "→ changed" in shown
-        ended = {"status": "FAILED", "durationMs": "3000"}
+        ended: dict[Any, Any] = {"status": "FAILED", "durationMs": "3000"}
         runs.hset(keys_of_run(going, Settings().partitions).run(going), mapping=ended)
         await until(pilot, "its end is seen", lambda: "failed" in screen_text(app))
 

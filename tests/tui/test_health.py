@@ -10,7 +10,7 @@ import redis
 from textual.pilot import Pilot
 from textual.widgets import DataTable
 
-from cli.checkup import check_services
+from cli.checkup import Finding, check_services
 from cli.connection import Link
 from helios.heartbeat import Heartbeat
 from helios.keys import SUBMISSIONS, keys_of_run
@@ -187,8 +187,6 @@ def test_a_redis_that_is_lost_is_the_first_finding(valkey: redis.Redis) -> None:
 
 @pytest.mark.parametrize(("size", "name"), [(NARROW, "health-narrow"), (WIDE, "health-wide")])
 def test_how_it_looks(valkey: redis.Redis, size: tuple[int, int], name: str) -> None:
-    from cli.checkup import Finding
-
     letter = Letter(
         f"{NOW_MS - 60_000}-0", 0, "d", "helios:{p0}:tasks:ready", "1-1", "[poison]", "5", {"run": RUN}, "FAILED", True
     )
@@ -232,9 +230,13 @@ def test_phases_are_states_of_jobs() -> None:
     assert (job_state("QUEUED", None), job_state("WAITING", None)) == ("queued", "")
 
 
+def commands(client: redis.Redis) -> dict[str, Any]:
+    return client.info("commandstats")  # pyright: ignore[reportUnknownMemberType] -- the stubs leave a parameter open
+
+
 def test_a_read_only_look_writes_nothing(valkey: redis.Redis) -> None:
-    before: Any = valkey.info("commandstats")
+    before = commands(valkey)
     HealthReader(Link(valkey, Settings()), read_only=True).look()
-    after: Any = valkey.info("commandstats")
+    after = commands(valkey)
     calls = [stats.get("cmdstat_set", {}).get("calls", 0) for stats in (before, after)]
     assert calls[0] == calls[1]

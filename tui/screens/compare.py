@@ -1,5 +1,7 @@
 """Two runs side by side: what took how long, and what differs in their DAGs and inputs."""
 
+from typing import Any, ClassVar
+
 from rich.table import Table
 from rich.text import Text
 from textual import on, work
@@ -21,7 +23,18 @@ from tui.source.comparison import read_comparison
 from tui.widgets.dialogs import Ask
 from tui.widgets.tint import marked, tint
 
-COLUMNS = (("task", 18), ("left", 10), ("right", 10), ("delta", 11), ("left was", 13), ("right was", 13), ("bytes", 40))
+COLUMNS = (
+    ("task", 15),
+    ("left", 8),
+    ("right", 8),
+    ("delta", 9),
+    ("left was", 14),
+    ("right was", 14),
+    ("hit", 15),
+    ("missed", 15),
+    ("ratio", 8),
+)
+"""Titles and widths; the first six fill 80 columns, all but the last the wide table."""
 SORTS = ("delta", "name", "ratio")
 CHANGE_MARKS = {
     "added": Mark("+", "added", "success", "+"),
@@ -35,8 +48,8 @@ class CompareScreen(HeliosScreen):
 
     TITLE = "Compare"
     TICKS_PER_SECOND = 0.5
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]
-    BINDINGS = [
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (150, "-wide")]  # noqa: RUF012 -- Textual declares it without ClassVar
+    BINDINGS: ClassVar = [
         Binding("escape", "back", "Back", id="compare.back"),
         Binding("w", "swap", "Swap", id="compare.swap"),
         Binding("o", "only_differences", "Only differences", id="compare.only_differences"),
@@ -53,8 +66,8 @@ class CompareScreen(HeliosScreen):
     CompareScreen #changes { height: 1fr; padding: 0 1; border-top: solid $primary; }
     CompareScreen #changes:focus { border-top: solid $accent; }
     CompareScreen.-wide #sides { layout: horizontal; }
-    CompareScreen.-wide #tasks { width: 3fr; height: 1fr; }
-    CompareScreen.-wide #changes { width: 2fr; border-top: none; border-left: solid $primary; }
+    CompareScreen.-wide #tasks { width: 116; height: 1fr; }
+    CompareScreen.-wide #changes { width: 1fr; border-top: none; border-left: solid $primary; }
     CompareScreen.-wide #changes:focus { border-top: none; border-left: solid $accent; }
     """
 
@@ -94,9 +107,9 @@ class CompareScreen(HeliosScreen):
         try:
             found = read_comparison(self.session.link, left, right)
         except CommandFailed as failure:
-            self.app.call_from_thread(self.tell, failure)
+            self.helios.call_from_thread(self.tell, failure)
         else:
-            self.app.call_from_thread(self.take, found)
+            self.helios.call_from_thread(self.take, found)
 
     def tell(self, failure: CommandFailed) -> None:
         self.is_reading = False
@@ -113,7 +126,7 @@ class CompareScreen(HeliosScreen):
             return
         self.query_one("#heading", Static).update(self.heading(self.found))
         self.query_one("#changes-text", Static).update(self.changes(self.found))
-        table: DataTable[Text] = self.query_one("#tasks", DataTable)
+        table: DataTable[Any] = self.query_one("#tasks", DataTable)  # pyright: ignore[reportUnknownVariableType]
         cursor = table.cursor_row
         table.clear()
         for delta in self.shown_tasks(self.found):
@@ -137,78 +150,90 @@ class CompareScreen(HeliosScreen):
         left, right = found.left, found.right
         grid.add_row("", self.run_text(left), self.run_text(right), "")
         lines = found.headings
-        if self.app.size.width < 120:
+        if self.helios.size.width < 150:
             lines = [line for line in lines if line.delta or line.label == "duration"]
         for line in lines:
-            grid.add_row(tint(self.app, line.label, "muted"), line.left, line.right, tint(self.app, line.delta, "bold"))
+            grid.add_row(
+                tint(self.helios, line.label, "muted"), line.left, line.right, tint(self.helios, line.delta, "bold")
+            )
         for note in found.notes:
-            mark = marked(self.app, Mark("!", "note", "warning", "!"), self.session.options.ascii_only)
+            mark = marked(self.helios, Mark("!", "note", "warning", "!"), self.session.options.ascii_only)
             grid.add_row(mark, Text(shortened(note, 100)))
-        showing = f"sorted by {self.sorting}" + (", only differences" if self.only_differing else "")
+        showing = f"enter opens the right run; sorted by {self.sorting}" + (
+            ", only differences" if self.only_differing else ""
+        )
         showing += f", filter {self.wanted!r}" if self.wanted else ""
-        grid.add_row(tint(self.app, "tasks", "muted"), tint(self.app, showing, "muted"))
+        grid.add_row(tint(self.helios, "tasks", "muted"), tint(self.helios, showing, "muted"))
         return grid
 
     def run_text(self, side: Side) -> Text:
         plain = self.session.options.ascii_only
         if side.fields is None:
-            return Text.assemble(side.run, " ", marked(self.app, UNKNOWN, plain, ": gone"))
+            return Text.assemble(side.run, " ", marked(self.helios, UNKNOWN, plain, ": gone"))
         mark = RUN_MARKS.get(side.fields["status"], UNKNOWN)
         cache = CACHE_SWITCH_MARKS[bool(side.fields["cacheEnabled"])]
         name = shortened(harmless(side.fields["dagName"]), 20)
         return Text.assemble(
-            tint(self.app, side.run, "bold"), f" {name} ", marked(self.app, mark, plain), " cache ",
-            marked(self.app, cache, plain),
+            tint(self.helios, side.run, "bold"), f" {name} ", marked(self.helios, mark, plain), " cache ",
+            marked(self.helios, cache, plain),
         )  # fmt: skip
 
     def cells(self, delta: TaskDelta) -> list[Text]:
-        ratio = f" {delta.ratio:.1f}x" if delta.ratio is not None and delta.delta_ms else ""
         changed = "" if delta.delta_ms is None else signed_duration(delta.delta_ms)
         style = "muted" if not delta.delta_ms else "error" if delta.delta_ms > 0 else "success"
         return [
-            Text(shortened(harmless(delta.name), 18)),
+            Text(shortened(harmless(delta.name), 15)),
             Text(duration(delta.left_ms) or "–"),
             Text(duration(delta.right_ms) or "–"),
-            tint(self.app, shortened(changed + ratio, 18), style),
+            tint(self.helios, changed, style),
             self.outcome(delta.left),
             self.outcome(delta.right),
-            Text(f"{self.moved(delta.left)} | {self.moved(delta.right)}"),
+            self.moved(delta, "cacheHitBytes"),
+            self.moved(delta, "cacheMissBytes"),
+            Text("" if delta.ratio is None else f"{delta.ratio:.1f}x"),
         ]
 
     def outcome(self, view: TaskView | None) -> Text:
         plain = self.session.options.ascii_only
         if view is None:
-            return tint(self.app, "not in it", "muted")
+            return tint(self.helios, "not in it", "muted")
         mark = TASK_MARKS.get(view.status, UNKNOWN)
         if view.status != "SUCCEEDED" or view.cache == "N/A":
-            return marked(self.app, mark, plain)
+            return marked(self.helios, mark, plain)
         cache = CACHE_MARKS.get(view.cache, UNKNOWN)
-        return Text.assemble(marked(self.app, mark, plain), " ", marked(self.app, cache, plain))
+        return Text.assemble(marked(self.helios, mark, plain), " ", marked(self.helios, cache, plain))
 
-    def moved(self, view: TaskView | None) -> str:
-        return "–" if view is None else f"{size(view.cacheHitBytes)} hit {size(view.cacheMissBytes)} miss"
+    def moved(self, delta: TaskDelta, field: str) -> Text:
+        """Bytes of both sides, once where they are the same."""
+        sides = ["–" if view is None else size(getattr(view, field)) for view in (delta.left, delta.right)]
+        return Text(self.arrow.join(dict.fromkeys(sides)))
+
+    @property
+    def arrow(self) -> str:
+        return " -> " if self.session.options.ascii_only else " → "
 
     def changes(self, found: Comparison) -> Text:
         text = Text()
+        knows_dags = found.left.dag is not None and found.right.dag is not None
         for title, changes, none in (
-            ("What changed in the DAG", found.dag_changes, "nothing" if found.left.dag and found.right.dag else "?"),
+            ("What changed in the DAG", found.dag_changes, "nothing" if knows_dags else "not known: a DAG is missing"),
             ("What changed in the inputs", found.input_changes, "nothing that is known"),
         ):
-            text.append_text(tint(self.app, f"{title} ({len(changes)})\n", "bold"))
+            text.append_text(tint(self.helios, f"{title} ({len(changes)})\n", "bold"))
             kept = [each for each in changes if self.wanted.casefold() in each.task.casefold()]
             for change in kept:
                 text.append_text(self.change(change))
             if not kept:
-                words = "not known: a DAG is missing" if none == "?" else none if not changes else "none by this filter"
-                text.append_text(tint(self.app, f"  {words}\n", "muted"))
+                words = "none by this filter" if changes else none
+                text.append_text(tint(self.helios, f"  {words}\n", "muted"))
         return text
 
     def change(self, change: Change) -> Text:
-        mark = marked(self.app, CHANGE_MARKS[change.kind], self.session.options.ascii_only)
-        arrow = "->" if self.session.options.ascii_only else "→"
+        mark = marked(self.helios, CHANGE_MARKS[change.kind], self.session.options.ascii_only)
         text = Text.assemble("  ", mark, f" {harmless(change.task) or 'DAG'}: {harmless(change.field)}\n")
         sides = [shortened(harmless(each), 200) for each in (change.before, change.after) if each is not None]
-        return text.append(f"      {f' {arrow} '.join(sides)}\n")
+        between = self.arrow if sum(len(each) for each in sides) < 30 else f"\n    {self.arrow}"
+        return text.append(f"      {between.join(sides)}\n")
 
     def action_back(self) -> None:
         self.dismiss()
@@ -230,7 +255,7 @@ class CompareScreen(HeliosScreen):
 
     @work
     async def action_filter(self) -> None:
-        answer = await self.app.push_screen_wait(Ask("Only tasks whose name holds", value=self.wanted))
+        answer = await self.helios.push_screen_wait(Ask("Only tasks whose name holds", value=self.wanted))
         if answer is not None:
             self.wanted = answer
             self.show()

@@ -1,6 +1,7 @@
 """How the system is: what the doctor finds wrong with its fix, streams, services, Jobs, caches and dead letters."""
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 from rich.text import Text
 from textual import on, work
@@ -24,7 +25,7 @@ from tui.widgets.health_text import BAD, GOOD, caches, jobs, services, streams
 from tui.widgets.letter_view import LetterView
 from tui.widgets.tint import marked
 
-LETTER_COLUMNS = (("age", 9), ("stream", 18), ("deliveries", 10), ("run", 28), ("reason", 60))
+LETTER_COLUMNS = (("age", 9), ("stream", 14), ("reason", 40), ("run", 28), ("deliveries", 10))
 
 
 class Section(Static, can_focus=True):
@@ -36,8 +37,8 @@ class HealthScreen(HeliosScreen):
 
     TITLE = "Health"
     TICKS_PER_SECOND = 0.5
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]
-    BINDINGS = [
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (120, "-wide")]  # noqa: RUF012 -- Textual declares it without ClassVar
+    BINDINGS: ClassVar = [
         Binding("escape", "back", "Back", id="health.back"),
         Binding("enter", "view", "View letter", id="health.view"),
         Binding("t", "letter('retry')", "Retry", id="health.retry"),
@@ -56,6 +57,7 @@ class HealthScreen(HeliosScreen):
     HealthScreen .part.-bad { border: round $error; }
     HealthScreen .part.-bad:focus { border: round $accent; }
     HealthScreen #findings { max-height: 12; }
+    HealthScreen #findings > .option-list--option-highlighted { background: $surface-lighten-1; color: $foreground; }
     HealthScreen #letters { max-height: 14; padding: 0; }
     HealthScreen.-wide #columns { layout: horizontal; }
     HealthScreen.-wide .column { width: 1fr; }
@@ -65,6 +67,7 @@ class HealthScreen(HeliosScreen):
         super().__init__()
         self.health: Health | None = None
         self.letters: dict[str, Letter] = {}
+        self.failed: list[Finding] = []
         self.is_looking = False
         self.reader: HealthReader | None = None
 
@@ -89,6 +92,8 @@ class HealthScreen(HeliosScreen):
         titles |= {"jobs": "Jobs", "caches": "Caches", "streams": "Streams"}
         for part, title in titles.items():
             self.query_one(f"#{part}").border_title = title
+        self.query_one("#letters").border_subtitle = "enter view, t retry, D discard"
+        self.query_one("#findings").border_subtitle = "y copies the fix"
 
     def tick(self) -> None:
         self.action_refresh()
@@ -105,9 +110,9 @@ class HealthScreen(HeliosScreen):
         try:
             found = self.reader.look()
         except CommandFailed as failure:
-            self.app.call_from_thread(self.tell, failure)
+            self.helios.call_from_thread(self.tell, failure)
         else:
-            self.app.call_from_thread(self.take, found)
+            self.helios.call_from_thread(self.take, found)
 
     def tell(self, failure: CommandFailed) -> None:
         self.is_looking = False
@@ -122,17 +127,17 @@ class HealthScreen(HeliosScreen):
             return
         plain = self.session.options.ascii_only
         self.show_findings(found.findings)
-        self.query_one("#streams", Static).update(streams(self.app, found, plain))
-        self.query_one("#services", Static).update(services(self.app, found, plain))
+        self.query_one("#streams", Static).update(streams(self.helios, found, plain))
+        self.query_one("#services", Static).update(services(self.helios, found, plain))
         self.query_one("#jobs", Static).update(jobs(found))
-        self.query_one("#caches", Static).update(caches(self.app, found))
+        self.query_one("#caches", Static).update(caches(self.helios, found))
         self.show_letters(found)
         faulty = {each.check for each in found.failed}
         self.query_one("#streams").set_class(any(row.name in faulty for row in found.streams), "-bad")
         self.query_one("#services").set_class(bool(faulty & {"submitter", "jobrunner", "collector"}), "-bad")
         self.query_one("#jobs").set_class("runs" in faulty, "-bad")
 
-    def show_findings(self, findings: "list[Finding] | tuple[Finding, ...] | Any", *, stale: bool = False) -> None:
+    def show_findings(self, findings: Sequence[Finding], *, stale: bool = False) -> None:
         """What failed first, each with its fix; the rest only as a number."""
         options = self.query_one("#findings", OptionList)
         failed = [each for each in findings if not each.ok]
@@ -140,11 +145,11 @@ class HealthScreen(HeliosScreen):
         plain = self.session.options.ascii_only
         options.clear_options()
         for each in failed:
-            line = marked(self.app, BAD, plain, f"  {harmless(each.check)}: {harmless(each.detail)}")
+            line = Text.assemble(marked(self.helios, BAD, plain), f"  {harmless(each.check)}: {harmless(each.detail)}")
             line.append("\n  fix: ", style="bold").append(harmless(each.fix))
             options.add_option(Option(line))
         if not failed:
-            options.add_option(Option(marked(self.app, GOOD, plain, "  nothing is stuck")))
+            options.add_option(Option(marked(self.helios, GOOD, plain, "  nothing is stuck")))
         options.highlighted = min(highlighted, options.option_count - 1)
         options.border_title = f"Doctor: {len(failed)} failed, {len(findings) - len(failed)} ok" + (
             "; below is what was seen last" if stale else ""
@@ -153,7 +158,7 @@ class HealthScreen(HeliosScreen):
         self.failed = failed
 
     def show_letters(self, found: Health) -> None:
-        table: DataTable[Text] = self.query_one("#letters", DataTable)
+        table: DataTable[Any] = self.query_one("#letters", DataTable)  # pyright: ignore[reportUnknownVariableType]
         chosen = self.chosen()
         self.letters = {f"{each.partition}/{each.id}": each for each in found.letters}
         table.clear()
@@ -161,9 +166,9 @@ class HealthScreen(HeliosScreen):
             row = (
                 duration(max(0, found.now_ms - letter.since)),
                 letter.stream.rpartition("}:")[2] if "}" in letter.stream else letter.stream.removeprefix("helios:"),
-                letter.deliveries,
-                f"{letter.run} {letter.run_status or 'gone'}" if letter.run else "–",
                 letter.reason,
+                f"{letter.run} {letter.run_status or 'gone'}" if letter.run else "–",
+                letter.deliveries,
             )
             table.add_row(*(Text(shortened(harmless(text), 60)) for text in row), key=key)
         if chosen is not None and (kept := f"{chosen.partition}/{chosen.id}") in self.letters:
@@ -189,7 +194,7 @@ class HealthScreen(HeliosScreen):
         if self.health is None or row is None or row >= len(self.failed):
             self.notify("There is nothing to fix.")
             return
-        self.app.copy_to_clipboard(self.failed[row].fix)
+        self.helios.copy_to_clipboard(self.failed[row].fix)
         self.notify(f"Copied: {self.failed[row].fix}", markup=False)
 
     @on(DataTable.RowSelected, "#letters")
@@ -202,7 +207,7 @@ class HealthScreen(HeliosScreen):
         if letter is None:
             self.notify("There is no dead letter.")
             return
-        answer = await self.app.push_screen_wait(LetterView(letter))
+        answer = await self.helios.push_screen_wait(LetterView(letter))
         if answer in ("retry", "discard"):
             self.ask_about(letter, answer)
 
@@ -226,7 +231,7 @@ class HealthScreen(HeliosScreen):
     @work
     async def confirm(self, letter: Letter, what: str, words: str) -> None:
         question = words if what == "retry" else f"Discard this letter for good?\n{shortened(letter.reason, 200)}"
-        if await self.app.push_screen_wait(Confirm(harmless(question), yes=what.capitalize(), no="Keep")):
+        if await self.helios.push_screen_wait(Confirm(harmless(question), yes=what.capitalize(), no="Keep")):
             self.carry_out(letter, what)
 
     @work(thread=True)
@@ -234,7 +239,9 @@ class HealthScreen(HeliosScreen):
         try:
             done = (retry if what == "retry" else discard)(self.session.link, letter)
         except CommandFailed as failure:
-            self.app.call_from_thread(self.notify, f"{failure.message}\n{failure.hint}", severity="error", markup=False)
+            self.helios.call_from_thread(
+                self.notify, f"{failure.message}\n{failure.hint}", severity="error", markup=False
+            )
         else:
-            self.app.call_from_thread(self.notify, f"Letter of {letter.stream}: {done}", markup=False)
-        self.app.call_from_thread(self.action_refresh)
+            self.helios.call_from_thread(self.notify, f"Letter of {letter.stream}: {done}", markup=False)
+        self.helios.call_from_thread(self.action_refresh)

@@ -125,7 +125,7 @@ def _task_states(link: Link, run: str) -> list[str]:
     for name in names:
         pipeline.hmget(keys.task(run, name), "status", "phase")
     found: list[Any] = pipeline.execute(raise_on_error=False) if names else []
-    return [job_state(each[0], each[1]) for each in found if isinstance(each, list)]
+    return [job_state(*each) for each in found if not isinstance(each, Exception)]
 
 
 def job_state(status: str | None, phase: str | None) -> str:
@@ -152,7 +152,7 @@ def folder_size(node: str, folder: Path, limit: int = FILES_COUNTED) -> CacheSiz
                 return CacheSize(node, total, len(seen), is_whole=False)
             files += 1
             try:
-                found = os.lstat(os.path.join(place, name))
+                found = (Path(place) / name).lstat()
             except OSError:
                 continue  # removed meanwhile
             if (found.st_dev, found.st_ino) not in seen:

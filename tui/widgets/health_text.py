@@ -15,7 +15,7 @@ from tui.model.health import Health
 from tui.widgets.tint import marked, tint
 
 GOOD = Mark("✔", "ok", "success", "+")
-BAD = Mark("✘", "stuck", "error", "x")
+BAD = Mark("✘", "failed", "error", "x")
 
 
 def streams(app: App[Any], health: Health, plain: bool) -> Table:

@@ -1,5 +1,7 @@
 """One dead letter in full, and what can be done about it."""
 
+from typing import ClassVar
+
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding
@@ -15,14 +17,15 @@ from tui.model.health import Letter, remedy
 class LetterView(ModalScreen[str]):
     """Gives `retry`, `discard`, or nothing."""
 
-    BINDINGS = [
+    BINDINGS: ClassVar = [
         Binding("escape,q", "leave('')", "Back", id="letter.back"),
         Binding("t", "leave('retry')", "Retry", id="letter.retry"),
         Binding("D", "leave('discard')", "Discard", id="letter.discard"),
     ]
     DEFAULT_CSS = """
     LetterView { align: center middle; }
-    LetterView > Vertical { width: 90%; max-height: 90%; height: auto; border: round $error; background: $surface; padding: 0 1; }
+    LetterView > Vertical { width: 90%; height: auto; max-height: 90%; padding: 0 1; }
+    LetterView > Vertical { border: round $error; background: $surface; }
     LetterView VerticalScroll { height: auto; max-height: 100%; }
     LetterView Label { color: $text-muted; dock: bottom; }
     """
