@@ -87,7 +87,8 @@ def test_everything_that_differs_is_on_the_screen(runs: redis.Redis) -> None:
     async def script(pilot: Pilot[Any], app: OneScreen, screen: CompareScreen) -> None:
         shown = screen_text(app)
         for words in (
-            "-10.0 s", "alpine:1 → alpine:2", "'1' → '2'", "secret vault, key old-key", "→ secret vault, key new-key", "added more: task",
+            "-10.0 s", "alpine:1 → alpine:2", "'1' → '2'", "secret vault, key old-key",
+            "→ secret vault, key new-key", "added more: task",
             "aaaaaaaaaaaa → bbbbbbbbbbbb", "never-here → cached", "not in it", "+2 MB",
             "2 MB → 0 B",
         ):  # fmt: skip

@@ -30,11 +30,11 @@ COLUMNS = (
     ("delta", 9),
     ("left was", 14),
     ("right was", 14),
-    ("hit", 15),
-    ("missed", 15),
-    ("ratio", 8),
+    ("hit", 14),
+    ("missed", 14),
+    ("ratio", 6),
 )
-"""Titles and widths; the first six fill 80 columns, all but the last the wide table."""
+"""Titles and widths; the first six fill 80 columns, all of them the wide table."""
 SORTS = ("delta", "name", "ratio")
 CHANGE_MARKS = {
     "added": Mark("+", "added", "success", "+"),
@@ -66,7 +66,7 @@ class CompareScreen(HeliosScreen):
     CompareScreen #changes { height: 1fr; padding: 0 1; border-top: solid $primary; }
     CompareScreen #changes:focus { border-top: solid $accent; }
     CompareScreen.-wide #sides { layout: horizontal; }
-    CompareScreen.-wide #tasks { width: 116; height: 1fr; }
+    CompareScreen.-wide #tasks { width: 120; height: 1fr; }
     CompareScreen.-wide #changes { width: 1fr; border-top: none; border-left: solid $primary; }
     CompareScreen.-wide #changes:focus { border-top: none; border-left: solid $accent; }
     """
@@ -163,7 +163,7 @@ class CompareScreen(HeliosScreen):
             ", only differences" if self.only_differing else ""
         )
         showing += f", filter {self.wanted!r}" if self.wanted else ""
-        grid.add_row(tint(self.helios, "tasks", "muted"), tint(self.helios, showing, "muted"))
+        grid.add_row(tint(self.helios, "shown", "muted"), tint(self.helios, showing, "muted"))
         return grid
 
     def run_text(self, side: Side) -> Text:
