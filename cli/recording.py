@@ -12,7 +12,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import redis
@@ -208,10 +208,10 @@ def _values(file: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _put(client: redis.Redis, page: Page) -> None:
-    key, value = page.key, page.value
+    key, value = page.key, _raw(page.value)
     pipeline = pipelined(client)
     match page.kind:
-        case "string" if isinstance(value, str):
+        case "string" if isinstance(value, bytes):
             pipeline.set(key, value)
         case "hash":
             pipeline.hset(key, mapping=dict(value))
@@ -225,3 +225,14 @@ def _put(client: redis.Redis, page: Page) -> None:
         case _:
             raise ValueError(f"{page.kind!r} is no kind of value")
     pipeline.execute()
+
+
+def _raw(value: Any) -> Any:
+    """Text as the bytes it was in Redis, all the way down."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape")
+    if isinstance(value, list):
+        return [_raw(each) for each in cast("list[Any]", value)]
+    if isinstance(value, dict):
+        return {_raw(name): _raw(each) for name, each in cast("dict[str, Any]", value).items()}
+    return value
