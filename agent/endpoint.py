@@ -44,9 +44,12 @@ class Endpoint:
         self._attempt = attempt
         self._log = log
 
-    def plan(self) -> Plan:
-        """The plan with fresh URLs. Raises EndpointError, or PlanRefused when it is another attempt's or malformed."""
-        plan = read_plan(self._ask("GET", "/v1/plan", None, Backoff(0.2, 10.0)))
+    def plan(self, inventory: str = "") -> Plan:
+        """The plan with fresh URLs; `inventory` tells what the node's cache holds, as agent/inventory.py read it.
+
+        Raises EndpointError, or PlanRefused when it is another attempt's or malformed.
+        """
+        plan = read_plan(self._ask("GET", "/v1/plan", None, Backoff(0.2, 10.0), inventory))
         mine = (self._attempt.run_id, self._attempt.task, self._attempt.attempt)
         if (plan.run, plan.task, plan.attempt) != mine:
             raise PlanRefused("the plan is for another attempt")
@@ -69,12 +72,16 @@ class Endpoint:
         answer = _object(self._ask("POST", "/v1/result", report, Backoff(0.02, 5.0)))
         return str(answer.get("status", "recorded"))
 
-    def _ask(self, method: str, path: str, document: Mapping[str, object] | None, backoff: Backoff) -> bytes:
+    def _ask(
+        self, method: str, path: str, document: Mapping[str, object] | None, backoff: Backoff, inventory: str = ""
+    ) -> bytes:
         headers = {
             "Authorization": f"Bearer {self._attempt.token}",
             "Helios-Pod": self._attempt.pod_uid,
             "Accept": "application/json",
         }
+        if inventory:
+            headers["Helios-Cache"] = inventory
         body = None
         if document is not None:
             headers["Content-Type"] = "application/json"

@@ -16,6 +16,7 @@ from agent.endpoint import Endpoint, EndpointError
 from agent.folders import write_whole
 from agent.gate import Gate, wait_for_hook
 from agent.handover import note_nothing_to_store, place_wrapper, write_message
+from agent.inventory import read_inventory
 from agent.logs import Log
 from agent.manifest import InputOutcome, compact, fetch_manifest, fetch_message
 from agent.names import NameRefused, check_view
@@ -95,7 +96,7 @@ class _Fetch:
             self._gate.open()
 
     def bring_all(self) -> None:
-        plan = self._endpoint.plan()
+        plan = self._endpoint.plan(read_inventory(self._settings.cache_dir))
         self._inputs = plan.inputs
         self.cache_enabled = self._settings.cache_enabled and plan.cache_enabled
         self._log.line(logs.planned(len(plan.inputs), self.cache_enabled))

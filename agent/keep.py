@@ -3,7 +3,7 @@
 """keep: look after one node's cache for as long as the node lives, and say what it holds.
 
 Every round waits for the disk on behalf of pending blobs (agent.stamp), removes the views of pods that are gone and
-what dead downloads left in tmp/, and now and then prints the inventory as one line of JSON.
+what dead downloads left in tmp/, and now and then prints the inventory as one line of JSON, and leaves it for fetch.
 
 Whose pod is gone is asked of the kernel, not of Kubernetes, so no token has to lie on every node: a task's wrapper
 (agent/exec.c) holds a shared flock on its view's folder, which ends with the process, however that ends. A view that
@@ -14,6 +14,7 @@ fetch holds the view too, but alone, so that its end is not taken for the task's
 for minutes.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from agent.folders import opened, remove_tree
+from agent.inventory import leave_inventory
 from agent.settings import KeepSettings, SettingsError, keep_settings
 from agent.stamp import Seal, boot_id, read_seal
 from agent.store import CacheFault, Store
@@ -207,7 +209,10 @@ def keep(settings: KeepSettings, say: Callable[[bytes], object], wait: Callable[
     while True:
         keeper.round()
         if time.monotonic() >= report_due:
-            say(json.dumps(keeper.inventory(), separators=(",", ":")).encode() + b"\n")
+            line = json.dumps(keeper.inventory(), separators=(",", ":"))
+            say(line.encode() + b"\n")
+            with contextlib.suppress(OSError):  # it is there for people to look at, and comes again
+                leave_inventory(settings.cache_dir, line)
             report_due = time.monotonic() + settings.report_seconds
         if not wait(settings.period_seconds):
             return

@@ -129,6 +129,17 @@ def _client(settings: Settings) -> redis.Redis:
         raise CommandFailed(f"HELIOS_REDIS_URL cannot be used: {error}", hint=hint) from None
 
 
+def trouble_of(link: Link, error: redis.RedisError) -> str:
+    """What an error of Redis means, and what to do, on one line."""
+    try:
+        with reaching(link.settings, embedded=link.stack is not None):
+            raise error
+    except CommandFailed as failure:
+        return f"{failure.message}; {failure.hint}"
+    except redis.RedisError:
+        return str(error)
+
+
 def regain(link: Link, error: Exception) -> None:
     """Wait until a Redis that was reached before answers again; the embedded one is started again if need be.
 
@@ -140,7 +151,7 @@ def regain(link: Link, error: Exception) -> None:
     while True:
         try:
             if link.stack is not None:
-                _rejoin(link, link.stack)
+                rejoin_stack(link, link.stack, PATIENCE_SECONDS)
             link.client.ping()  # pyright: ignore[reportUnknownMemberType] -- as above
             return
         except (redis.ConnectionError, redis.TimeoutError):
@@ -150,9 +161,10 @@ def regain(link: Link, error: Exception) -> None:
         wait = min(2.0, wait * 2)
 
 
-def _rejoin(link: Link, stack: Stack) -> None:
+def rejoin_stack(link: Link, stack: Stack, timeout_seconds: float) -> None:
+    """Find the embedded stack again, started anew if need be, and point the link at it. Raises CommandFailed."""
     with usable(stack.home):
-        found = rejoin(stack.home, need=link.need, timeout_seconds=PATIENCE_SECONDS)
+        found = rejoin(stack.home, need=link.need, timeout_seconds=timeout_seconds)
     link.stack = found
     if found.environ != stack.environ:
         link.client.close()

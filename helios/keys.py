@@ -1,8 +1,8 @@
 """Every key and stream name. Nothing else in the project spells one out.
 
 All keys of one partition share the hash tag `{pN}`, so a script never crosses a Redis Cluster slot. Only the ingress
-streams, `submissions` and `controls`, and the services' heartbeats stand outside, and no script touches those together
-with a partition.
+streams, `submissions` and `controls`, the services' heartbeats and what nodes tell of their caches stand outside, and
+no script touches those together with a partition.
 """
 
 from zlib import crc32
@@ -10,6 +10,7 @@ from zlib import crc32
 SUBMISSIONS = "helios:submissions"
 CONTROLS = "helios:controls"
 SERVICES_PREFIX = "helios:service:"
+NODES_PREFIX = "helios:node:"
 PROBE = "helios:probe"
 """Written and deleted again to see whether Redis takes writes."""
 
@@ -25,6 +26,11 @@ def partition_of(name: str, partitions: int) -> int:
 
 def heartbeat(service: str, replica: str) -> str:
     return f"{SERVICES_PREFIX}{service}:{replica}"
+
+
+def node_cache(node: str) -> str:
+    """How full a node's cache is."""
+    return f"{NODES_PREFIX}{node}"
 
 
 class Keys:

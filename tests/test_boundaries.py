@@ -73,6 +73,45 @@ def test_what_the_services_share_knows_none_of_them() -> None:
     assert found == []
 
 
+def test_only_the_command_that_opens_it_knows_the_dashboard() -> None:
+    """Importing Textual takes a third of a second, and the dashboard's own extra."""
+    found = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sources("cli", "helios", "services", "agent")
+        if path != ROOT / "cli" / "commands" / "tui.py"
+        for name in imported(path)
+        if below(name, "tui", "textual")
+    ]
+    assert found == []
+
+
+def test_the_dashboard_speaks_through_redis_and_knows_no_service() -> None:
+    assert offences("tui", "helios", "cli", "tui") == []
+    assert [name for path in sources("tui") for name in imported(path) if below(name, "cli.commands", "cli.main")] == []
+
+
+@pytest.mark.parametrize(("folder", "banned"), [("model", ("redis", "textual")), ("source", ("textual", "rich"))])
+def test_the_dashboards_models_are_pure_and_its_sources_know_no_widget(folder: str, banned: tuple[str, ...]) -> None:
+    unwanted = (*banned, "tui.screens", "tui.widgets", "tui.app")
+    found = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sources(f"tui/{folder}")
+        for name in imported(path)
+        if below(name, *unwanted)
+    ]
+    assert found == []
+
+
+def test_widgets_never_ask_redis() -> None:
+    found = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sources("tui/widgets")
+        for name in imported(path)
+        if below(name, "redis", "minio", "cli.connection")
+    ]
+    assert found == []
+
+
 def test_there_is_no_other_service() -> None:
     folders = {path.name for path in (ROOT / "services").iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert folders == set(SERVICES)

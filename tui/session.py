@@ -24,11 +24,14 @@ def wall_clock_ms() -> int:
     return int(time.time() * 1000)
 
 
+LIVE = Options()
+
+
 class Session:
     """One dashboard's link, feed and options; screens get it from `self.app.session`."""
 
     def __init__(
-        self, link: Link, feed: Feed, options: Options = Options(), clock: Callable[[], int] = wall_clock_ms
+        self, link: Link, feed: Feed, options: Options = LIVE, clock: Callable[[], int] = wall_clock_ms
     ) -> None:
         self.link = link
         self.feed = feed

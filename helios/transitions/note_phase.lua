@@ -6,5 +6,7 @@ if state[1] ~= 'RUNNING' or state[2] ~= ARGV[1] or state[3] == ARGV[2] then
   return 0
 end
 redis.pcall('XADD', KEYS[2], 'MAXLEN', '~', ARGV[5], '*', 'event', ARGV[4])
-redis.call('HSET', KEYS[1], 'phase', ARGV[2], 'node', ARGV[3])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('HSET', KEYS[1], 'phase', ARGV[2], 'node', ARGV[3], string.lower(ARGV[2]) .. 'At', now)
 return 1

@@ -22,6 +22,7 @@ from helios.tokens import Attempt, TokenInvalid, check
 from helios.transitions import commit_one, keep_report, pipelined
 from services.collector.classify import classify
 from services.collector.kept import KeptReports
+from services.collector.node_caches import NodeCaches
 from services.collector.outcome import end_call, ended_well, from_report, manifest_key, output_prefix
 from services.collector.store import ObjectRefused, Store, StoreRefused
 
@@ -52,6 +53,7 @@ class PodEndpoint:
         self.store = store
         self.settings = settings
         self.kept = kept or KeptReports()
+        self.node_caches = NodeCaches(client)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         status = "200 OK"
@@ -81,6 +83,7 @@ class PodEndpoint:
             raise Answer("400 Bad Request", "the header Helios-Pod must hold the pod's uid")
         match method, path:
             case "GET", "/v1/plan":
+                self.node_caches.note(environ.get("HTTP_HELIOS_CACHE", ""))
                 return self.plan(attempt, pod)
             case "POST", "/v1/multipart":
                 return self.multipart(attempt, pod, _body(environ, MultipartWanted))

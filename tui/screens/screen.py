@@ -1,4 +1,4 @@
-"""What all screens share: the session, the pace at which they look for news, and the line that says how things stand."""
+"""What all screens share: the session, the pace at which they look for news, the line that says how things stand."""
 
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class HeliosScreen(Screen[None]):
     """A screen that shows something live. Subclasses give `compose_body` and `tick`."""
 
-    TITLE: ClassVar[str] = ""
+    TITLE = ""
     TICKS_PER_SECOND: ClassVar[float] = 4.0
 
     @property
@@ -28,7 +28,7 @@ class HeliosScreen(Screen[None]):
         return self.helios.session
 
     def compose(self) -> ComposeResult:
-        yield StatusLine(self.TITLE)
+        yield StatusLine(self.TITLE or "")
         yield from self.compose_body()
         yield Footer(show_command_palette=False, compact=True)
 

@@ -1,8 +1,10 @@
 """Questions that must be answered before anything else: yes or no, or a line of text."""
 
+from typing import ClassVar
+
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Static
@@ -11,13 +13,15 @@ from textual.widgets import Button, Input, Static
 class Confirm(ModalScreen[bool]):
     """Yes or no; Escape is no, and no has the focus."""
 
-    BINDINGS = [
+    BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape,n", "answer(False)", "No", id="dialog.no"),
         Binding("y", "answer(True)", "Yes", id="dialog.yes"),
     ]
     DEFAULT_CSS = """
     Confirm { align: center middle; }
-    Confirm > Vertical { width: 60; max-width: 90%; height: auto; border: round $warning; background: $surface; padding: 1 2; }
+    Confirm > Vertical {
+        width: 60; max-width: 90%; height: auto; border: round $warning; background: $surface; padding: 1 2;
+    }
     Confirm Horizontal { height: auto; align-horizontal: right; margin-top: 1; }
     Confirm Button { margin-left: 2; }
     """
@@ -44,10 +48,12 @@ class Confirm(ModalScreen[bool]):
 class Ask(ModalScreen[str | None]):
     """One line of text; Escape gives None."""
 
-    BINDINGS = [Binding("escape", "leave", "Cancel", id="dialog.leave")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "Cancel", id="dialog.leave")]
     DEFAULT_CSS = """
     Ask { align: center middle; }
-    Ask > Vertical { width: 70; max-width: 95%; height: auto; border: round $primary; background: $surface; padding: 1 2; }
+    Ask > Vertical {
+        width: 70; max-width: 95%; height: auto; border: round $primary; background: $surface; padding: 1 2;
+    }
     """
 
     def __init__(self, question: str, *, value: str = "", placeholder: str = "") -> None:

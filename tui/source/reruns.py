@@ -1,0 +1,23 @@
+"""Submitting the DAG of a run again."""
+
+from typing import Any
+
+from cli.connection import Link, reaching
+from cli.failure import CommandFailed
+from cli.submission import cancel, submit
+
+
+def rerun(link: Link, run: str, *, use_cache: bool, request_id: str) -> str:
+    """The id that the new run will have. Raises CommandFailed."""
+    with reaching(link.settings, embedded=link.stack is not None):
+        dag: Any = link.client.get(link.keys(run).dag(run))
+        if dag is None:
+            raise CommandFailed(f"the DAG of run {run} is not kept", hint="submit its file again, with n")
+        text = str(dag).encode("utf-8", "surrogateescape")
+        return submit(link, text, use_cache=use_cache, request_id=request_id)
+
+
+def ask_to_cancel(link: Link, run: str) -> None:
+    """Raises CommandFailed."""
+    with reaching(link.settings, embedded=link.stack is not None):
+        cancel(link, run)
