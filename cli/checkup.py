@@ -105,6 +105,16 @@ def silent_fix(stack: Stack, service: str) -> str:
 
 def check_streams(link: Link) -> Iterator[Finding]:
     """Every work stream's length, pending entries, lag, and the age of its oldest entry."""
+    now = server_ms(link)
+    for stream, group, is_prompt in work_streams(link):
+        try:
+            yield _check_stream(link, stream, group, is_prompt, now)
+        except redis.ResponseError as error:
+            yield Finding(stream, False, str(error), f"the key is damaged: look at it, then DEL '{stream}'")
+
+
+def work_streams(link: Link) -> list[tuple[str, str, bool]]:
+    """Each stream, the group that reads it, and whether its entries must be handled promptly."""
     streams = [(SUBMISSIONS, SUBMITTER_GROUP, True), (CONTROLS, SUBMITTER_GROUP, True)]
     for keys in link.partitions:
         streams += [
@@ -114,12 +124,7 @@ def check_streams(link: Link) -> Iterator[Finding]:
             (keys.finished, SUBMITTER_GROUP, True),
             (keys.settled, COLLECTOR_GROUP, True),
         ]
-    now = server_ms(link)
-    for stream, group, is_prompt in streams:
-        try:
-            yield _check_stream(link, stream, group, is_prompt, now)
-        except redis.ResponseError as error:
-            yield Finding(stream, False, str(error), f"the key is damaged: look at it, then DEL '{stream}'")
+    return streams
 
 
 def _check_stream(link: Link, stream: str, group: str, is_prompt: bool, now: int) -> Finding:
@@ -154,7 +159,10 @@ def check_dead_letters(link: Link) -> Iterator[Finding]:
             yield Finding("dead letters", True, "none")
             continue
         reason = shortened(newest[0][1].get("reason", ""), 120)
-        fix = f"read them: redis-cli XRANGE '{keys.dead}' - +, then DEL '{keys.dead}'"
+        fix = (
+            "helios tui, Health: retry or discard each; "
+            f"or read them: redis-cli XRANGE '{keys.dead}' - +, then DEL '{keys.dead}'"
+        )
         yield Finding("dead letters", False, f"{letters}, the newest: {reason}", fix)
 
 

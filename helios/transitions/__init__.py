@@ -70,6 +70,7 @@ RENEW = Script("renew")
 TAKE = Script("take")
 TIDY_CONSUMERS = Script("tidy_consumers")
 ABANDON_RUN = Script("abandon_run")
+RETRY_LETTER = Script("retry_letter")
 
 
 def pipelined(client: redis.Redis) -> Any:
@@ -340,6 +341,14 @@ def dead_letter(
     """Moves one entry aside; `dead` must be in the entry's partition."""
     flat = [text for pair in fields.items() for text in pair]
     return Call(DEAD_LETTER, (dead, stream), (group, entry, reason, deliveries, *flat))
+
+
+def retry_letter(dead: str, stream: str, *, run: str, letter: str) -> Call:
+    """Puts a letter's entry back into its stream; `run` is the key of its run's hash, and all three share a partition.
+
+    Returns 1, 0 when the letter is gone already, or -1 when the run does not go on, which leaves the letter.
+    """
+    return Call(RETRY_LETTER, (dead, stream, run), (letter,))
 
 
 def take(stream: str, *, group: str, consumer: str, entry: str, lease_ms: int) -> Call:

@@ -1,0 +1,46 @@
+"""A checked DAG back into the format that users write, so that it can be submitted again. No I/O happens here."""
+
+from typing import Any
+
+import msgspec
+
+from helios.dag import Dag, EnvSecret, Input, Task, TaskInput
+
+
+def written(stored: bytes) -> bytes:
+    """JSON that `parse_dag` reads as the same DAG, from the DAG as Redis keeps it. Raises msgspec.DecodeError."""
+    dag = msgspec.json.decode(stored, type=Dag)
+    document = {"dagName": dag.dag_name, "useCache": dag.use_cache, "tasks": [_task(task) for task in dag.tasks]}
+    return msgspec.json.encode(document)
+
+
+def _task(task: Task) -> dict[str, Any]:
+    shown: dict[str, Any] = {"name": task.name, "image": task.image, "command": task.command}
+    optional: dict[str, Any] = {
+        "args": task.args,
+        "depends_on": task.depends_on,
+        "inputs": [_input(source) for source in task.inputs],
+        "outputs": task.outputs,
+        "retries": {"count": task.retries} if task.retries else None,
+        "env": {
+            each.name: {"secret": each.secret, "key": each.key} if isinstance(each, EnvSecret) else each.value
+            for each in task.env
+        },
+        "resources": {
+            name: quantities
+            for name, quantities in (("requests", task.requests), ("limits", task.limits))
+            if quantities
+        },
+        "timeoutSeconds": task.timeout_seconds,
+        "nodeSelector": task.node_selector,
+        "tolerations": task.tolerations,
+        "serviceAccountName": task.service_account_name,
+    }
+    return {**shown, **{name: value for name, value in optional.items() if value}}
+
+
+def _input(source: Input) -> dict[str, Any]:
+    origin = (
+        {"fromTask": source.from_task, "name": source.name} if isinstance(source, TaskInput) else {"uri": source.uri}
+    )
+    return {**origin, "as": source.as_, "mode": source.mode, "verify": source.verify}
