@@ -9,6 +9,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 from cyclopts import Parameter
 
 from cli.connection import ALL, Link, connected
@@ -80,6 +81,8 @@ def tui(
 
 
 def missing(error: ImportError) -> CommandFailed:
+    if (error.name or "").partition(".")[0] in ("tui", "cli", "helios"):
+        raise error  # a fault of ours
     return CommandFailed(f"the dashboard is not installed: {error}", hint="pip install 'helios[tui]'")
 
 
@@ -135,18 +138,23 @@ def show(link: Link, options: "Options") -> int:
     """Run the dashboard until the user leaves it."""
     try:
         from tui.app import HeliosApp
+        from tui.preferences import PreferencesInvalid, preferences_file, read_preferences
         from tui.session import Session
         from tui.source.feed import Feed
     except ImportError as error:
         raise missing(error) from None
+    try:
+        preferences = read_preferences(preferences_file())
+    except PreferencesInvalid as error:
+        raise CommandFailed(str(error), hint="correct or remove that file") from None
+    if preferences.ascii:
+        options = msgspec.structs.replace(options, ascii_only=True)
     if is_served():
         from cli.embedded.processes import die_with_parent
 
         die_with_parent()
     with terminal_to_itself():
-        app = HeliosApp(Session(link, Feed(link), options))
-        if options.theme:
-            app.theme = options.theme
+        app = HeliosApp(Session(link, Feed(link), options), preferences)
         app.run()
         return BROKEN if app.return_code else SUCCEEDED
 
