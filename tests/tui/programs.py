@@ -1,4 +1,4 @@
-"""Programs that a few tests drive: without them such a test fails where it must not be left out, and is skipped elsewhere."""
+"""Programs that a few tests drive: without them such a test fails as root and in CI, and is skipped elsewhere."""
 
 import os
 import shutil

@@ -28,8 +28,7 @@ RUN_SECONDS = 120
 # One line, because an editor would indent a second one by itself.
 DAG = (
     '{"dagName": "typed", "tasks": [{"name": "count", "image": "busybox:1.36", '
-    '"inputs": [{"name": "words", "uri": "s3://typed/words.txt"}], '
-    '"command": ["sh", "-c", "wc -c $HELIOS_INPUTS/words"]}]}'
+    '"inputs": [{"uri": "s3://typed/words.txt"}], "command": ["sh", "-c", "wc -c words.txt"]}]}'
 )
 
 
@@ -126,8 +125,8 @@ def ended(helios: Helios) -> int:
     return sum(run["status"] == "SUCCEEDED" for run in helios("runs", "-o", "json").json())
 
 
-def test_without_a_terminal_the_plain_watch_is_named(helios: Helios) -> None:
-    done = helios("tui")
+def test_without_a_terminal_the_plain_watch_is_named(tmp_path: Path) -> None:
+    done = Helios(tmp_path, {})("tui")
     assert done.code == 2
     assert "needs a terminal" in done.err
     assert "helios runs --watch" in done.err
