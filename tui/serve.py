@@ -10,6 +10,7 @@ import ipaddress
 import logging
 import socket
 import sys
+from typing import cast
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -52,7 +53,9 @@ class DashboardServer(Server):
     async def handle_index(self, request: web.Request) -> web.Response:  # pyright: ignore[reportIncompatibleMethodOverride] -- the library's decorator turns its dict into this
         # The page links to where the browser reached us; nothing else runs between this and its rendering.
         self.public_url = f"http://{request.host}"
-        return await super().handle_index(request)  # pyright: ignore[reportReturnType] -- as above
+        response = cast(web.Response, await super().handle_index(request))
+        response.text = (response.text or "").replace("<head>", "<head><title>Helios</title>", 1)
+        return response
 
     async def handle_websocket(self, request: web.Request) -> web.WebSocketResponse:
         task = asyncio.current_task()
