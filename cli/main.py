@@ -29,9 +29,11 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("put", "FILE s3://bucket/key", "Store a file that DAGs can name as an input."),
     ),
     "Look": (
-        Command("runs", "[DAG] [--limit N]", "List runs, newest first."),
+        Command("tui", "[--serve] [--recording FILE]", "The dashboard: runs, tasks and logs, live on the full screen."),
+        Command("runs", "[DAG] [--limit N] [--watch]", "List runs, newest first, or watch them."),
         Command("show", "RUN", "Show one run: its metrics, its tasks, its reasons."),
         Command("logs", "RUN TASK [--follow]", "Print what a task printed."),
+        Command("record", "FILE [RUN ...]", "Write the records of runs into a file for `helios tui --recording`."),
         Command("artifacts", "RUN [TASK] [NAME] [--to DIR]", "List the outputs of a run, or fetch them."),
     ),
     "Write": (
@@ -134,3 +136,7 @@ def overview() -> str:
             lines.append(f"  {call:<39} {command.summary}")
         lines.append("")
     return "\n".join([*lines, NOTES])
+
+
+if __name__ == "__main__":
+    main()

@@ -29,6 +29,13 @@ def put_json(value: Any) -> None:
     put(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
+def put_json_line(value: Any) -> None:
+    """One JSON value on one line."""
+    import msgspec
+
+    put(msgspec.json.encode(value).decode())
+
+
 def narrate(text: str) -> None:
     """A line of narration."""
     with contextlib.suppress(OSError, ValueError):

@@ -100,6 +100,12 @@ def dies_with_parent() -> Callable[[], None] | None:
     return in_child
 
 
+def die_with_parent() -> None:
+    """Let the kernel kill this process when its parent ends, where it can."""
+    if _libc is not None:
+        _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 def adopt_orphans() -> None:
     """Make this process the parent of descendants whose own parent dies, so that it can find and end them."""
     if _libc is not None:
