@@ -29,6 +29,7 @@ from tui.source.submitting import Sent, send
 from tui.widgets.dag_editor import DagEditor
 from tui.widgets.dialogs import Ask, Confirm
 from tui.widgets.problem_list import ProblemList
+from tui.widgets.switch import Switch
 
 REST_SECONDS = 0.15
 """The text is checked when no key was pressed for so long."""
@@ -51,7 +52,7 @@ class SubmitScreen(HeliosScreen):
     SubmitScreen {
         #switches { height: 1; padding: 0 1; }
         #use-cache { width: auto; border: none; padding: 0; height: 1; background: transparent; }
-        #overrides { width: 1fr; padding: 0 2; color: $text-muted; }
+        #gap { width: 1fr; }
         #send { height: 1; min-width: 12; border: none; }
         #verdict { height: 1; padding: 0 1; background: $panel; }
     }
@@ -83,8 +84,8 @@ class SubmitScreen(HeliosScreen):
         yield ProblemList()
         yield Static("", id="verdict", markup=False)
         with Horizontal(id="switches"):
-            yield Checkbox(Text(f"{glyph} {LABEL}").plain, draft.use_cache, id="use-cache")
-            yield Static("", id="overrides", markup=False)
+            yield Switch(f"{glyph} {LABEL}", draft.use_cache, id="use-cache")
+            yield Static(id="gap")
             yield Button("Submit F9", id="send", variant="primary")
 
     def on_mount(self) -> None:
@@ -120,10 +121,9 @@ class SubmitScreen(HeliosScreen):
 
     def _show(self, checked: Checked) -> None:
         style = "error" if checked.problems else "warning" if checked.warnings else "success"
-        self._say(checked.summary, style)
+        self._say(f"{checked.summary}{self._overridden()}", style)
         self.list.show_findings(checked.problems, checked.warnings, ascii_only=self.session.options.ascii_only)
         self.editor.mark(each.line for each in checked.problems if each.line is not None)
-        self._show_overrides()
 
     def _say(self, words: str, style: str) -> None:
         signs = {"error": ("✘", "x"), "warning": ("▲", "!"), "success": ("✔", "+"), "muted": ("…", "-")}
@@ -138,13 +138,15 @@ class SubmitScreen(HeliosScreen):
     @on(Checkbox.Changed, "#use-cache")
     def switched(self, event: Checkbox.Changed) -> None:
         self.helios.draft.use_cache = event.value
-        self._show_overrides()
+        if self.checked.dag:
+            self._show(self.checked)
 
-    def _show_overrides(self) -> None:
-        on = self.helios.draft.use_cache
-        differs = self.checked.is_valid and self.checked.dag and self.checked.use_cache != on
-        word = "true" if self.checked.use_cache else "false"
-        self.query_one("#overrides", Static).update(f"overrides useCache: {word}" if differs else "")
+    def _overridden(self) -> str:
+        """What the box makes of the DAG's own word on the cache."""
+        checked, on = self.checked, self.helios.draft.use_cache
+        if not checked.dag or checked.use_cache == on:
+            return ""
+        return f"; {'on' if on else 'off'} overrides its useCache: {'true' if checked.use_cache else 'false'}"
 
     def action_toggle_cache(self) -> None:
         self.query_one("#use-cache", Checkbox).toggle()

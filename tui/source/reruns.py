@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import msgspec
+
 from cli.connection import Link, reaching
 from cli.failure import CommandFailed
 from cli.submission import cancel, submit
+from helios.dag_written import written
 
 
 def rerun(link: Link, run: str, *, use_cache: bool, request_id: str) -> str:
@@ -13,7 +16,10 @@ def rerun(link: Link, run: str, *, use_cache: bool, request_id: str) -> str:
         dag: Any = link.client.get(link.keys(run).dag(run))
         if dag is None:
             raise CommandFailed(f"the DAG of run {run} is not kept", hint="submit its file again, with n")
-        text = str(dag).encode("utf-8", "surrogateescape")
+        try:
+            text = written(str(dag).encode("utf-8", "surrogateescape"))
+        except msgspec.DecodeError as error:
+            raise CommandFailed(f"the DAG of run {run} cannot be read: {error}", hint="submit its file again") from None
         return submit(link, text, use_cache=use_cache, request_id=request_id)
 
 
