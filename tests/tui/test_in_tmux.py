@@ -15,9 +15,8 @@ from tests.tui.programs import program
 from tests.waiting import wait_until
 
 NEW_SUBMISSION = "n"
-CLEAR_EDITOR = ("C-Home", "C-S-End", "Delete")
+CLEAR_EDITOR = ("F7", "Delete")
 SUBMIT = "F9"
-RUNS = "F2"
 RERUN = "r"
 QUIT = "q"
 
@@ -51,9 +50,8 @@ class Terminal:
         """Press keys, by tmux's names."""
         self._do("send-keys", *names)
 
-    def paste(self, text: str) -> None:
-        self._do("set-buffer", "--", text)
-        self._do("paste-buffer", "-p")
+    def type(self, text: str) -> None:
+        self._do("send-keys", "-l", "--", text)
 
     def screen(self) -> str:
         return self._do("capture-pane", "-p")
@@ -106,12 +104,12 @@ def test_a_dag_that_is_typed_in_runs_and_is_a_hit_the_second_time(terminal: Term
         if had == 0:
             terminal.keys(NEW_SUBMISSION)
             terminal.keys(*CLEAR_EDITOR)
-            terminal.paste(DAG)
-            terminal.wait_for("typed")
+            terminal.wait_for("the text is empty")
+            terminal.type(DAG)
+            terminal.wait_for("valid: typed, 1 task")
             terminal.keys(SUBMIT)
         else:
             terminal.keys(RERUN)
-        terminal.keys(RUNS)
         wait_until("the run has ended", lambda had=had: ended(helios) == had + 1, RUN_SECONDS)
     screen = terminal.wait_for("Hit", RUN_SECONDS)
     assert "typed" in screen

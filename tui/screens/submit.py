@@ -255,9 +255,8 @@ class SubmitScreen(HeliosScreen):
         if self._sending:
             return
         self._sending = True
-        self._submit()
+        self.helios.run_worker(self._submit())  # the dashboard's, so that leaving this screen does not cut it short
 
-    @work
     async def _submit(self) -> None:
         button = self.query_one("#send", Button)
         button.disabled = True
@@ -276,8 +275,9 @@ class SubmitScreen(HeliosScreen):
             sent = await asyncio.to_thread(send, self.session.link, text, use_cache=use_cache, request_id=request)
             self._take(sent)
         except CommandFailed as failure:
-            self._say(f"not known to be submitted: {failure.message}", "error")
-            self.notify(
+            if self.is_mounted:
+                self._say(f"not known to be submitted: {failure.message}", "error")
+            self.helios.notify(
                 f"{failure.message}. Submitting again is safe: the same text starts one run. {failure.hint}",
                 severity="error",
                 markup=False,
@@ -289,6 +289,9 @@ class SubmitScreen(HeliosScreen):
 
     def _take(self, sent: Sent) -> None:
         self._request_id = ""
+        if sent.status == "REJECTED" and not self.is_mounted:
+            self.helios.notify(f"Rejected: {'; '.join(sent.problems[:3])}", severity="error", markup=False)
+            return
         if sent.status == "REJECTED":
             problems = tuple(Problem(each) for each in sent.problems)
             self.list.show_findings(problems, ascii_only=self.session.options.ascii_only)
