@@ -6,12 +6,14 @@ from typing import Any
 
 from textual import on
 from textual.app import App
+from textual.events import Mount
 from textual.pilot import Pilot
 from textual.screen import Screen
 
 from tui.app import HeliosApp
 from tui.intents import OpenRun
 from tui.session import Session
+from tui.source.feed import Connection
 
 
 async def until(pilot: Pilot[Any], description: str, predicate: Callable[[], Any], deadline_seconds: float = 15) -> Any:
@@ -31,11 +33,14 @@ class OneScreen(HeliosApp):
         self.only = screen
         self.opened: list[str] = []
 
-    def on_mount(self) -> None:
+    def on_mount(self, event: Mount) -> None:
+        event.prevent_default()  # else the dashboard's own would follow
+        self.session.feed.connection = Connection("live")
         self.push_screen(self.only)
 
     @on(OpenRun)
     def remember(self, intent: OpenRun) -> None:
+        intent.prevent_default()
         self.opened.append(intent.run)
 
 

@@ -15,6 +15,7 @@ from cli.connection import Link
 from helios.heartbeat import Heartbeat
 from helios.keys import SUBMISSIONS, keys_of_run
 from helios.settings import Settings
+from services.collector.node_caches import NodeCaches
 from tests.stage import RUN, Stage
 from tests.tui.letters import bury_entry
 from tests.tui.pictures import NARROW, WIDE, assert_looks, screen_text
@@ -75,7 +76,7 @@ def test_streams_replicas_and_jobs_are_counted(stage: Stage) -> None:
         assert [each.service for each in screen.health.replicas] == ["jobrunner"]
         assert screen.health.jobs.by_state["queued"] == 1
         assert "queued 1" in screen_text(app)
-        assert "not published yet" in screen_text(app)
+        assert "no node has told of its cache yet" in screen_text(app)
         stage.launch("a")
         await pilot.press("r")
         await until(pilot, "the Job is launched", lambda: "launched 1" in screen_text(app))
@@ -240,3 +241,16 @@ def test_a_read_only_look_writes_nothing(valkey: redis.Redis) -> None:
     after = commands(valkey)
     calls = [stats.get("cmdstat_set", {}).get("calls", 0) for stats in (before, after)]
     assert calls[0] == calls[1]
+
+
+def test_what_each_node_told_of_its_cache_is_shown(stage: Stage) -> None:
+    caches = NodeCaches(stage.client)
+    for node, held in (("n2", 7), ("n1", 12_000_000_000)):
+        caches.note(f'{{"node":"{node}","blobs":3,"bytes":{held},"freeBytes":80000000000}}')
+
+    async def script(pilot: Pilot[Any], app: OneScreen, screen: HealthScreen) -> None:
+        assert screen.health is not None
+        assert [each.node for each in screen.health.caches] == ["n1", "n2"]
+        assert "n1: 12 GB in 3 files, 80 GB free" in screen_text(app)
+
+    play(stage.client, script)

@@ -46,6 +46,9 @@ class CacheSize(msgspec.Struct, frozen=True):
     bytes: int = 0
     files: int = 0
     is_whole: bool = True
+    free_bytes: int | None = None
+    told_at: int | None = None
+    """When the node told it, in epoch milliseconds; None where it was counted here and now."""
 
 
 class Letter(msgspec.Struct, frozen=True):

@@ -12,6 +12,8 @@ class Cell(NamedTuple):
     text: str
     style: str = "foreground"
     short: str = ""
+    parts: tuple[tuple[str, str], ...] = ()
+    """Stretches of text, each with its style, in place of the text: they must come to the column's width, or less."""
 
 
 class Heading(NamedTuple):

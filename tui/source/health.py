@@ -20,6 +20,7 @@ from cli.checkup import (
 )
 from cli.connection import Link, reaching
 from helios.heartbeat import live_services
+from helios.keys import node_cache
 from helios.transitions import pipelined
 from tui.model.health import JOB_STATES, CacheSize, Health, Jobs, Replica, StreamRow
 from tui.source.dead_letters import read_letters
@@ -138,8 +139,28 @@ def job_state(status: str | None, phase: str | None) -> str:
 
 
 def _caches(link: Link) -> list[CacheSize]:
-    """Of the embedded node; the nodes of a cluster tell Redis nothing of theirs."""
-    return [] if link.stack is None else [folder_size("local", link.stack.home.cache)]
+    """Of the embedded node as its folder is; of a cluster's nodes as each told last."""
+    if link.stack is not None:
+        return [folder_size("local", link.stack.home.cache)]
+    keys: list[str] = list(link.client.scan_iter(match=node_cache("*"), count=1000))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType] -- no stub
+    pipeline = pipelined(link.client)
+    for key in keys:
+        pipeline.hgetall(key)
+    found: list[Any] = pipeline.execute(raise_on_error=False) if keys else []
+    return sorted((_told(each) for each in found if isinstance(each, dict) and each), key=lambda each: each.node)
+
+
+def _told(fields: dict[str, str]) -> CacheSize:
+    def number(name: str) -> int:
+        return int(fields[name]) if fields.get(name, "").isdecimal() else 0
+
+    return CacheSize(
+        fields.get("node", ""),
+        number("bytes"),
+        number("blobs"),
+        free_bytes=number("freeBytes"),
+        told_at=number("at"),
+    )
 
 
 def folder_size(node: str, folder: Path, limit: int = FILES_COUNTED) -> CacheSize:

@@ -3,7 +3,7 @@
 Rule: widths come from the columns, never from the rows; a row that changed costs one line, and out of sight nothing.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import ClassVar
 
 from rich.cells import cell_len
@@ -317,10 +317,27 @@ class Grid(ScrollView, can_focus=True):
             text = cell.short if cell.short and cell_len(cell.text) > room else cell.text
             if gap:
                 segments.append(Segment(gap, plain))
-            segments.append(Segment(fitted(text, room, right=heading.right), self._style(cell.style) + over))
+            if cell.parts:
+                segments += self._parts(cell, room, over)
+            else:
+                shown = fitted(text, room, right=heading.right)
+                if self.ascii_only:
+                    shown = shown.replace("…", "~")
+                segments.append(Segment(shown, self._style(cell.style) + over))
             used, gap = used + len(gap) + room, " "
         segments.append(Segment(" " * max(0, width - used), plain))
         return Strip(segments, max(used, width)).crop(0, width)
+
+    def _parts(self, cell: Cell, room: int, over: Style) -> Iterator[Segment]:
+        left = room
+        for text, style in cell.parts:
+            yield Segment(text[:left], self._style(style) + over)
+            left = max(0, left - len(text))
+        yield Segment(" " * left, self._style("foreground") + over)
+
+    def width_of(self, column: int) -> int:
+        """The width that a column has now; 0 where there is no room for it."""
+        return fit(self.headings, self.size.width - 1)[column]
 
     def _gutter(self, key: str, is_cursor: bool) -> str:
         if key in self._marked:

@@ -11,7 +11,7 @@ from cli.output import harmless
 from cli.table import shortened
 from helios.keys import COLLECTOR_GROUP, JOBRUNNER_GROUP, SUBMITTER_GROUP
 from tui.glyphs import Mark
-from tui.model.health import Health
+from tui.model.health import CacheSize, Health
 from tui.widgets.tint import marked, tint
 
 GOOD = Mark("✔", "ok", "success", "+")
@@ -60,11 +60,16 @@ def jobs(health: Health) -> Text:
 
 def caches(app: App[Any], health: Health) -> Text:
     if not health.caches:
-        return tint(app, "not published yet: the nodes of a cluster tell Redis nothing of their caches", "muted")
-    return Text("\n".join(
-        f"{each.node}: {'' if each.is_whole else 'more than '}{size(each.bytes)} in {count(each.files, 'file')}"
-        for each in health.caches
-    ))  # fmt: skip
+        return tint(app, "no node has told of its cache yet: each does with the first task that starts there", "muted")
+    return Text("\n".join(_cache_words(each, health.now_ms) for each in health.caches))
+
+
+def _cache_words(cache: CacheSize, now_ms: int) -> str:
+    """`n1: 12 GB in 310 files, 80 GB free, 2 m 05 s ago`."""
+    words = f"{cache.node}: {'' if cache.is_whole else 'more than '}{size(cache.bytes)} in {count(cache.files, 'file')}"
+    if cache.free_bytes is not None:
+        words += f", {size(cache.free_bytes)} free"
+    return words if cache.told_at is None else f"{words}, {duration(now_ms - cache.told_at)} ago"
 
 
 def _table(*titles: str, left: int = 1) -> Table:
