@@ -9,9 +9,9 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from minio import Minio
 
@@ -25,6 +25,21 @@ from helios.records import OutputRecord
 CHUNK_BYTES = 1024 * 1024
 
 
+class PlaceTaken(CommandFailed):
+    """Something else is where the output is to go."""
+
+
+class Progress(Protocol):
+    """Is told of each piece of a transfer, and of its end; what it raises ends the transfer."""
+
+    def add(self, count: int) -> None: ...
+    def close(self) -> None: ...
+
+
+Watch = Callable[[str, int, int], Progress]
+"""Called with an output's name, its bytes, and how many are there already."""
+
+
 def place_below(folder: Path, name: str) -> Path:
     """Where an output of that name goes; raises CommandFailed for a name that leads elsewhere."""
     try:
@@ -33,22 +48,32 @@ def place_below(folder: Path, name: str) -> Path:
         raise CommandFailed(f"the output is refused: {refusal}", hint="helios doctor", code=RUN_FAILED) from None
 
 
-def fetch_output(store: Minio, bucket: str, output: OutputRecord, target: Path, *, force: bool = False) -> bool:
-    """Bring one output to its place; returns False when it is there already. Raises CommandFailed or OSError.
+def fetch_output(
+    store: Minio,
+    bucket: str,
+    output: OutputRecord,
+    target: Path,
+    *,
+    force: bool = False,
+    watch: Watch = TransferProgress,
+) -> bool:
+    """Bring one output to its place; returns False when it is there already.
+
+    Raises PlaceTaken, another CommandFailed, or OSError.
 
     `force`: whatever else is in that place is replaced.
     """
     if not output.archive and _is_there(target, output):
         return False
     if os.path.lexists(target) and not force:
-        raise CommandFailed(
+        raise PlaceTaken(
             f"{target} is there already, {'a folder' if target.is_dir() else 'with other content'}",
             hint="move it away, give another --to, or --force to replace it",
             code=RUN_FAILED,
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name[:120]}.{output.sha256[:16]}.part")
-    digest = _download(store, bucket, output, part)
+    digest = _download(store, bucket, output, part, watch)
     if digest != output.sha256:
         part.unlink()
         raise CommandFailed(
@@ -92,7 +117,7 @@ def _is_there(target: Path, output: OutputRecord) -> bool:
         return hashlib.file_digest(file, "sha256").hexdigest() == output.sha256
 
 
-def _download(store: Minio, bucket: str, output: OutputRecord, part: Path) -> str:
+def _download(store: Minio, bucket: str, output: OutputRecord, part: Path, watch: Watch) -> str:
     """Complete the part; returns the digest of all of it."""
     sha = hashlib.sha256()
     with part.open("ab+") as file:
@@ -104,7 +129,7 @@ def _download(store: Minio, bucket: str, output: OutputRecord, part: Path) -> st
             file.truncate(0)
             sha, done = hashlib.sha256(), 0
         if done < output.bytes:
-            progress = TransferProgress(output.name, output.bytes, done)
+            progress = watch(output.name, output.bytes, done)
             answer: Any = store.get_object(bucket, output.key, offset=done, length=output.bytes - done)
             try:
                 for data in answer.stream(CHUNK_BYTES):

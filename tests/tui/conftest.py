@@ -5,6 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.agent.conftest import real_s3
+
+__all__ = ["real_s3"]
+
 
 @pytest.fixture(autouse=True)
 def same_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

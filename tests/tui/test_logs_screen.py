@@ -1,0 +1,212 @@
+"""A task's logs on the screen, key by key."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import redis
+from textual.pilot import Pilot
+from textual.widgets import Input
+
+from helios.keys import Keys
+from tests.stage import Stage
+from tests.tui.driving import drive
+from tests.tui.pictures import NARROW, WIDE, assert_looks, screen_text
+from tests.tui.played_run import RUN, play
+from tests.tui.stage import until
+from tui.app import HeliosApp
+from tui.screens.logs import LogsScreen
+from tui.screens.run import RunScreen
+from tui.widgets.dialogs import Ask, Confirm
+from tui.widgets.log_view import LINES_KEPT
+
+KEYS = Keys(0)
+Steps = Callable[[HeliosApp, Pilot[None], LogsScreen], Awaitable[None]]
+
+
+def write(client: redis.Redis, task: str, step: str, *lines: str, run: str = RUN, attempt: int = 1) -> None:
+    pipeline = client.pipeline()
+    for line in lines:
+        pipeline.xadd(KEYS.log(run, task, attempt, step), {"line": line})
+    pipeline.execute()
+
+
+def open_logs(
+    client: redis.Redis, state: Path, steps: Steps, *, size: tuple[int, int] = NARROW, lines: list[str] | None = None
+) -> None:
+    """A run that has ended, and the logs of its first task."""
+    play(client, "done")
+    write(
+        client, "split", "task", *(lines if lines is not None else ["one", "two [b]bold[/b]", "Error: three", "four"])
+    )
+    write(client, "split", "fetch", "[HELIOS] Init container starting for task 'split'")
+
+    async def whole(app: HeliosApp, pilot: Pilot[None]) -> None:
+        await pilot.press("enter")
+        await until(
+            pilot, "its tasks are there", lambda: isinstance(app.screen, RunScreen) and "split" in screen_text(app)
+        )
+        await pilot.press("l")
+        await until(pilot, "the log is open", lambda: isinstance(app.screen, LogsScreen))
+        screen = app.screen
+        assert isinstance(screen, LogsScreen)
+        await until(pilot, "it is read", lambda: screen.state.kind == "complete")
+        await steps(app, pilot, screen)
+
+    drive(client, state, whole, size=size)
+
+
+@pytest.mark.parametrize("size", [NARROW, WIDE], ids=["narrow", "wide"])
+def test_how_it_looks(valkey: redis.Redis, tmp_path: Path, size: tuple[int, int]) -> None:
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
+        await pilot.press("e")
+        await pilot.pause(0.2)
+        assert_looks(app, f"logs-{'narrow' if size == NARROW else 'wide'}")
+
+    open_logs(valkey, tmp_path, steps, size=size)
+
+
+def test_each_step_has_a_key(valkey: redis.Redis, tmp_path: Path) -> None:
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
+        assert "two [b]bold[/b]" in screen_text(app)
+        await pilot.press("1")
+        await until(pilot, "fetch's is shown", lambda: "Init container" in screen_text(app))
+        await pilot.press("3")
+        await until(pilot, "publish said nothing", lambda: "nothing was printed" in screen_text(app))
+        await pilot.press("2")
+        await until(pilot, "the task's is back", lambda: "four" in screen_text(app))
+
+    open_logs(valkey, tmp_path, steps)
+
+
+def test_the_first_error_is_a_key_away(valkey: redis.Redis, tmp_path: Path) -> None:
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
+        await pilot.press("e")
+        assert screen.current == 2
+        await pilot.press("y")
+        await until(pilot, "it is copied", lambda: app.clipboard == "Error: three")
+
+    open_logs(valkey, tmp_path, steps)
+
+
+def test_without_an_error_the_last_line_is_gone_to(valkey: redis.Redis, tmp_path: Path) -> None:
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
+        await pilot.press("e")
+        assert screen.current == 1
+        await until(pilot, "it is told", lambda: "No line speaks" in screen_text(app))
+
+    open_logs(valkey, tmp_path, steps, lines=["fine", "well"])
+
+
+def test_a_search_counts_and_goes_round(valkey: redis.Redis, tmp_path: Path) -> None:
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
+        await pilot.press("slash", "o")
+        await until(pilot, "it is found", lambda: "'o': 1/4" in screen_text(app))
+        await pilot.press("enter")
+        for key, here in (("n", 2), ("n", 3), ("n", 4), ("n", 1), ("N", 4)):
+            await pilot.press(key)
+            await until(pilot, f"it is at {here}", lambda here=here: f"'o': {here}/4" in screen_text(app))
+        await pilot.press("escape")
+        await until(pilot, "the search is over", lambda: screen.query_one("#search", Input).value == "")
+        await pilot.press("n")
+        await until(pilot, "it is told", lambda: "Nothing is found" in screen_text(app))
+
+    open_logs(valkey, tmp_path, steps)
+
+
+def test_long_lines_are_wrapped_on_demand(valkey: redis.Redis, tmp_path: Path) -> None:
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
+        assert "the end" not in screen_text(app)
+        await pilot.press("w")
+        await until(pilot, "it is wrapped", lambda: "the end" in screen_text(app))
+        await pilot.press("w")
+        await until(pilot, "it is cut again", lambda: "the end" not in screen_text(app))
+
+    open_logs(valkey, tmp_path, steps, lines=["x" * 200 + "the end"])
+
+
+def test_what_could_move_the_cursor_is_shown_and_does_nothing(valkey: redis.Redis, tmp_path: Path) -> None:
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
+        shown = screen_text(app)
+        assert "\\x1b" in shown
+        assert "\x1b" not in shown
+        assert "red" in shown
+
+    open_logs(valkey, tmp_path, steps, lines=["a\x1b[2Jb\x07c", "\x1b[31mred\x1b[0m"])
+
+
+def test_only_the_end_of_a_very_long_log_is_held(valkey: redis.Redis, tmp_path: Path) -> None:
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
+        assert len(screen.view.lines) == LINES_KEPT
+        assert screen.view.lines[-1] == f"line {LINES_KEPT + 10}"
+        assert f"line {LINES_KEPT + 10}" in screen_text(app)
+        await pilot.press("home")
+        await until(pilot, "the first is shown", lambda: screen.view.lines[0] in screen_text(app))
+        assert not screen.view.follows
+
+    open_logs(valkey, tmp_path, steps, lines=[f"line {number}" for number in range(1, LINES_KEPT + 11)])
+
+
+def test_a_log_is_saved_and_nothing_replaced_unasked(valkey: redis.Redis, tmp_path: Path) -> None:
+    file = tmp_path / "split.log"
+    file.write_text("precious")
+
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
+        for answer, content in (("n", "precious"), ("y", "fine\nwell\n")):
+            await pilot.press("S")
+            await until(pilot, "it asks", lambda: isinstance(app.screen, Ask))
+            app.screen.query_one(Input).value = str(file)
+            await pilot.press("enter")
+            await until(pilot, "it asks first", lambda: isinstance(app.screen, Confirm))
+            await pilot.press(answer)
+            await until(pilot, "the log is back", lambda: app.screen is screen)
+            await until(pilot, "the file is right", lambda content=content: file.read_text() == content)
+
+    open_logs(valkey, tmp_path / "state", steps, lines=["fine", "well"])
+
+
+def test_a_log_that_made_room_says_so(valkey: redis.Redis, tmp_path: Path) -> None:
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
+        valkey.hset(KEYS.run(RUN), "logsDropped", "1")
+        await pilot.press("3")
+        await until(pilot, "it is told", lambda: "made room" in screen_text(app))
+
+    open_logs(valkey, tmp_path, steps)
+
+
+def test_there_is_no_attempt_before_the_first(valkey: redis.Redis, tmp_path: Path) -> None:
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
+        await pilot.press("left_square_bracket")
+        await until(pilot, "it is told", lambda: "no earlier attempt" in screen_text(app))
+        await pilot.press("right_square_bracket")
+        await until(pilot, "it is told", lambda: "no later attempt" in screen_text(app))
+        await pilot.press("escape")
+        await until(pilot, "the run is back", lambda: isinstance(app.screen, RunScreen))
+
+    open_logs(valkey, tmp_path, steps)
+
+
+def test_a_log_that_grows_is_followed_and_completed(valkey: redis.Redis, tmp_path: Path) -> None:
+    stage = Stage(valkey)
+    stage.open({"a": []})
+    run = "1764027260123-0"
+    stage.launch("a")
+
+    async def steps(app: HeliosApp, pilot: Pilot[None]) -> None:
+        await pilot.press("enter")
+        await until(
+            pilot, "its task is there", lambda: isinstance(app.screen, RunScreen) and "running" in screen_text(app)
+        )
+        await pilot.press("l")
+        await until(pilot, "there is none yet", lambda: "no log yet" in screen_text(app))
+        await until(pilot, "the collector is told", lambda: valkey.exists(KEYS.watched(run)))
+        write(valkey, "a", "task", "first", run=run)
+        await until(pilot, "it is shown", lambda: "first" in screen_text(app) and "follows" in screen_text(app))
+        await pilot.press("f")
+        await until(pilot, "it stays", lambda: "it goes on" in screen_text(app))
+        await pilot.press("end")
+        write(valkey, "a", "task", "second", run=run)
+        stage.end("a")
+        await until(pilot, "it is complete", lambda: "complete, 2 lines" in screen_text(app))
+
+    drive(valkey, tmp_path, steps)
