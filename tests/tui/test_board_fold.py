@@ -4,10 +4,10 @@ from itertools import pairwise
 from typing import Any
 
 import redis
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from helios.events import TaskEnded, TaskLaunched, TaskPhase, TasksQueued
+from helios.events import RunEnded, TaskEnded, TaskLaunched, TaskPhase, TasksQueued
 from helios.records import InputRecord, TaskView
 from helios.transitions import commit_one, note_phase
 from tests.redis_servers import Valkey
@@ -37,7 +37,10 @@ class PhasedPlay(Play):
             super().take(step)
             return
         run, task = self.tasks[number]
-        attempt = int(self.stage.task(task, run).get("attempt") or 1)
+        record = self.stage.task(task, run)
+        if record.get("phase") and PHASES.index(record["phase"]) >= phase:
+            return  # a pod only moves forward
+        attempt = int(record.get("attempt") or 1)
         event = TaskPhase(run, task, attempt, PHASES[phase], "n1")
         commit_one(
             self.client,
@@ -58,10 +61,15 @@ def essence(row: TaskRow) -> dict[str, Any]:
         "stage": min(row.stage, ENDED),
         "node": row.node if row.ended else "",
         "times": (row.queued_at, row.launched_at, row.ended_at),
+        "phases": () if row.ended else (row.fetching_at, row.running_at, row.publishing_at),
+        "spans": [] if row.ended else spans(row, 2**45),
         "cache": row.cache,
         "bytes": (row.hit_bytes, row.miss_bytes) if row.ended else (),
         "phase": row.phase,
     }
+
+
+RETRY_IS_QUEUED = [("launch", 0, 0), ("phase", 0, 1), ("phase", 0, 2), ("fail", 0, 0), ("settle", 0, 0)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -70,20 +78,62 @@ def test_folding_from_any_snapshot_on_gives_the_same_tasks_as_the_records(
     shared_valkey: Valkey, steps: list[Step], data: st.DataObject
 ) -> None:
     play = PhasedPlay(shared_valkey.client())
+    boards, places = snapshots(play, steps)
+    number = data.draw(st.integers(0, len(boards) - 1), label="snapshot")
+    start = data.draw(st.integers(0, places[number]), label="from")
+    truth = {name: essence(row) for name, row in boards[-1].rows.items()}
+    assert moved_on(play, boards[number], start) == truth
+
+
+@settings(deadline=None, max_examples=1)
+@example(steps=[*RETRY_IS_QUEUED])
+@example(steps=[*RETRY_IS_QUEUED, ("cancel", 0, 0)])
+@example(steps=[*RETRY_IS_QUEUED, ("launch", 0, 0), ("cancel", 0, 0)])
+@given(steps=steps)
+def test_what_an_earlier_attempt_left_in_the_record_is_not_the_next_ones(
+    shared_valkey: Valkey, steps: list[Step]
+) -> None:
+    play = PhasedPlay(shared_valkey.client())
+    boards, places = snapshots(play, steps)
+    truth = {name: essence(row) for name, row in boards[-1].rows.items()}
+    for board, start in zip(boards, places, strict=True):
+        assert moved_on(play, board, start) == truth
+
+
+def snapshots(play: PhasedPlay, steps: list[Step]) -> tuple[list[Board], list[int]]:
+    """The board before the first step and after each, with how many events there were by then."""
     boards, places = [play.board()], [len(play.feed())]
     for step in steps:
         play.take(step)
         boards.append(play.board())
         places.append(len(play.feed()))
-    truth = {name: essence(row) for name, row in boards[-1].rows.items()}
-    number = data.draw(st.integers(0, len(boards) - 1), label="snapshot")
-    start = data.draw(st.integers(0, places[number]), label="from")
-    board = boards[number]
+    return boards, places
+
+
+def moved_on(play: PhasedPlay, board: Board, start: int) -> dict[str, Any]:
+    """The board after all events from `start` on; what is marked as unread is read in the end, as the feed does."""
     for entry, event in play.feed()[start:]:
         board.apply(event, entry)
     for row in read_rows(play.client, play.stage.keys, RUN, list(board.unread)):
         board.load(*row)
-    assert {name: essence(row) for name, row in board.rows.items()} == truth
+    return {name: essence(row) for name, row in board.rows.items()}
+
+
+def test_a_retry_that_is_queued_shows_as_queued_though_the_board_is_opened_late(valkey: redis.Redis) -> None:
+    play = PhasedPlay(valkey)
+    for step in RETRY_IS_QUEUED:
+        play.take(step)
+    row = play.board().rows["a"]
+    assert (row.status, row.attempt) == ("QUEUED", 2)
+    assert [span.stage for span in spans(row, (row.queued_at or 0) + 10)] == ["queued"]
+
+
+def test_what_a_run_that_ended_left_open_is_read() -> None:
+    board = Board("1-0", [("a", ()), ("b", ())])
+    board.apply(TaskEnded("1-0", "a", 1, "SUCCEEDED", "N/A", 0, 0, "n1"), "3-0")
+    board.unread.clear()
+    board.apply(RunEnded("1-0", "FAILED"), "4-0")
+    assert board.unread == {"b"}
 
 
 def test_the_tasks_are_in_the_order_of_the_dag_with_their_parents(valkey: redis.Redis) -> None:

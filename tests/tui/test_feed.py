@@ -8,7 +8,7 @@ import msgspec
 import redis
 
 from cli.connection import Link
-from helios.events import TaskLaunched, encode_event
+from helios.events import RunEnded, TaskLaunched, encode_event
 from helios.keys import Keys
 from helios.settings import Settings
 from helios.transitions import commit_one
@@ -20,8 +20,9 @@ from tui.source.feed import ENTRIES_READ, Feed
 
 
 @contextmanager
-def following(client: redis.Redis, **settings: int) -> Iterator[Feed]:
-    feed = Feed(Link(client, msgspec.structs.replace(Settings(), **settings)))
+def following(client: redis.Redis, *, look_again_seconds: float = 30.0, **settings: int) -> Iterator[Feed]:
+    link = Link(client, msgspec.structs.replace(Settings(), **settings))
+    feed = Feed(link, look_again_seconds=look_again_seconds)
     feed.start()
     try:
         yield feed
@@ -184,6 +185,83 @@ def test_a_damaged_feed_is_told_and_tried_again(valkey: redis.Redis) -> None:
         valkey.delete(stage.keys.events)
         feed.reconnect_now()
         wait_live(feed)
+
+
+def test_a_feed_that_stays_damaged_is_not_asked_again_and_again(valkey: redis.Redis) -> None:
+    """Each failure waits longer than the one before, and it is lost since the first."""
+    stage = Stage(valkey)
+    valkey.set(stage.keys.events, "no stream")
+    with following(valkey) as feed:
+        waits: dict[int, int] = {}
+
+        def waited_longer() -> bool:
+            now = feed.connection
+            if now.state == "lost":
+                waits[now.retry_at_ms] = now.since_ms
+            return len(waits) == 3
+
+        wait_until("it failed three times", waited_longer)
+        times = sorted(waits)
+        assert len(set(waits.values())) == 1
+        assert times[2] - times[1] > times[1] - times[0]
+
+
+def test_what_is_no_run_id_keeps_nobody_from_the_runs(valkey: redis.Redis) -> None:
+    stage = Stage(valkey)
+    stage.open({"a": []})
+    valkey.zadd(stage.keys.runs, {"nonsense": 1.0, "": 2.0})
+    with following(valkey) as feed:
+        wait_live(feed)
+        assert set(feed.runs.rows) == {RUN}
+
+
+def test_runs_do_not_vanish_because_their_index_is_damaged(valkey: redis.Redis) -> None:
+    stage = Stage(valkey)
+    stage.open({"a": []})
+    with following(valkey) as feed:
+        wait_live(feed)
+        valkey.set(stage.keys.runs, "no sorted set")
+        valkey.xadd(stage.keys.events, {"event": encode_event(RunEnded(RUN, "SUCCEEDED"))})
+        wait_until("it is told", lambda: "WRONGTYPE" in feed.connection.trouble)
+        assert RUN in feed.runs.rows
+
+
+def test_a_server_that_came_back_with_less_is_believed(own_valkey: Valkey) -> None:
+    """With `everysec` a power cut takes the last second of what was told."""
+    client = own_valkey.client()
+    stage = Stage(client)
+    stage.open({"a": [], "b": ["a"]})
+    before, events = client.dump(stage.keys.run(RUN)), client.dump(stage.keys.events)
+    with following(client) as feed:
+        wait_live(feed)
+        stage.pass_through("a")
+        wait_until("the success counts", lambda: feed.runs.rows[RUN].succeeded == 1)
+        own_valkey.kill()
+        wait_until("it is lost", lambda: feed.connection.state == "lost")
+        own_valkey.start()
+        pipeline = client.pipeline()
+        pipeline.restore(stage.keys.run(RUN), 0, before, replace=True)
+        pipeline.restore(stage.keys.events, 0, events, replace=True)
+        pipeline.execute()
+        feed.reconnect_now()
+        wait_until("the success is gone", lambda: feed.runs.rows[RUN].succeeded == 0)
+
+
+def test_tasks_whose_end_the_feed_did_not_tell_are_looked_at_again(valkey: redis.Redis) -> None:
+    stage = Stage(valkey)
+    stage.open({"a": []})
+    with following(valkey, look_again_seconds=0.3) as feed:
+        feed.watch(RUN)
+        board = wait_until("the tasks are there", lambda: feed.board)
+        with feed.lock:  # what holds the lock keeps the thread from folding
+            valkey.rename(stage.keys.events, "elsewhere")
+            valkey.set(stage.keys.events, "takes no event")
+            stage.pass_through("a")
+            stage.finalise()
+            valkey.rename("elsewhere", stage.keys.events)
+        wait_until("the task ended", lambda: feed.board is not None and feed.board.rows["a"].status == "SUCCEEDED")
+        wait_until("the run ended", lambda: feed.board is not None and feed.board.ended_at is not None)
+        assert board.run == RUN
 
 
 def test_the_servers_clock_is_what_durations_are_measured_by(valkey: redis.Redis) -> None:

@@ -160,6 +160,16 @@ def test_a_run_that_ended_is_read_again() -> None:
     assert (row_of(runs).status, row_of(runs).duration_ms(9_999)) == ("SUCCEEDED", 2_000)
 
 
+def test_a_run_that_is_counted_on_after_its_end_is_read_again() -> None:
+    """One that was failed as a whole ends while its tasks still run."""
+    runs = Runs()
+    runs.load("1-0", {"status": "FAILED", "startTime": "1", "endTime": "2"}, "5-0")
+    runs.apply(TaskEnded("1-0", "a", 1, "SUCCEEDED", "N/A", 0, 0, "n1"), "4-0")
+    assert runs.unread == set()
+    runs.apply(TaskEnded("1-0", "a", 1, "SUCCEEDED", "N/A", 0, 0, "n1"), "6-0")
+    assert (runs.unread, row_of(runs).succeeded) == ({"1-0"}, 0)
+
+
 def test_a_run_that_the_snapshot_did_not_have_is_read() -> None:
     runs = Runs()
     runs.apply(TaskLaunched("7-0", "a", 1, "job"), "1-0")
@@ -183,6 +193,16 @@ def test_a_record_older_than_what_was_folded_changes_nothing() -> None:
     runs.apply(TaskEnded("1-0", "a", 1, "SUCCEEDED", "Miss", 0, 1, "n1"), "1001-0")
     runs.load("1-0", {"status": "RUNNING", "taskSucceeded": "0"}, "1000-0")
     assert row_of(runs).succeeded == 1
+
+
+def test_a_server_that_came_back_with_less_is_believed() -> None:
+    runs = Runs()
+    entry, event = accepted()
+    runs.apply(event, entry)
+    runs.apply(TaskEnded("1-0", "a", 1, "SUCCEEDED", "Miss", 0, 1, "n1"), "1001-0")
+    runs.distrust()
+    runs.load("1-0", {"status": "RUNNING", "taskSucceeded": "0"}, "1000-0")
+    assert row_of(runs).succeeded == 0
 
 
 def ended(

@@ -22,6 +22,9 @@ from helios.events import (
 Place = tuple[int, int]
 """An entry's id in the feed, as numbers."""
 
+COUNTING = (TaskEnded, TaskFailed, TasksUpstreamFailed, TasksCancelled)
+"""Events that go with a change of the run's counters."""
+
 RUN_FIELDS = (
     *("dagName", "status", "startTime", "endTime", "cacheEnabled", "cacheHit", "taskCount"),
     *("taskSucceeded", "taskFailed", "taskUpstreamFailed", "taskCancelled"),
@@ -129,6 +132,11 @@ class Runs:
             return  # what was folded since says more
         self._put(_row(run, values, as_of))
 
+    def distrust(self) -> None:
+        """Before a snapshot: a server that was away may have come back with less than was folded, and it is right."""
+        for row in self.rows.values():
+            row.as_of = (0, 0)
+
     def forget(self, run: str) -> None:
         row = self.rows.pop(run, None)
         if row is not None:
@@ -154,7 +162,11 @@ class Runs:
         if at <= row.as_of:
             return
         row.as_of = at
-        if row.ended or not _fold(row, event):
+        if row.ended:
+            if isinstance(event, COUNTING):
+                self.unread.add(row.run)  # a run that was failed as a whole ends before its tasks do
+            return
+        if not _fold(row, event):
             return
         if isinstance(event, TaskFailed):
             # Of a run that was cancelled the task counts as cancelled, and its cache outcome counts now: the event

@@ -131,8 +131,8 @@ class Board:
         row.node, row.cache = view.node or row.node, view.cache
         row.hit_bytes, row.miss_bytes = view.cacheHitBytes, view.cacheMissBytes
         row.queued_at = view.queuedTime or row.queued_at
-        row.launched_at = view.startTime or row.launched_at
-        fetching, running, publishing = phase_times
+        launched, fetching, running, publishing = _times_of_attempt(view, phase_times)
+        row.launched_at = launched or row.launched_at
         row.fetching_at = fetching or row.fetching_at
         row.running_at = running or row.running_at
         row.publishing_at = publishing or row.publishing_at
@@ -184,12 +184,19 @@ class Board:
             case TasksCancelled(tasks=names):
                 for row in self._move(names, "CANCELLED", None, SETTLED):
                     row.ended_at = at
+                    if row.attempt > 1:
+                        self.unread.add(row.name)  # its outcome is that of the attempt before
             case RunAccepted():
                 self.started_at = self.started_at or at
             case RunEnded():
                 self.ended_at = at
+                self.doubt()
             case _:
                 pass
+
+    def doubt(self) -> None:
+        """Have the records read of all tasks that did not end, since the feed may lack an event."""
+        self.unread.update(name for name, row in self.rows.items() if not row.ended)
 
     def _move(self, names: Iterable[str], status: str, attempt: int | None, stage: int) -> list[TaskRow]:
         """The rows for which this is a step forward, flipped. Without an attempt the current one is meant."""
@@ -234,13 +241,25 @@ def _stage(status: str, phase: str) -> int:
             return ENDED
 
 
+def _times_of_attempt(view: TaskView, phase_times: Sequence[int | None]) -> list[int | None]:
+    """When the attempt was launched and began to fetch, run and publish.
+
+    A retry's record keeps the times of the attempt before until it is launched itself, which one that is cancelled may
+    never be.
+    """
+    launched, queued = view.startTime, view.queuedTime
+    if launched is None or (queued is not None and launched < queued):
+        return [None] * 4
+    return [launched, *phase_times]
+
+
 def _take_node_times(row: TaskRow, view: TaskView) -> None:
     """The record's times are by the node's clock, and exact where the feed's are those of a look once a second.
 
     They are taken only where they lie within the attempt as Redis saw it: a node whose clock is off tells nothing.
     """
     begin, end = row.launched_at or row.queued_at, row.ended_at
-    if begin is None or end is None:
+    if begin is None or end is None or view.status not in ("SUCCEEDED", "FAILED"):
         return
 
     def within(time: int | None) -> int | None:

@@ -3,6 +3,7 @@
 Rule: `lock` is held while the models are moved on and while they are read; nobody waits for Redis while holding it.
 """
 
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +34,8 @@ BACKOFF_SECONDS = (0.25, 0.5, 1.0, 2.0, 5.0)
 REJOIN_SECONDS = 30.0
 STOP_SECONDS = 0.5
 
+_RUN_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
+
 
 class Connection(msgspec.Struct, frozen=True):
     """How the way to Redis is. `since_ms` and `retry_at_ms` are on this machine's clock."""
@@ -59,9 +62,15 @@ def _wall_clock_ms() -> int:
 class Feed:
     """Runs, and the tasks of the run that is watched, as they are now."""
 
-    def __init__(self, link: Link, clock: Callable[[], int] = _wall_clock_ms) -> None:
+    def __init__(
+        self,
+        link: Link,
+        clock: Callable[[], int] = _wall_clock_ms,
+        look_again_seconds: float = LOOK_AGAIN_SECONDS,
+    ) -> None:
         self.link = link
         self.clock = clock
+        self.look_again_seconds = look_again_seconds
         self.lock = threading.Lock()
         self.runs = Runs()
         self.board: Board | None = None
@@ -111,10 +120,12 @@ class Feed:
         failures = 0
         while not self._stopping.is_set():
             try:
+                if failures:
+                    self._find_stack()
                 self._snapshot()
-                failures = 0
                 while not self._stopping.is_set():
                     self._read()
+                    failures = 0
             except FeedTrimmed:
                 continue
             except redis.RedisError as error:
@@ -126,7 +137,7 @@ class Feed:
             failures += 1
 
     def _lose(self, trouble: str, failures: int) -> None:
-        """Say that the connection is lost, and wait; then find the embedded stack again where that is what is used."""
+        """Say that the connection is lost, and wait before the next try."""
         if self._stopping.is_set():
             return
         former, now = self.connection, self.clock()
@@ -135,12 +146,16 @@ class Feed:
         self.connection = Connection("lost", since, now + int(wait * 1000), trouble)
         self._hurry.wait(wait)
         self._hurry.clear()
+
+    def _find_stack(self) -> None:
+        """Where the embedded stack is used and its Redis is gone, find it again, started anew if need be."""
         stack = self.link.stack
-        if stack is not None and not self._stopping.is_set():
-            try:
-                rejoin_stack(self.link, stack, REJOIN_SECONDS)
-            except CommandFailed as failure:
-                self.connection = msgspec.structs.replace(self.connection, trouble=f"{failure.message}; {failure.hint}")
+        if stack is None or self._stopping.is_set():
+            return
+        try:
+            self._answer([("TIME",)])
+        except (redis.ConnectionError, redis.TimeoutError):
+            rejoin_stack(self.link, stack, REJOIN_SECONDS)
 
     @property
     def _partitions(self) -> list[Keys]:
@@ -160,6 +175,7 @@ class Feed:
         with self.lock:
             for run in [run for run in self.runs.rows if run not in kept]:
                 self.runs.forget(run)
+            self.runs.distrust()
         for start in range(0, len(found), RUNS_READ):
             if self._stopping.is_set():
                 return
@@ -168,7 +184,7 @@ class Feed:
                 self.connection = msgspec.structs.replace(self.connection, loaded=min(len(found), start + RUNS_READ))
         if self._wanted is not None:
             self._open_board()
-        self._look_again_at = time.monotonic() + LOOK_AGAIN_SECONDS
+        self._look_again_at = time.monotonic() + self.look_again_seconds
         self.connection = Connection("live", self.clock())
 
     def _take_time(self) -> None:
@@ -177,22 +193,23 @@ class Feed:
         self.clock_offset_ms = int(seconds) * 1000 + int(micros) // 1000 - (before + self.clock()) // 2
 
     def _answer(self, command: list[Command]) -> Any:
-        reply = self._send(command)[0]
-        if isinstance(reply, redis.ResponseError):
-            raise reply
-        return reply
+        return self._answers(command)[0]
+
+    def _answers(self, commands: Sequence[Command]) -> list[Any]:
+        replies = self._send(commands)
+        for reply in replies:
+            if isinstance(reply, redis.ResponseError):
+                raise reply
+        return replies
 
     def _newest_entries(self) -> list[tuple[str, str]]:
         keys = [each.events for each in self._partitions]
-        replies = self._send([("XREVRANGE", key, "+", "-", "COUNT", 1) for key in keys])
-        return [
-            (key, reply[0][0] if isinstance(reply, list) and reply else "0-0")
-            for key, reply in zip(keys, replies, strict=True)
-        ]
+        replies = self._answers([("XREVRANGE", key, "+", "-", "COUNT", 1) for key in keys])
+        return [(key, reply[0][0] if reply else "0-0") for key, reply in zip(keys, replies, strict=True)]
 
     def _kept_runs(self) -> list[str]:
-        replies = self._send([("ZRANGE", each.runs, 0, -1) for each in self._partitions])
-        runs = [run for reply in replies if isinstance(reply, list) for run in reply]  # pyright: ignore[reportUnknownVariableType] -- what Redis answers
+        replies = self._answers([("ZRANGE", each.runs, 0, -1) for each in self._partitions])
+        runs = [run for reply in replies for run in reply if _RUN_ID.fullmatch(run)]
         return sorted(runs, key=place_of, reverse=True)
 
     def _load(self, runs: Sequence[str]) -> None:
@@ -237,9 +254,11 @@ class Feed:
         self._read_unread()
         now = time.monotonic()
         if now >= self._look_again_at:
-            self._look_again_at = now + LOOK_AGAIN_SECONDS
+            self._look_again_at = now + self.look_again_seconds
             with self.lock:
                 self.runs.unread.update(run for run, row in self.runs.rows.items() if not row.ended)
+                if self.board is not None:
+                    self.board.doubt()
             self._may_be_forgotten = True
         if self._may_be_forgotten and now >= self._prune_at:
             self._prune_at = now + FORGOTTEN_SECONDS
@@ -275,6 +294,9 @@ class Feed:
             with self.lock:
                 for row in rows:
                     board.load(*row)
+                run = self.runs.rows.get(board.run)
+                if run is not None and board.ended_at is None:
+                    board.ended_at = run.ended_at
 
     def _forget_the_gone(self) -> None:
         kept = set(self._kept_runs())
