@@ -270,3 +270,18 @@ def test_a_record_has_what_only_it_says(valkey: redis.Redis) -> None:
     view = board.rows["a"].view
     assert view is not None
     assert (view.exitCode, view.cacheHitBytes) == (0, 5)
+
+
+def test_a_root_is_queued_when_its_run_is_opened(valkey: redis.Redis) -> None:
+    stage = Stage(valkey)
+    stage.open({"a": [], "b": ["a"]})
+    stage.launch("a")
+    board = open_board(valkey, stage.keys, RUN)
+    row = board.rows["a"]
+    assert row.queued_at == int(stage.run()["startTime"])
+    assert [span.stage for span in spans(row, (row.launched_at or 0) + 50)][-1] == "starting"
+    assert board.rows["b"].queued_at is None
+
+
+def test_a_task_of_which_only_the_launch_is_known_has_stages_from_there() -> None:
+    assert spans(row_with(status="RUNNING", launched_at=20), 80) == [Span("starting", 20, 80)]

@@ -71,10 +71,11 @@ class Span(msgspec.Struct, frozen=True):
 
 def spans(row: TaskRow, now_ms: int) -> list[Span]:
     """The row's stages in order, without gaps or overlaps, up to its end or to now."""
-    if row.queued_at is None:
+    first = row.queued_at if row.queued_at is not None else row.launched_at
+    if first is None:
         return []
     end = row.ended_at if row.ended and row.ended_at is not None else now_ms
-    end = max(end, row.queued_at)
+    end = max(end, first)
     begins = [
         ("queued", row.queued_at),
         ("starting", row.launched_at),
@@ -83,7 +84,7 @@ def spans(row: TaskRow, now_ms: int) -> list[Span]:
         ("publishing", row.publishing_at),
     ]
     found: list[Span] = []
-    earliest = row.queued_at
+    earliest = first
     reached: list[tuple[str, int]] = []
     for stage, begin in begins:
         if begin is not None:
@@ -131,6 +132,8 @@ class Board:
         row.node, row.cache = view.node or row.node, view.cache
         row.hit_bytes, row.miss_bytes = view.cacheHitBytes, view.cacheMissBytes
         row.queued_at = view.queuedTime or row.queued_at
+        if row.queued_at is None and not row.parents and view.attempt <= 1:
+            row.queued_at = self.started_at  # a root is queued by the script that opens the run
         launched, fetching, running, publishing = _times_of_attempt(view, phase_times)
         row.launched_at = launched or row.launched_at
         row.fetching_at = fetching or row.fetching_at
