@@ -1,6 +1,5 @@
 """What one task printed: its fetch, its command, its publish, as it is and as it grows."""
 
-import asyncio
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,8 +15,7 @@ from tui.model.table import printable
 from tui.palette import style_of
 from tui.screens.screen import HeliosScreen
 from tui.source.logs import LogReader
-from tui.source.saving import save
-from tui.widgets.dialogs import Ask, Confirm
+from tui.widgets.dialogs import Ask
 from tui.widgets.log_view import LogView
 
 STEPS = ("fetch", "task", "publish")
@@ -214,16 +212,10 @@ class LogsScreen(HeliosScreen):
             return
         path, content = Path(name).expanduser(), "\n".join([*self.view.lines, ""]).encode("utf-8", "surrogateescape")
         try:
-            try:
-                await asyncio.to_thread(save, path, content)
-            except FileExistsError:
-                if not await self.app.push_screen_wait(Confirm(f"{path} exists. Replace it?", yes="Replace")):
-                    return
-                await asyncio.to_thread(save, path, content, replace=True)
+            if await self.save_asking(path, content):
+                self.notify(f"Saved {path}.", markup=False)
         except CommandFailed as failure:
             self.notify(f"{failure.message}; {failure.hint}", severity="error", markup=False)
-            return
-        self.notify(f"Saved {path}.", markup=False)
 
     def action_leave(self) -> None:
         field = self.query_one("#search", Input)

@@ -28,7 +28,6 @@ from tui.palette import style_of
 from tui.screens.screen import HeliosScreen
 from tui.source.feed import Connection
 from tui.source.reruns import ask_to_cancel, rerun
-from tui.source.saving import save
 from tui.widgets.cards import Cards
 from tui.widgets.dialogs import Ask, Confirm
 from tui.widgets.filter_bar import FilterBar
@@ -351,13 +350,7 @@ class RunsScreen(HeliosScreen):
         path = Path(name.strip()).expanduser()
         try:
             content = await asyncio.to_thread(table_file, path.name, rows, now_ms)
-            try:
-                await asyncio.to_thread(save, path, content)
-            except FileExistsError:
-                if not await self.app.push_screen_wait(Confirm(f"{path} exists. Replace it?", yes="Replace")):
-                    return
-                await asyncio.to_thread(save, path, content, replace=True)
+            if await self.save_asking(path, content):
+                self.notify(f"Wrote {len(rows):,} runs to {path.absolute()}.", markup=False)
         except CommandFailed as error:
             self._tell(error)
-        else:
-            self.notify(f"Wrote {len(rows):,} runs to {path.absolute()}.", markup=False)

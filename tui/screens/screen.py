@@ -1,5 +1,7 @@
 """What all screens share: the session, the pace at which they look for news, the line that says how things stand."""
 
+import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual.app import ComposeResult
@@ -7,6 +9,8 @@ from textual.screen import Screen
 from textual.widgets import Footer
 
 from tui.session import Session
+from tui.source.saving import save
+from tui.widgets.dialogs import Confirm
 from tui.widgets.status_line import StatusLine
 
 if TYPE_CHECKING:
@@ -46,6 +50,16 @@ class HeliosScreen(Screen[None]):
             self.query_one(StatusLine).show_state()
             if not self.helios.paused:
                 self.tick()
+
+    async def save_asking(self, path: Path, content: bytes) -> bool:
+        """Write a file, over another only if that is wanted; returns whether it was written. Raises CommandFailed."""
+        try:
+            await asyncio.to_thread(save, path, content)
+        except FileExistsError:
+            if not await self.app.push_screen_wait(Confirm(f"{path} exists. Replace it?", yes="Replace")):
+                return False
+            await asyncio.to_thread(save, path, content, replace=True)
+        return True
 
     def tick(self) -> None:
         """Take what changed and show it; called while the screen is in front and not paused."""

@@ -14,11 +14,10 @@ from redis.exceptions import NoPermissionError
 from cli.connection import Link, reaching
 from cli.failure import CommandFailed
 from cli.output import readable
-from cli.submission import submit
-from helios.dag_written import written
 from helios.keys import CONTROLS, SUBMISSIONS, Keys
 from helios.transitions import commit_one, pipelined, retry_letter
 from tui.model.health import Letter, remedy
+from tui.source.reruns import rerun
 
 LETTERS_SHOWN = 200
 ABOUT = ("stream", "entry", "reason", "deliveries")
@@ -134,14 +133,6 @@ def _send(link: Link, letter: Letter) -> str:
 
 
 def _submit_again(link: Link, letter: Letter) -> str:
-    keys = link.keys(letter.run)
-    stored: Any = link.client.get(keys.dag(letter.run))
-    cached: Any = link.client.hget(keys.run(letter.run), "cacheEnabled")
-    if stored is None:
-        raise CommandFailed(f"the DAG of run {letter.run} is not kept any more", hint="submit its file again")
-    try:
-        text = written(str(stored).encode("utf-8", "surrogateescape"))
-    except msgspec.DecodeError as error:
-        raise CommandFailed(f"the DAG of run {letter.run} is damaged: {error}", hint="submit its file again") from None
+    cached: Any = link.client.hget(link.keys(letter.run).run(letter.run), "cacheEnabled")
     use_cache = None if cached is None else cached == "true"
-    return f"submitted again as {submit(link, text, use_cache=use_cache, request_id=_request_id(letter))}"
+    return f"submitted again as {rerun(link, letter.run, use_cache=use_cache, request_id=_request_id(letter))}"

@@ -10,8 +10,8 @@ from cli.submission import cancel, submit
 from helios.dag_written import written
 
 
-def rerun(link: Link, run: str, *, use_cache: bool, request_id: str) -> str:
-    """The id that the new run will have. Raises CommandFailed."""
+def rerun(link: Link, run: str, *, use_cache: bool | None, request_id: str) -> str:
+    """The id that the new run will have; `use_cache` None leaves that to the DAG. Raises CommandFailed."""
     with reaching(link.settings, embedded=link.stack is not None):
         dag: Any = link.client.get(link.keys(run).dag(run))
         if dag is None:

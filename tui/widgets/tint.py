@@ -2,23 +2,19 @@
 
 from typing import Any
 
+from rich.style import Style
 from rich.text import Text
 from textual.app import App
 
 from tui.glyphs import Mark
+from tui.palette import style_of
 
 
 def tint(app: App[Any], text: str, style: str) -> Text:
     """`style` is that of a Mark, maybe after `bold`. User data is taken literally."""
-    words = ["dim" if word == "muted" else _colour(app, word) for word in style.split()]
-    return Text(text, style=" ".join(word for word in words if word), no_wrap=False)
-
-
-def _colour(app: App[Any], name: str) -> str:
-    if name in ("", "bold", "dim", "foreground"):
-        return "" if name == "foreground" else name
-    found = app.theme_variables.get(name, "")
-    return found[:7] if found.startswith("#") else ""
+    name = style.removeprefix("bold ")
+    drawn = Style(bold=True) if name == "bold" else style_of(app, name)
+    return Text(text, style=drawn + Style(bold=True) if style.startswith("bold") else drawn, no_wrap=False)
 
 
 def marked(app: App[Any], mark: Mark, ascii_only: bool, text: str = "") -> Text:
