@@ -19,8 +19,10 @@ from tests.tui.driving import drive
 from tests.tui.pictures import NARROW, WIDE, assert_looks, screen_text
 from tests.tui.stage import until
 from tui.app import HeliosApp
-from tui.screens.submit import SubmitScreen
-from tui.widgets.dag_editor import DagEditor
+from tui.model.draft import TEMPLATE
+from tui.screens.submit import REST_SECONDS, SubmitScreen
+from tui.source.submitting import Sent
+from tui.widgets.dag_editor import MOST_COLOURED_LINES, DagEditor
 from tui.widgets.dialogs import Ask, Confirm
 from tui.widgets.problem_list import ProblemList
 
@@ -49,6 +51,11 @@ def submitter(client: redis.Redis) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+def limit_memory(client: redis.Redis, size: int) -> None:
+    """Of one byte: no writes are taken; of none: there is no limit."""
+    client.execute_command("CONFIG", "SET", "maxmemory", size)  # pyright: ignore[reportUnknownMemberType] -- open stub
 
 
 def submissions(client: redis.Redis) -> list[dict[str, str]]:
@@ -96,6 +103,9 @@ def test_f8_and_enter_jump_to_problems(valkey: redis.Redis, tmp_path: Path) -> N
             await pilot.press("f8")
             assert line is not None
             assert screen.editor.cursor_location[0] == line - 1
+        await pilot.press("shift+f8")
+        assert lines[0] is not None
+        assert screen.editor.cursor_location[0] == lines[0] - 1
         screen.query_one(ProblemList).focus()
         screen.query_one(ProblemList).highlighted = 0
         await pilot.press("enter")
@@ -242,7 +252,7 @@ def test_a_file_is_opened_and_saved(valkey: redis.Redis, tmp_path: Path) -> None
         await pilot.press("enter")
 
     async def steps(app: HeliosApp, pilot: Pilot[None]) -> None:
-        screen = await write(app, pilot, WRONG)
+        screen = await write(app, pilot, TEMPLATE)
         await pilot.press("ctrl+o")
         await answer(app, pilot, str(file))
         await until(pilot, "it is open", lambda: screen.editor.text == VALID)
@@ -266,7 +276,7 @@ def test_a_file_is_opened_and_saved(valkey: redis.Redis, tmp_path: Path) -> None
 
 def test_a_file_that_is_not_there_is_told(valkey: redis.Redis, tmp_path: Path) -> None:
     async def steps(app: HeliosApp, pilot: Pilot[None]) -> None:
-        await write(app, pilot, VALID)
+        await write(app, pilot, TEMPLATE)
         await pilot.press("ctrl+o")
         await until(pilot, "it asks", lambda: isinstance(app.screen, Ask))
         app.screen.query_one(Input).value = "/nowhere/dag.yaml"
@@ -289,7 +299,7 @@ def test_where_there_is_no_terminal_the_users_own_editor_is_not_started(valkey: 
 def test_escape_leads_back_to_the_runs(valkey: redis.Redis, tmp_path: Path) -> None:
     async def steps(app: HeliosApp, pilot: Pilot[None]) -> None:
         screen = await write(app, pilot, VALID)
-        screen.query_one(ProblemList).focus()
+        assert app.focused is screen.editor
         await pilot.press("escape")
         await until(pilot, "the runs are back", lambda: app.screen is app.home)
 
@@ -312,5 +322,141 @@ def test_the_template_is_what_a_newcomer_sees(valkey: redis.Redis, tmp_path: Pat
     async def steps(app: HeliosApp, pilot: Pilot[None]) -> None:
         await pilot.press("n")
         await until(pilot, "it is checked", lambda: "valid: my-first-run, 2 tasks" in screen_text(app))
+
+    drive(valkey, tmp_path, steps)
+
+
+@pytest.mark.parametrize("size", [NARROW, WIDE], ids=["narrow", "wide"])
+def test_how_a_newcomer_and_a_rejection_see_it(valkey: redis.Redis, tmp_path: Path, size: tuple[int, int]) -> None:
+    async def steps(app: HeliosApp, pilot: Pilot[None]) -> None:
+        screen = await write(app, pilot, TEMPLATE)
+        screen.editor.cursor_blink = False
+        await pilot.pause(0.1)
+        width = "narrow" if size == NARROW else "wide"
+        assert_looks(app, f"submit-template-{width}")
+        screen._take(Sent("1764027300000-0", "REJECTED", ("3:5: tasks[0].image: it is not allowed here",)), "")
+        await until(pilot, "it is told", lambda: "rejected" in screen_text(app))
+        assert_looks(app, f"submit-rejected-{width}")
+
+    drive(valkey, tmp_path, steps, size=size)
+
+
+def test_a_rejection_is_not_overwritten_by_a_check_that_was_on_its_way(valkey: redis.Redis, tmp_path: Path) -> None:
+    async def steps(app: HeliosApp, pilot: Pilot[None]) -> None:
+        screen = await write(app, pilot, VALID)
+        screen.editor.load_text(f"{VALID}# typed last\n")
+        await pilot.pause()
+        timer = screen._timer
+        assert timer is not None
+        await pilot.press("f9")
+        await until(pilot, "it is sent", lambda: submissions(valkey))
+        [(run, _)] = valkey.xrange(SUBMISSIONS)
+        valkey.hset(f"helios:{{p0}}:run:{run}", mapping={"status": "REJECTED", "problems": "no such thing"})
+        await until(pilot, "it is told", lambda: "rejected" in screen_text(app))
+        await pilot.pause(2 * REST_SECONDS)  # in which the check would have come
+        assert "rejected" in screen_text(app)
+        assert "no such thing" in screen_text(app)
+
+    drive(valkey, tmp_path, steps)
+
+
+def test_a_submission_that_redis_did_not_take_is_repeated_as_the_same_request(
+    valkey: redis.Redis, tmp_path: Path
+) -> None:
+    """The promise that submitting again is safe holds when one leaves the editor in between, and only for the same."""
+
+    async def steps(app: HeliosApp, pilot: Pilot[None]) -> None:
+        await write(app, pilot, VALID)
+        limit_memory(valkey, 1)
+        await pilot.press("f9")
+        await until(pilot, "it is told", lambda: "not known to be submitted" in screen_text(app))
+        request = app.draft.request_id
+        assert request
+        limit_memory(valkey, 0)
+        await pilot.press("f2")
+        await until(pilot, "the runs are back", lambda: app.screen is app.home)
+        await pilot.press("f3")
+        await until(pilot, "the editor is open", lambda: isinstance(app.screen, SubmitScreen))
+        await pilot.press("f9")
+        await until(pilot, "it is sent", lambda: submissions(valkey))
+        assert submissions(valkey)[0]["requestId"] == request
+        await until(pilot, "it is over", lambda: app.screen is app.home and not app.draft.request_id)
+
+    try:
+        drive(valkey, tmp_path, steps)
+    finally:
+        limit_memory(valkey, 0)
+
+
+@pytest.mark.parametrize("change", ["ctrl+t", "x"])
+def test_what_was_changed_is_another_request(valkey: redis.Redis, tmp_path: Path, change: str) -> None:
+    async def steps(app: HeliosApp, pilot: Pilot[None]) -> None:
+        await write(app, pilot, VALID)
+        app.draft.request_id = "tui-earlier"
+        await pilot.press(change)
+        await until(pilot, "it is another request", lambda: not app.draft.request_id)
+
+    drive(valkey, tmp_path, steps)
+
+
+def test_the_last_keys_are_kept_however_fast_one_leaves(valkey: redis.Redis, tmp_path: Path) -> None:
+    async def steps(app: HeliosApp, pilot: Pilot[None]) -> None:
+        await write(app, pilot, "")
+        await pilot.press("x", "y", "escape")
+        await until(pilot, "the runs are back", lambda: app.screen is app.home)
+
+    drive(valkey, tmp_path, steps)
+    assert (tmp_path / "draft.yaml").read_text() == "xy"
+
+
+def test_what_is_in_no_file_is_not_replaced_unasked(valkey: redis.Redis, tmp_path: Path) -> None:
+    async def steps(app: HeliosApp, pilot: Pilot[None]) -> None:
+        screen = await write(app, pilot, VALID)
+        await pilot.press("ctrl+o")
+        await until(pilot, "it asks first", lambda: isinstance(app.screen, Confirm))
+        await pilot.press("escape")
+        await until(pilot, "the editor is back", lambda: app.screen is screen)
+        assert screen.editor.text == VALID
+
+    drive(valkey, tmp_path, steps)
+
+
+def test_a_files_name_may_look_like_markup(valkey: redis.Redis, tmp_path: Path) -> None:
+    (tmp_path / "[").mkdir()
+    file = tmp_path / "[" / "b].yaml"
+
+    async def steps(app: HeliosApp, pilot: Pilot[None]) -> None:
+        await write(app, pilot, VALID)
+        await pilot.press("ctrl+s")
+        await until(pilot, "it asks", lambda: isinstance(app.screen, Ask))
+        app.screen.query_one(Input).value = str(file)
+        await pilot.press("enter")
+        await until(pilot, "it is told", lambda: "Saved" in screen_text(app))
+        assert file.read_text() == VALID
+
+    drive(valkey, tmp_path / "state", steps)
+
+
+def test_an_editor_that_is_no_command_is_told(
+    valkey: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VISUAL", "vi 'x")
+
+    async def steps(app: HeliosApp, pilot: Pilot[None]) -> None:
+        await write(app, pilot, VALID)
+        await pilot.press("ctrl+l")
+        await until(pilot, "it is told", lambda: "no command" in screen_text(app))
+
+    drive(valkey, tmp_path, steps)
+
+
+def test_a_text_that_is_too_long_to_colour_at_each_key_has_no_colours(valkey: redis.Redis, tmp_path: Path) -> None:
+    async def steps(app: HeliosApp, pilot: Pilot[None]) -> None:
+        screen = await write(app, pilot, VALID)
+        assert screen.editor.language == "yaml"
+        screen.editor.load_text(VALID + "#\n" * MOST_COLOURED_LINES)
+        await until(pilot, "it is plain", lambda: screen.editor.language is None)
+        screen.editor.load_text(VALID)
+        await until(pilot, "it is coloured", lambda: screen.editor.language == "yaml")
 
     drive(valkey, tmp_path, steps)

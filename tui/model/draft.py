@@ -32,10 +32,19 @@ class Draft(msgspec.Struct):
     stamp: int = 0
     """The file's modification time when it was read or written, in nanoseconds."""
     use_cache: bool = True
+    request_id: str = ""
+    """Of a submission of this text, with this box, that is not known to have arrived: trying again sends the same."""
 
     @property
     def is_dirty(self) -> bool:
         return self.saved is not None and self.text != self.saved
+
+    @property
+    def would_be_lost(self) -> bool:
+        """Whether another text in its place would take away something that is in no file."""
+        if self.saved is not None:
+            return self.is_dirty
+        return bool(self.text.strip()) and self.text != TEMPLATE
 
 
 class Checked(msgspec.Struct, frozen=True):

@@ -1,13 +1,8 @@
 """Where a DAG is written, checked while one types, and submitted."""
 
 import asyncio
-import os
-import shlex
-import subprocess
-import tempfile
 import uuid
-from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
 from textual import on, work
@@ -24,12 +19,16 @@ from tui.intents import SelectRun
 from tui.model.draft import Checked, check
 from tui.palette import style_of
 from tui.screens.screen import HeliosScreen
-from tui.source.drafts import changed_meanwhile, keep_draft, open_file, save_file
+from tui.source.drafts import changed_meanwhile, keep_newest, open_file, save_file
+from tui.source.own_editor import edited, editor_command
 from tui.source.submitting import Sent, send
 from tui.widgets.dag_editor import DagEditor
 from tui.widgets.dialogs import Ask, Confirm
 from tui.widgets.problem_list import ProblemList
 from tui.widgets.switch import Switch
+
+if TYPE_CHECKING:
+    from tui.app import HeliosApp
 
 REST_SECONDS = 0.15
 """The text is checked when no key was pressed for so long."""
@@ -42,11 +41,19 @@ class SubmitScreen(HeliosScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("f9,ctrl+g", "submit", "Submit", id="submit.submit", key_display="F9"),
         Binding("f8", "next_problem", "Next problem", id="submit.next-problem", key_display="F8"),
+        Binding(
+            "shift+f8,f20",  # terminals send the one or the other
+            "next_problem(-1)",
+            "Previous problem",
+            id="submit.previous-problem",
+            key_display="Shift+F8",
+            show=False,
+        ),
         Binding("ctrl+t", "toggle_cache", "Cache", id="submit.toggle-cache"),
         Binding("ctrl+o", "open", "Open", id="submit.open"),
         Binding("ctrl+s", "save", "Save", id="submit.save"),
         Binding("ctrl+l", "edit", "$EDITOR", id="submit.edit"),
-        Binding("escape", "close", "Back", id="submit.close"),
+        Binding("escape", "close", "Back", id="submit.close", priority=True),
     ]
     DEFAULT_CSS = """
     SubmitScreen {
@@ -63,7 +70,6 @@ class SubmitScreen(HeliosScreen):
         super().__init__()
         self.checked = Checked()
         self.verdict: tuple[str, str] = ("checking…", "muted")
-        self._request_id = ""
         self._sending = False
         self._number = 0
         """Of the text; what was found in an earlier one is not shown."""
@@ -100,8 +106,9 @@ class SubmitScreen(HeliosScreen):
 
     @on(DagEditor.Changed)
     def changed(self) -> None:
-        self.helios.draft.text = self.editor.text
-        self._request_id = ""
+        draft, text = self.helios.draft, self.editor.text
+        if text != draft.text:
+            draft.text, draft.request_id = text, ""
         self._check_soon()
 
     def _check_soon(self) -> None:
@@ -114,10 +121,17 @@ class SubmitScreen(HeliosScreen):
     async def _check(self) -> None:
         number, text = self._number, self.editor.text
         checked = await asyncio.to_thread(check, text)
-        await asyncio.to_thread(keep_draft, self.helios.state_folder, text)
+        await asyncio.to_thread(self._keep, self.helios)
         if number == self._number and self.is_mounted:
             self.checked = checked
             self._show(checked)
+
+    def on_unmount(self) -> None:
+        self._keep(self.helios)  # the last keys may have been pressed too lately for a check
+
+    @staticmethod
+    def _keep(helios: "HeliosApp") -> None:
+        keep_newest(helios.state_folder, lambda: helios.draft.text)
 
     def _show(self, checked: Checked) -> None:
         style = "error" if checked.problems else "warning" if checked.warnings else "success"
@@ -137,7 +151,9 @@ class SubmitScreen(HeliosScreen):
 
     @on(Checkbox.Changed, "#use-cache")
     def switched(self, event: Checkbox.Changed) -> None:
-        self.helios.draft.use_cache = event.value
+        draft = self.helios.draft
+        if event.value != draft.use_cache:
+            draft.use_cache, draft.request_id = event.value, ""
         if self.checked.dag:
             self._show(self.checked)
 
@@ -151,8 +167,8 @@ class SubmitScreen(HeliosScreen):
     def action_toggle_cache(self) -> None:
         self.query_one("#use-cache", Checkbox).toggle()
 
-    def action_next_problem(self) -> None:
-        problem = self.list.next_problem()
+    def action_next_problem(self, step: int = 1) -> None:
+        problem = self.list.next_problem(step)
         if problem is None:
             self.notify("There is no problem.")
         else:
@@ -171,8 +187,9 @@ class SubmitScreen(HeliosScreen):
     @work
     async def action_open(self) -> None:
         draft = self.helios.draft
-        if draft.is_dirty and not await self.app.push_screen_wait(
-            Confirm(f"{draft.path} has changes that are not saved. Open another file?", yes="Open")
+        lost = f"{draft.path} has changes that are not saved." if draft.path else "What is written here is in no file."
+        if draft.would_be_lost and not await self.app.push_screen_wait(
+            Confirm(f"{lost} Open another file in its place?", yes="Open")
         ):
             return
         name = await self.app.push_screen_wait(Ask("Open which file?", placeholder="dag.yaml"))
@@ -216,31 +233,28 @@ class SubmitScreen(HeliosScreen):
         except CommandFailed as failure:
             self._complain(failure)
             return
-        saved.use_cache, saved.text = self.helios.draft.use_cache, self.editor.text
+        draft = self.helios.draft
+        saved.use_cache, saved.request_id, saved.text = draft.use_cache, draft.request_id, self.editor.text
         self.helios.draft = saved
         self._say(*self.verdict)
-        self.notify(f"Saved {saved.path}.")
+        self.notify(f"Saved {saved.path}.", markup=False)
 
     def action_edit(self) -> None:
         """Hand the text to the user's own editor, and wait for it."""
-        command = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
-        with tempfile.TemporaryDirectory(prefix="helios-") as folder:
-            file = Path(folder) / "dag.yaml"
-            file.write_text(self.editor.text, encoding="utf-8")
-            try:
-                with self.app.suspend():
-                    code = subprocess.run([*command, str(file)], check=False).returncode
-            except SuspendNotSupported:
-                self.notify("Here there is no terminal for another editor.", severity="error")
-                return
-            except OSError as error:
-                self.notify(f"Cannot start {command[0]}: {error.strerror}; set EDITOR.", severity="error")
-                return
-            edited = file.read_text(encoding="utf-8", errors="replace")
-        if code:
-            self.notify(f"{command[0]} ended with {code}; the text is as it was.", severity="warning")
-        elif edited != self.editor.text:
-            self.editor.load_text(edited)
+        try:
+            command = editor_command()
+            with self.app.suspend():
+                text = edited(command, self.editor.text)
+        except SuspendNotSupported:
+            self.notify("Here there is no terminal for another editor.", severity="error")
+            return
+        except CommandFailed as failure:
+            self._complain(failure)
+            return
+        if isinstance(text, CommandFailed):
+            self._complain(text)
+        elif text != self.editor.text:
+            self.editor.load_text(text)
 
     # Submitting.
 
@@ -255,13 +269,18 @@ class SubmitScreen(HeliosScreen):
         if self._sending:
             return
         self._sending = True
+        self._number += 1  # a check that is on its way must not overwrite what becomes of this
+        if self._timer is not None:
+            self._timer.stop()
         self.helios.run_worker(self._submit())  # the dashboard's, so that leaving this screen does not cut it short
 
     async def _submit(self) -> None:
         button = self.query_one("#send", Button)
         button.disabled = True
         try:
-            text = self.editor.text
+            draft, text = self.helios.draft, self.editor.text
+            draft.request_id = draft.request_id or f"tui-{uuid.uuid4().hex}"
+            use_cache, request = draft.use_cache, draft.request_id  # now: what is changed meanwhile is another request
             checked = await asyncio.to_thread(check, text)
             self.checked = checked
             self._show(checked)
@@ -270,10 +289,8 @@ class SubmitScreen(HeliosScreen):
                 self.list.focus()
                 return
             self._say("submitting…", "muted")
-            self._request_id = self._request_id or f"tui-{uuid.uuid4().hex}"
-            use_cache, request = self.helios.draft.use_cache, self._request_id
             sent = await asyncio.to_thread(send, self.session.link, text, use_cache=use_cache, request_id=request)
-            self._take(sent)
+            self._take(sent, request)
         except CommandFailed as failure:
             if self.is_mounted:
                 self._say(f"not known to be submitted: {failure.message}", "error")
@@ -287,8 +304,9 @@ class SubmitScreen(HeliosScreen):
             if self.is_mounted:
                 button.disabled = False
 
-    def _take(self, sent: Sent) -> None:
-        self._request_id = ""
+    def _take(self, sent: Sent, request: str) -> None:
+        if self.helios.draft.request_id == request:
+            self.helios.draft.request_id = ""
         if sent.status == "REJECTED" and not self.is_mounted:
             self.helios.notify(f"Rejected: {'; '.join(sent.problems[:3])}", severity="error", markup=False)
             return

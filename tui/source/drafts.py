@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from cli.failure import CommandFailed
@@ -10,6 +12,7 @@ from tui.model.draft import Draft
 from tui.source.saving import save
 
 _NAME = "draft.yaml"
+_KEEPING = threading.Lock()
 
 
 def kept_draft(folder: Path) -> Draft:
@@ -30,6 +33,12 @@ def keep_draft(folder: Path, text: str) -> None:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
         new.replace(folder / _NAME)
+
+
+def keep_newest(folder: Path, text_now: Callable[[], str]) -> None:
+    """Keep what the editor holds when it is this caller's turn, so that a slow one never brings back an older text."""
+    with _KEEPING:
+        keep_draft(folder, text_now())
 
 
 def open_file(name: str) -> Draft:

@@ -3,7 +3,15 @@
 from collections.abc import Iterable
 
 from rich.text import Text
+from textual import on
 from textual.widgets import TextArea
+
+MOST_COLOURED_LINES = 3_000
+"""Each key colours the whole text anew: with 30,000 lines that takes half a second."""
+
+
+def language_of(lines: int) -> str | None:
+    return "yaml" if lines <= MOST_COLOURED_LINES else None
 
 
 class DagEditor(TextArea):
@@ -15,7 +23,7 @@ class DagEditor(TextArea):
     def __init__(self, text: str) -> None:
         super().__init__(
             text,
-            language="yaml",
+            language=language_of(text.count("\n") + 1),
             theme="css",
             soft_wrap=False,
             show_line_numbers=True,
@@ -24,6 +32,12 @@ class DagEditor(TextArea):
         )
         self.indent_width = 2
         self._faulty: frozenset[int] = frozenset()
+
+    @on(TextArea.Changed)
+    def colour_what_is_small(self) -> None:
+        language = language_of(self.document.line_count)
+        if language != self.language:
+            self.language = language
 
     def mark(self, lines: Iterable[int]) -> None:
         """Underline these lines, counted from 1, and no others."""

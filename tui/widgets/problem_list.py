@@ -50,12 +50,14 @@ class ProblemList(OptionList):
             line.append(f"{place}  ", style=style_of(self.app, "muted"))
         return line.append(" ".join(harmless(problem.message).split()), style=style_of(self.app, "foreground"))
 
-    def next_problem(self) -> Problem | None:
-        """The one after the one that is marked, or the first; it is marked then."""
+    def next_problem(self, step: int = 1) -> Problem | None:
+        """The one after the one that is marked, or the first; it is marked then. A step of -1 goes backwards."""
         if not self.problems:
             return None
         here = self.highlighted
-        self.highlighted = 0 if here is None else (here + 1) % len(self.problems)
+        if here is None:
+            here = -1 if step > 0 else 0
+        self.highlighted = (here + step) % len(self.problems)
         return self.problems[self.highlighted or 0]
 
     @on(OptionList.OptionSelected)
