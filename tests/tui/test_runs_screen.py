@@ -6,12 +6,15 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 from textual.pilot import Pilot
 
+from helios.dag import parse_dag
 from helios.keys import CONTROLS, SUBMISSIONS, keys_of_run
 from tests.tui.pictures import NARROW, WIDE, assert_looks, screen_text
+from tests.tui.played_run import DAG
 from tests.tui.run_rows import RunsApp, put, row, run_fields, run_id, running_fields
 from tests.tui.stage import NOW_MS, session_of, until
 from tui.intents import OpenCompare, OpenRun, OpenSubmit
@@ -304,13 +307,14 @@ def submissions(client: redis.Redis) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize(("key", "use_cache"), [("r", "true"), ("R", "false")])
 def test_a_run_is_submitted_again_once_and_the_cursor_goes_to_it(valkey: redis.Redis, key: str, use_cache: str) -> None:
-    valkey.set(keys_of_run(run_id(5), 1).dag(run_id(5)), '{"dagName": "word-count"}')
+    dag = parse_dag(DAG).dag
+    valkey.set(keys_of_run(run_id(5), 1).dag(run_id(5)), msgspec.json.encode(dag))
 
     async def steps(app: RunsApp, pilot: Pilot[None]) -> None:
         await pilot.press(key, key)
         await until(pilot, "submitted", lambda: "Submitted as" in said(app))
         (sent,) = submissions(valkey)
-        assert sent["dag"] == '{"dagName": "word-count"}'
+        assert parse_dag(sent["dag"].encode()).dag == dag
         assert sent["useCache"] == use_cache
         assert sent["requestId"]
         new = str(valkey.xrange(SUBMISSIONS)[0][0])  # type: ignore[index]
