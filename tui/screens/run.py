@@ -35,12 +35,12 @@ from tui.widgets.task_card import TaskCard
 WIDE = 120
 TASK, STATUS, CACHE, HIT, MISSED, CAUSE, TIME = range(7)
 HEADINGS = (
-    Heading("Task", 14, 30),
+    Heading("Task", 14, 24),
     Heading("Status", 13),
     Heading("Cache", 9),
     Heading("Hit", 7, right=True),
     Heading("Missed", 7, right=True),
-    Heading("Why missed", 16, 26, need=1),
+    Heading("Why missed", 16, 20, need=1),
     Heading("Time", 20, 200),
 )
 
@@ -72,7 +72,7 @@ class RunScreen(HeliosScreen):
         #filter.-open { display: block; }
         #body { height: 1fr; }
         #tasks { width: 1fr; height: 100%; }
-        #card { width: 56; height: 100%; display: none; }
+        #card { width: 46; height: 100%; display: none; }
         #why { height: 2; padding: 0 1; background: $panel; }
     }
     RunScreen.-wide #card { display: block; }

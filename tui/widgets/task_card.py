@@ -15,7 +15,7 @@ LABEL_COLUMNS = 11
 
 class TaskCard(VerticalScroll):
     DEFAULT_CSS = """
-    TaskCard { border: round $panel; padding: 0 1; }
+    TaskCard { border: round $panel; border-title-color: $foreground; padding: 0 1; }
     TaskCard:focus { border: round $primary; }
     TaskCard Static { height: auto; }
     """
