@@ -88,6 +88,8 @@ class RunScreen(HeliosScreen):
         self.is_tree = False
         self.folded: set[str] = set()
         self._branches: dict[str, Branch] = {}
+        self._tree: tuple[Board, frozenset[str]] | None = None
+        """What the tree was drawn from, where that is the whole DAG."""
         self._axis = Axis(0, 1)
         self._now_ms = 0
         self._about: Text | None = None
@@ -170,7 +172,12 @@ class RunScreen(HeliosScreen):
         return Axis(begin, begin + (length // step + 1) * step)
 
     def _order(self, board: Board) -> list[str]:
-        names = listed(board.rows, self.query_one("#filter", Input).value, self.order)
+        wanted = self.query_one("#filter", Input).value
+        tree = (board, frozenset(self.folded)) if self.is_tree and not wanted.strip() else None
+        if tree is not None and tree == self._tree:
+            return list(self._branches)  # the DAG does not change, so its tree need not be drawn anew with each event
+        self._tree = tree
+        names = listed(board.rows, wanted, self.order)
         if not self.is_tree:
             self._branches = {}
             return names
