@@ -210,6 +210,12 @@ def test_an_inventory_that_is_none_is_passed_over(caller: Caller, client: redis.
     assert list(client.scan_iter(match=node_cache("*"))) == []
 
 
+def test_a_plan_is_given_where_what_the_pod_told_cannot_be_kept(caller: Caller, client: redis.Redis) -> None:
+    client.set(node_cache("n1"), "no hash")
+    told = msgspec.json.encode(INVENTORY).decode()
+    assert caller.get("/v1/plan", token("up"), HTTP_HELIOS_CACHE=told)[0] == "200 OK"
+
+
 def test_a_pod_without_a_token_tells_nothing(caller: Caller, client: redis.Redis) -> None:
     told = msgspec.json.encode(INVENTORY).decode()
     assert caller.get("/v1/plan", "forged", HTTP_HELIOS_CACHE=told)[0] == "401 Unauthorized"
