@@ -26,6 +26,12 @@ from helios.settings import Settings
 from helios.streams import CLIENT_OPTIONS
 from tests.k8s.conftest import K8S, ROOT, GuardedRedis
 from tests.waiting import wait_until
+from tui.source.comparison import read_comparison
+from tui.source.feed import Feed
+from tui.source.health import HealthReader
+from tui.source.reruns import rerun
+from tui.source.run_details import read_details
+from tui.source.submitting import send
 
 KEYS = Keys(0)
 SERVICES = {
@@ -166,6 +172,27 @@ def test_the_command_line_works_as_the_client(services: GuardedRedis, tmp_path: 
     assert (logins.ok, logins.detail) == (True, "nobody without a password; this is client")
     for words in (("show", run), ("logs", run, "a"), ("doctor",), ("cancel", run), ("runs", "trial"), ("logs", run)):
         helios(*words)
+    assert services.refused() == []
+
+
+def test_the_dashboard_works_as_the_client(services: GuardedRedis) -> None:
+    with redis.Redis.from_url(services.url("client"), **CLIENT_OPTIONS) as client:
+        link = Link(client, Settings(redis_url=services.url("client")))
+        feed = Feed(link)
+        feed.start()
+        try:
+            wait_until("the feed is live", lambda: feed.connection.state == "live")
+            sent = send(link, json.dumps(DIAMOND), use_cache=True, request_id="one")
+            feed.watch(sent.run)
+            wait_until("the run has ended", lambda: sent.run in feed.runs.rows and feed.runs.rows[sent.run].ended)
+            wait_until("its tasks are known", lambda: feed.board is not None and feed.board.rows)
+            assert read_details(link, sent.run).exists
+            assert HealthReader(link, read_only=False).look().streams
+            new = rerun(link, sent.run, use_cache=False, request_id="two")
+            read_comparison(link, sent.run, new)
+            assert feed.connection.state == "live"
+        finally:
+            feed.stop()
     assert services.refused() == []
 
 
