@@ -10,7 +10,7 @@ from tests.stage import Stage
 from tests.tui.driving import drive
 from tests.tui.pictures import NARROW, WIDE, assert_looks, screen_text
 from tests.tui.played_run import RUN, play
-from tests.tui.stage import until
+from tests.tui.stage import still, until
 from tui.app import HeliosApp
 from tui.preferences import Preferences
 from tui.screens.health import HealthScreen
@@ -108,7 +108,7 @@ def test_nothing_moves_while_it_is_paused(valkey: redis.Redis, tmp_path: Path) -
         await until(pilot, "it says so", lambda: "paused" in screen_text(app))
         run = one_run(valkey)
         await until(pilot, "the feed has the run", lambda: run in app.session.feed.runs.rows)
-        await pilot.pause(0.5)
+        await still(pilot)
         assert run not in screen_text(app)
         await pilot.press("space")
         await until(pilot, "the run is shown", lambda: run in screen_text(app))
@@ -121,6 +121,7 @@ def test_a_terminal_that_is_too_small_is_told_and_then_enlarged(valkey: redis.Re
         await pilot.resize_terminal(60, 15)
         await until(pilot, "it says so", lambda: isinstance(app.screen, TooSmall))
         await until(pilot, "it says what it needs", lambda: "too small: 60x15" in screen_text(app))
+        await still(pilot)
         assert_looks(app, "app-too-small")
         await pilot.resize_terminal(80, 24)
         await until(pilot, "the runs are back", lambda: app.screen is app.home)
@@ -156,6 +157,7 @@ def test_a_lost_connection_is_told_with_the_age_of_the_data(
         await until(pilot, "it is told", lambda: "data 12.0 s old, reconnecting in 3 s" in screen_text(app))
         await until(pilot, "the reason is told", lambda: "cannot be reached" in screen_text(app))
         assert RUN in screen_text(app)
+        await still(pilot)
         assert_looks(app, f"app-disconnected-{'narrow' if size == NARROW else 'wide'}")
 
     drive(valkey, tmp_path / "state", steps, size=size)

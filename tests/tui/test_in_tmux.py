@@ -103,6 +103,7 @@ def test_a_dag_that_is_typed_in_runs_and_is_a_hit_the_second_time(terminal: Term
     for had in range(2):
         if had == 0:
             terminal.keys(NEW_SUBMISSION)
+            terminal.wait_for("valid: my-first-run")
             terminal.keys(*CLEAR_EDITOR)
             terminal.wait_for("the text is empty")
             terminal.type(DAG)

@@ -13,7 +13,7 @@ from tests.stage import Stage
 from tests.tui.driving import drive
 from tests.tui.pictures import NARROW, WIDE, assert_looks, screen_text
 from tests.tui.played_run import RUN, play
-from tests.tui.stage import until
+from tests.tui.stage import still, until
 from tui.app import HeliosApp
 from tui.screens.logs import LogsScreen
 from tui.screens.run import RunScreen
@@ -60,7 +60,7 @@ def open_logs(
 def test_how_it_looks(valkey: redis.Redis, tmp_path: Path, size: tuple[int, int]) -> None:
     async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
         await pilot.press("e")
-        await pilot.pause(0.2)
+        await still(pilot)
         assert_looks(app, f"logs-{'narrow' if size == NARROW else 'wide'}")
 
     open_logs(valkey, tmp_path, steps, size=size)

@@ -14,7 +14,7 @@ from tests.stage import Stage
 from tests.tui.driving import drive
 from tests.tui.pictures import NARROW, WIDE, assert_looks, screen_text
 from tests.tui.played_run import DAG, RUN, play
-from tests.tui.stage import until
+from tests.tui.stage import still, until
 from tui.app import HeliosApp
 from tui.screens.run import RunScreen
 from tui.screens.task import TaskScreen
@@ -47,7 +47,7 @@ def open_run(
 @pytest.mark.parametrize("played", ["running", "failed", "done"])
 def test_how_it_looks(valkey: redis.Redis, tmp_path: Path, played: str, size: tuple[int, int]) -> None:
     async def steps(app: HeliosApp, pilot: Pilot[None], screen: RunScreen) -> None:
-        await pilot.pause(0.3)
+        await still(pilot)
         assert_looks(app, f"run-{played}-{'narrow' if size == NARROW else 'wide'}")
 
     open_run(valkey, tmp_path, played, steps, size=size)
@@ -56,7 +56,7 @@ def test_how_it_looks(valkey: redis.Redis, tmp_path: Path, played: str, size: tu
 def test_in_ascii_no_sign_is_outside_of_it(valkey: redis.Redis, tmp_path: Path) -> None:
     async def steps(app: HeliosApp, pilot: Pilot[None], screen: RunScreen) -> None:
         await pilot.press("t")
-        await pilot.pause(0.2)
+        await still(pilot)
         shown = "\n".join(screen_text(app).splitlines()[:12])
         assert shown.isascii(), [char for char in shown if not char.isascii()]
 
@@ -136,6 +136,7 @@ def test_enter_shows_the_card_of_a_task(valkey: redis.Redis, tmp_path: Path) -> 
         shown = screen_text(app)
         for words in ("this node had stored it as an output", "sha256 5891b5b522d5df08", "CPU time", "48 MB", "node-1"):
             assert words in shown
+        await still(pilot)
         assert_looks(app, "task-narrow")
         await pilot.press("escape")
         await until(pilot, "the run is back", lambda: app.screen is screen)

@@ -10,7 +10,7 @@ from textual.pilot import Pilot
 from tests.tui.driving import drive
 from tests.tui.pictures import NARROW, WIDE, assert_looks, picture_of, screen_text
 from tests.tui.played_run import RUN, play
-from tests.tui.stage import until
+from tests.tui.stage import still, until
 from tui.app import HeliosApp
 from tui.screens.help import HelpScreen
 from tui.source.feed import Connection
@@ -26,6 +26,7 @@ def name_of(state: str, size: tuple[int, int]) -> str:
 def test_empty(valkey: redis.Redis, tmp_path: Path, size: tuple[int, int]) -> None:
     async def steps(app: HeliosApp, pilot: Pilot[None]) -> None:
         await until(pilot, "it is told", lambda: "No run yet" in screen_text(app))
+        await still(pilot)
         assert_looks(app, name_of("empty", size))
 
     drive(valkey, tmp_path, steps, size=size)
@@ -38,6 +39,7 @@ def test_loading(valkey: redis.Redis, tmp_path: Path, size: tuple[int, int]) -> 
         app.session.feed.connection = Connection("loading", loaded=500, total=10_000)
         await until(pilot, "it is told", lambda: "loading 500 of 10,000 runs" in screen_text(app))
         await until(pilot, "the table says so", lambda: "Loading runs" in screen_text(app))
+        await still(pilot)
         assert_looks(app, name_of("loading", size))
 
     drive(valkey, tmp_path, steps, size=size)
@@ -51,6 +53,7 @@ def test_filtered_empty(valkey: redis.Redis, tmp_path: Path, size: tuple[int, in
         await until(pilot, "the run is listed", lambda: RUN in screen_text(app))
         await pilot.press("slash", *"nothing", "enter")
         await until(pilot, "it is told", lambda: "None of 1 runs passes the filter" in screen_text(app))
+        await still(pilot)
         assert_looks(app, name_of("filtered", size))
 
     drive(valkey, tmp_path, steps, size=size)
@@ -64,6 +67,7 @@ def test_the_help(valkey: redis.Redis, tmp_path: Path, size: tuple[int, int], mo
         await pilot.press("question_mark")
         await until(pilot, "it is open", lambda: isinstance(app.screen, HelpScreen))
         await until(pilot, "it is drawn", lambda: "runs.filter" in screen_text(app))
+        await still(pilot)
         assert_looks(app, name_of("help", size))
 
     drive(valkey, tmp_path, steps, size=size)

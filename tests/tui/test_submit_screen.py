@@ -17,7 +17,7 @@ from services.submitter.accept import accept
 from tests.stage import Stage
 from tests.tui.driving import drive
 from tests.tui.pictures import NARROW, WIDE, assert_looks, screen_text
-from tests.tui.stage import until
+from tests.tui.stage import still, until
 from tui.app import HeliosApp
 from tui.model.draft import TEMPLATE
 from tui.screens.submit import REST_SECONDS, SubmitScreen
@@ -74,10 +74,8 @@ async def write(app: HeliosApp, pilot: Pilot[None], text: str) -> SubmitScreen:
 
 
 async def checked(pilot: Pilot[None], screen: SubmitScreen) -> None:
-    words = ("problem", "valid")
-    await until(pilot, "it is changed", lambda: screen._timer is not None)
-    await pilot.pause(0.2)
-    await until(pilot, "it is checked", lambda: any(word in screen.verdict[0] for word in words))
+    await pilot.pause()
+    await until(pilot, "it is checked", lambda: screen.is_checked)
 
 
 def test_problems_are_named_with_their_lines_while_one_types(valkey: redis.Redis, tmp_path: Path) -> None:
@@ -312,7 +310,7 @@ def test_how_it_looks(valkey: redis.Redis, tmp_path: Path, size: tuple[int, int]
     async def steps(app: HeliosApp, pilot: Pilot[None]) -> None:
         screen = await write(app, pilot, text)
         screen.editor.cursor_blink = False
-        await pilot.pause(0.1)
+        await still(pilot)
         assert_looks(app, f"submit-{name}-{'narrow' if size == NARROW else 'wide'}")
 
     drive(valkey, tmp_path, steps, size=size)
@@ -331,11 +329,13 @@ def test_how_a_newcomer_and_a_rejection_see_it(valkey: redis.Redis, tmp_path: Pa
     async def steps(app: HeliosApp, pilot: Pilot[None]) -> None:
         screen = await write(app, pilot, TEMPLATE)
         screen.editor.cursor_blink = False
-        await pilot.pause(0.1)
+        await still(pilot)
         width = "narrow" if size == NARROW else "wide"
+        await still(pilot)
         assert_looks(app, f"submit-template-{width}")
         screen._take(Sent("1764027300000-0", "REJECTED", ("3:5: tasks[0].image: it is not allowed here",)), "")
         await until(pilot, "it is told", lambda: "rejected" in screen_text(app))
+        await still(pilot)
         assert_looks(app, f"submit-rejected-{width}")
 
     drive(valkey, tmp_path, steps, size=size)

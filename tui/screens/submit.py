@@ -71,7 +71,7 @@ class SubmitScreen(HeliosScreen):
         self.checked = Checked()
         self.verdict: tuple[str, str] = ("checking…", "muted")
         self._sending = False
-        self._number = 0
+        self._number = self._checked_number = 0
         """Of the text; what was found in an earlier one is not shown."""
         self._timer: Timer | None = None
 
@@ -123,8 +123,13 @@ class SubmitScreen(HeliosScreen):
         checked = await asyncio.to_thread(check, text)
         await asyncio.to_thread(self._keep, self.helios)
         if number == self._number and self.is_mounted:
-            self.checked = checked
+            self.checked, self._checked_number = checked, number
             self._show(checked)
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether what is shown was found in the text as it is now."""
+        return self._checked_number == self._number
 
     def on_unmount(self) -> None:
         self._keep(self.helios)  # the last keys may have been pressed too lately for a check
