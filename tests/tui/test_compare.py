@@ -15,7 +15,7 @@ from helios.records import AttemptRecord, InputRecord, OutputRecord
 from helios.settings import Settings
 from tests.tui.pictures import NARROW, WIDE, assert_looks, screen_text
 from tests.tui.pilots import OneScreen, until
-from tests.tui.stage import NOW_MS, session_of
+from tests.tui.stage import NOW_MS, session_of, still
 from tui.screens.compare import CompareScreen
 
 LEFT, RIGHT = "1764027000000-0", "1764027100000-0"
@@ -103,6 +103,7 @@ def test_everything_that_differs_is_on_the_screen(runs: redis.Redis) -> None:
 def test_how_it_looks(runs: redis.Redis, size: tuple[int, int], name: str) -> None:
     async def script(pilot: Pilot[Any], app: OneScreen, screen: CompareScreen) -> None:
         await until(pilot, "the table is shown", lambda: "use" in screen_text(app))
+        await still(pilot)
         assert_looks(app, name)
 
     play(runs, script, size)

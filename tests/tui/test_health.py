@@ -20,7 +20,7 @@ from tests.stage import RUN, Stage
 from tests.tui.letters import bury_entry
 from tests.tui.pictures import NARROW, WIDE, assert_looks, screen_text
 from tests.tui.pilots import OneScreen, notes, until
-from tests.tui.stage import NOW_MS, session_of
+from tests.tui.stage import NOW_MS, session_of, still
 from tui.model.health import CacheSize, Health, Jobs, Letter, Replica, StreamRow
 from tui.screens.health import HealthScreen
 from tui.source.health import HealthReader, folder_size, job_state
@@ -210,6 +210,7 @@ def test_how_it_looks(valkey: redis.Redis, size: tuple[int, int], name: str) -> 
         await until(pilot, "the look under way is over", lambda: not screen.is_looking)
         screen.take(looked)
         await pilot.pause()
+        await still(pilot)
         assert_looks(app, name)
 
     play(valkey, script, size)

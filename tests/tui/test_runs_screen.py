@@ -16,7 +16,7 @@ from helios.keys import CONTROLS, SUBMISSIONS, keys_of_run
 from tests.tui.pictures import NARROW, WIDE, assert_looks, screen_text
 from tests.tui.played_run import DAG
 from tests.tui.run_rows import RunsApp, put, row, run_fields, run_id, running_fields
-from tests.tui.stage import NOW_MS, session_of, until
+from tests.tui.stage import NOW_MS, session_of, still, until
 from tui.intents import OpenCompare, OpenRun, OpenSubmit
 from tui.screens.runs import RunsScreen
 from tui.source.feed import Connection
@@ -70,6 +70,7 @@ def test_the_table(valkey: redis.Redis, name: str, size: tuple[int, int]) -> Non
     async def steps(app: RunsApp, pilot: Pilot[None]) -> None:
         await pilot.press("down")
         await pilot.pause()
+        await still(pilot)
         assert_looks(app, f"runs-{name}")
 
     table(valkey, steps, size=size)
