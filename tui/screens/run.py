@@ -127,6 +127,8 @@ class RunScreen(HeliosScreen):
             self.details = await asyncio.to_thread(read_details, self.session.link, self.run_id)
         except CommandFailed as failure:
             self._complain(failure)
+        else:
+            self._draw_again()
 
     # What is shown.
 
