@@ -15,13 +15,20 @@ from tui.model.log_lines import LogState, first_error, matches, plain, state_par
         "it failed",
         "panicked at",
         "\x1b[31mError\x1b[0m",
+        "ValueError: no such column",
+        "OSError: x",
+        "java.lang.NullPointerException",
+        "10 failed",
     ],
 )
 def test_an_error_is_found_whatever_it_is_called(line: str) -> None:
     assert first_error(["fine", line, "error again"]) == 1
 
 
-@pytest.mark.parametrize("line", ["terrors", "mirrored", "unfailing", "exceptional", "ok"])
+@pytest.mark.parametrize(
+    "line",
+    ["terrors", "mirrored", "unfailing", "exceptional", "ok", "5 passed, 0 failed", "no errors", "error_count=0"],
+)
 def test_a_word_that_only_looks_like_one_is_none(line: str) -> None:
     assert first_error([line]) is None
 

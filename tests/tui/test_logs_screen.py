@@ -27,7 +27,7 @@ Steps = Callable[[HeliosApp, Pilot[None], LogsScreen], Awaitable[None]]
 def write(client: redis.Redis, task: str, step: str, *lines: str, run: str = RUN, attempt: int = 1) -> None:
     pipeline = client.pipeline()
     for line in lines:
-        pipeline.xadd(KEYS.log(run, task, attempt, step), {"line": line})
+        pipeline.xadd(KEYS.log(run, task, attempt, step), {"line": line.encode("utf-8", "surrogateescape")})
     pipeline.execute()
 
 
@@ -210,3 +210,125 @@ def test_a_log_that_grows_is_followed_and_completed(valkey: redis.Redis, tmp_pat
         await until(pilot, "it is complete", lambda: "complete, 2 lines" in screen_text(app))
 
     drive(valkey, tmp_path, steps)
+
+
+def open_live(client: redis.Redis, state: Path, task: str, steps: Steps) -> None:
+    """The log of one task of the run that is in Redis."""
+
+    async def whole(app: HeliosApp, pilot: Pilot[None]) -> None:
+        await pilot.press("enter")
+        await until(pilot, "the run is open", lambda: isinstance(app.screen, RunScreen))
+        run = app.screen
+        assert isinstance(run, RunScreen)
+        await until(pilot, "its tasks are there", lambda: task in run.grid.order)
+        run.grid.select(task)
+        await pilot.press("l")
+        await until(pilot, "the log is open", lambda: isinstance(app.screen, LogsScreen))
+        screen = app.screen
+        assert isinstance(screen, LogsScreen)
+        await steps(app, pilot, screen)
+
+    drive(client, state, whole)
+
+
+def running(client: redis.Redis, *, retries: int = 0) -> Stage:
+    stage = Stage(client)
+    stage.open({"a": []}, run=RUN, retries={"a": retries})
+    stage.launch("a", run=RUN)
+    return stage
+
+
+def test_it_goes_on_with_the_next_attempt_and_back_to_the_one_before(valkey: redis.Redis, tmp_path: Path) -> None:
+    stage = running(valkey, retries=1)
+    write(valkey, "a", "task", "words of the first")
+    write(valkey, "a", "task", "words of the second", attempt=2)
+
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
+        await until(pilot, "it is shown", lambda: "words of the first" in screen_text(app))
+        stage.end("a", status="FAILED", run=RUN)
+        stage.settle("a", run=RUN)
+        await until(pilot, "it goes on", lambda: "words of the second" in screen_text(app))
+        assert "attempt 2 of 2" in screen_text(app)
+        await pilot.press("left_square_bracket")
+        await until(pilot, "it goes back", lambda: "words of the first" in screen_text(app))
+        assert "attempt 1 of 2" in screen_text(app)
+
+    open_live(valkey, tmp_path, "a", steps)
+
+
+def test_an_attempt_that_is_looked_at_stays_when_another_begins(valkey: redis.Redis, tmp_path: Path) -> None:
+    stage = running(valkey, retries=1)
+    write(valkey, "a", "task", "words of the first")
+
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
+        await until(pilot, "it is shown", lambda: "words of the first" in screen_text(app))
+        await pilot.press("home")
+        stage.end("a", status="FAILED", run=RUN)
+        stage.settle("a", run=RUN)
+        await until(pilot, "there is another", lambda: "attempt 1 of 2" in screen_text(app))
+        await pilot.press("right_square_bracket")
+        await until(pilot, "it is gone to", lambda: "attempt 2 of 2" in screen_text(app))
+
+    open_live(valkey, tmp_path, "a", steps)
+
+
+def test_that_a_task_was_never_started_is_told(valkey: redis.Redis, tmp_path: Path) -> None:
+    play(valkey, "failed")
+
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
+        await until(pilot, "it is told", lambda: "this task was never started" in screen_text(app))
+
+    open_live(valkey, tmp_path, "join", steps)
+
+
+def test_that_a_run_is_gone_is_told(valkey: redis.Redis, tmp_path: Path) -> None:
+    running(valkey)
+
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
+        await until(pilot, "it is followed", lambda: screen.state.kind == "following")
+        valkey.flushall()
+        await until(pilot, "it is told", lambda: "this run is no longer kept" in screen_text(app))
+
+    open_live(valkey, tmp_path, "a", steps)
+
+
+def test_nothing_moves_while_the_dashboard_is_paused(valkey: redis.Redis, tmp_path: Path) -> None:
+    stage = running(valkey)
+    write(valkey, "a", "task", "before")
+
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
+        await until(pilot, "it is shown", lambda: "before" in screen_text(app))
+        await pilot.press("space")
+        write(valkey, "a", "task", "[meanwhile]")
+        stage.end("a", run=RUN)
+        await until(pilot, "it is read", lambda: screen.held == ["[meanwhile]"])
+        assert "meanwhile" not in screen_text(app)
+        await pilot.press("space")
+        await until(pilot, "it is shown", lambda: "[meanwhile]" in screen_text(app) and "complete" in screen_text(app))
+
+    open_live(valkey, tmp_path, "a", steps)
+
+
+def test_of_a_very_long_log_all_is_saved(valkey: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [f"line {number}" for number in range(LINES_KEPT + 7_000)]
+
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
+        await until(pilot, "it is told", lambda: "the 7,000 before are not shown" in screen_text(app))
+        await pilot.press("S")
+        await until(pilot, "it asks", lambda: isinstance(app.screen, Ask))
+        await pilot.press("enter")
+        await until(pilot, "it is saved", lambda: (tmp_path / "split.1.task.log").exists())
+        assert (tmp_path / "split.1.task.log").read_text().splitlines() == lines
+
+    open_logs(valkey, tmp_path / "state", steps, lines=lines)
+
+
+def test_tabs_and_bytes_that_are_no_text_keep_the_line_in_place(valkey: redis.Redis, tmp_path: Path) -> None:
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
+        shown = screen_text(app)
+        assert "a       b" in shown and "c\N{REPLACEMENT CHARACTER}d\N{REPLACEMENT CHARACTER}e" in shown
+        shown.encode()
+        assert all(each.cell_length == app.size.width for each in map(screen.view.render_line, range(4)))
+
+    open_logs(valkey, tmp_path, steps, lines=["a\tb", "c\udcffd\u202ee"])

@@ -1,18 +1,26 @@
 """What is looked for in a log, and how it stands. Pure functions."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from cli.figures import count
+from cli.output import harmless, readable
 from tui.model.status import Part
 
-ERROR = re.compile(r"\b(?:errors?|exceptions?|traceback|fatal|panic(?:ked)?|failed|failure)\b", re.IGNORECASE)
+ERROR = re.compile(
+    r"(?<!\b0 )(?<!\bno )"
+    r"(?:\b|(?-i:(?<=[A-Za-z])(?=[A-Z][a-z])))"
+    r"(?:errors?|exceptions?|traceback|fatal|panic(?:ked)?|failed|failure)\b",
+    re.IGNORECASE,
+)
+"""Whole words, and the last ones of names like `ValueError`; `0 failed` and `no errors` tell of none."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class LogState(NamedTuple):
-    """`kind` is loading, following, complete, dropped or lost; `trouble` says why it is lost."""
+    """`kind` is loading, following, complete, dropped, unstarted, gone or lost; `trouble` says why it is lost."""
 
     kind: str
     trouble: str = ""
@@ -21,6 +29,19 @@ class LogState(NamedTuple):
 def plain(line: str) -> str:
     """The line without its colours."""
     return _COLOUR.sub("", line)
+
+
+def shown(line: str) -> str:
+    """A line fit for the screen: its colours and tabs stay, everything else that could move the cursor is escaped, and
+    what no terminal has a place for is replaced."""
+    line = harmless(readable(line).replace("\n", " "))
+    if line.isascii():
+        return line
+    return "".join(each if each.isprintable() or each in "\x1b\t" else _stand_in(each) for each in line)
+
+
+def _stand_in(char: str) -> str:
+    return " " if unicodedata.category(char) == "Zs" else "�"
 
 
 def matches(lines: Sequence[str], wanted: str) -> list[int]:
@@ -36,9 +57,9 @@ def first_error(lines: Sequence[str]) -> int | None:
     return next((number for number, line in enumerate(lines) if ERROR.search(plain(line))), None)
 
 
-def state_part(state: LogState, lines: int, *, follows: bool, ascii_only: bool = False) -> Part:
-    """How the log stands, as a sign, words and a style."""
-    known = count(lines, "line")
+def state_part(state: LogState, lines: int, *, follows: bool, hidden: int = 0, ascii_only: bool = False) -> Part:
+    """How the log stands, as a sign, words and a style. `hidden` lines before those `lines` are not shown."""
+    known = count(lines, "line") + (f" (the {hidden:,} before are not shown)" if hidden else "")
     match state.kind:
         case "following":
             words = f"{known}, follows" if follows else f"{known}, it goes on; f follows"
@@ -50,6 +71,10 @@ def state_part(state: LogState, lines: int, *, follows: bool, ascii_only: bool =
             return Part(
                 f"{'/' if ascii_only else '⊘'} not kept any more: it made room for those of newer runs", "warning"
             )
+        case "unstarted":
+            return Part(f"{'-' if ascii_only else '–'} this task was never started", "muted")
+        case "gone":
+            return Part(f"{'/' if ascii_only else '⊘'} this run is no longer kept", "warning")
         case "lost":
             return Part(f"{'x' if ascii_only else '✘'} {known}, disconnected: {state.trouble}", "error")
         case _:

@@ -1,5 +1,6 @@
 """What one task printed: its fetch, its command, its publish, as it is and as it grows."""
 
+import asyncio
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,9 +15,9 @@ from tui.model.log_lines import LogState, first_error, matches, plain, state_par
 from tui.model.table import printable
 from tui.palette import style_of
 from tui.screens.screen import HeliosScreen
-from tui.source.logs import LogReader
+from tui.source.logs import LogReader, whole_log
 from tui.widgets.dialogs import Ask
-from tui.widgets.log_view import LogView
+from tui.widgets.log_view import LINES_KEPT, LogView
 
 STEPS = ("fetch", "task", "publish")
 
@@ -52,11 +53,17 @@ class LogsScreen(HeliosScreen):
     def __init__(self, run: str, task: str, attempt: int) -> None:
         super().__init__()
         self.run_id, self.task_name, self.attempts = run, task, attempt
-        """The task, and how many attempts it had when its log was opened."""
+        """The task, and how many attempts of it are known."""
         self.attempt, self.step = attempt, "task"
         self.state = LogState("loading")
         self.found: list[int] = []
         self.current: int | None = None
+        self.held: list[str] = []
+        """Lines that came while the dashboard was paused."""
+        self._coming: LogState | None = None
+        """How the log stands since then."""
+        self._passed = 0
+        """How many lines came then that are too many to be held."""
         self._reader: LogReader | None = None
 
     def compose_body(self) -> ComposeResult:
@@ -83,6 +90,7 @@ class LogsScreen(HeliosScreen):
             self._reader.stop()
         self.view.clear()
         self.found, self.current, self.state = [], None, LogState("loading")
+        self.held, self._coming, self._passed = [], None, 0
         self._reader = LogReader(self.session.link, self.run_id, self.task_name, self.attempt, self.step)
         self._read(self._reader)
         self._show()
@@ -98,12 +106,37 @@ class LogsScreen(HeliosScreen):
     def _take(self, reader: LogReader, lines: list[str], state: LogState) -> None:
         if reader is not self._reader or not self.is_mounted:
             return
+        if self.helios.paused:
+            self.held += lines
+            over = max(0, len(self.held) - LINES_KEPT)
+            del self.held[:over]
+            self._passed += over
+            self._coming = state
+            return
         if lines:
             gone = self.view.add(lines)
             self.current = None if self.current is None else max(0, self.current - gone)
             self._search()
         if lines or state != self.state:
             self.state = state
+            self._show()
+
+    def tick(self) -> None:
+        if self._reader is not None and self._coming is not None:
+            lines, state = self.held, self._coming
+            self.view.gone += self._passed
+            self.held, self._coming, self._passed = [], None, 0
+            self._take(self._reader, lines, state)
+        feed = self.session.feed
+        with feed.lock:
+            row = feed.board.rows.get(self.task_name) if feed.board is not None else None
+            attempts = row.attempt if row is not None else 0
+        if attempts > self.attempts:
+            goes_on = self.attempt == self.attempts and self.view.follows
+            self.attempts = attempts
+            if goes_on:
+                self.attempt = attempts
+                self._open()
             self._show()
 
     def _show(self) -> None:
@@ -118,7 +151,9 @@ class LogsScreen(HeliosScreen):
                 style=style_of(self.app, "accent" if chosen else "muted"),
             )
         self.query_one("#which", Static).update(line)
-        part = state_part(self.state, len(self.view.lines), follows=self.view.follows, ascii_only=ascii_only)
+        part = state_part(
+            self.state, len(self.view.lines), follows=self.view.follows, hidden=self.view.gone, ascii_only=ascii_only
+        )
         state = Text(part.text, style=style_of(self.app, part.style))
         wanted = self.query_one("#search", Input).value
         if wanted:
@@ -205,13 +240,17 @@ class LogsScreen(HeliosScreen):
 
     @work
     async def action_save(self) -> None:
+        """All that is kept of the log as it is now, not only what is held here."""
+        attempt, step = self.attempt, self.step
         name = await self.app.push_screen_wait(
-            Ask("Save this log as which file?", value=f"{self.task_name}.{self.attempt}.{self.step}.log")
+            Ask("Save this log as which file?", value=f"{self.task_name}.{attempt}.{step}.log")
         )
         if not name:
             return
-        path, content = Path(name).expanduser(), "\n".join([*self.view.lines, ""]).encode("utf-8", "surrogateescape")
+        path = Path(name).expanduser()
         try:
+            lines = await asyncio.to_thread(whole_log, self.session.link, self.run_id, self.task_name, attempt, step)
+            content = "\n".join([*lines, ""]).encode("utf-8", "surrogateescape")
             if await self.save_asking(path, content):
                 self.notify(f"Saved {path}.", markup=False)
         except CommandFailed as failure:

@@ -7,8 +7,8 @@ from typing import Any
 
 import redis
 
-from cli.connection import Link, trouble_of
-from cli.task_logs import LINES_READ, LogFollower
+from cli.connection import Link, reaching, trouble_of
+from cli.task_logs import LINES_READ, LogFollower, all_lines
 from tui.model.log_lines import LogState
 
 BATCH_SECONDS = 0.1
@@ -48,7 +48,7 @@ class LogReader:
 
     def _read_some(self, take: Take) -> bool:
         lines: list[str] = []
-        complete = self.follower.is_complete()
+        complete = self.follower.is_complete() or self._never_starts()
         if complete:
             self.follower.read_rest(lines.append)
         else:
@@ -68,8 +68,26 @@ class LogReader:
     def _state(self, complete: bool) -> LogState:
         if not complete:
             return LogState("following")
+        if self.follower.last != "0-0":
+            return LogState("complete")
         keys = self.link.keys(self.run)
-        dropped: Any = self.link.client.hget(keys.run(self.run), "logsDropped")
-        if dropped and self.follower.last == "0-0":
+        found: Any = self.link.client.hmget(keys.run(self.run), "status", "logsDropped")
+        if found[0] is None:
+            return LogState("gone")
+        if found[1]:
             return LogState("dropped")
-        return LogState("complete")
+        return LogState("unstarted" if self._never_starts() else "complete")
+
+    def _never_starts(self) -> bool:
+        """Whether the task has ended without this attempt."""
+        keys = self.link.keys(self.run)
+        found: Any = self.link.client.hmget(keys.task(self.run, self.task), "status", "attempt")
+        return found[0] in ("UPSTREAM_FAILED", "CANCELLED") and int(found[1] or 0) < self.follower.attempt
+
+
+def whole_log(link: Link, run: str, task: str, attempt: int, step: str) -> list[str]:
+    """Every line that is kept, not only those that a screen holds. Raises CommandFailed."""
+    lines: list[str] = []
+    with reaching(link.settings, embedded=link.stack is not None):
+        all_lines(link.keys(run).log(run, task, attempt, step), link.client, lines.append)
+    return lines

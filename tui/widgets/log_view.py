@@ -11,10 +11,10 @@ from textual.geometry import Size
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from cli.output import harmless
-from tui.model.log_lines import plain
+from tui.model.log_lines import plain, shown
 
 LINES_KEPT = 5_000
+TAB = 8
 
 
 class LogView(ScrollView, can_focus=True):
@@ -41,6 +41,8 @@ class LogView(ScrollView, can_focus=True):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self.lines: list[str] = []
+        self.gone = 0
+        """How many lines there were before those."""
         self.follows = True
         self.wraps = False
         self._pieces: list[tuple[int, int]] = []
@@ -50,7 +52,7 @@ class LogView(ScrollView, can_focus=True):
         self._width = 0
 
     def clear(self) -> None:
-        self.lines, self._pieces = [], []
+        self.lines, self._pieces, self.gone = [], [], 0
         self._matches, self._current, self.follows = frozenset(), None, True
         self._measure()
 
@@ -60,6 +62,7 @@ class LogView(ScrollView, can_focus=True):
         gone = max(0, len(self.lines) - LINES_KEPT)
         if gone:
             del self.lines[:gone]
+            self.gone += gone
             self._pieces = []
         for number in range(self._pieces[-1][0] + 1 if self._pieces else 0, len(self.lines)):
             self._cut(number)
@@ -97,7 +100,7 @@ class LogView(ScrollView, can_focus=True):
         self._measure()
 
     def _cut(self, number: int) -> None:
-        length = len(plain(harmless(self.lines[number]))) if self.wraps else 0
+        length = len(plain(shown(self.lines[number])).expandtabs(TAB)) if self.wraps else 0
         room = max(10, self.size.width - 1)
         self._pieces += [(number, start) for start in range(0, max(1, length), room)]
 
@@ -137,7 +140,8 @@ class LogView(ScrollView, can_focus=True):
         if index >= len(self._pieces):
             return Strip([Segment(" " * width, base)], width)
         number, start = self._pieces[index]
-        text = Text.from_ansi(harmless(self.lines[number]))
+        text = Text.from_ansi(shown(self.lines[number]))
+        text.expand_tabs(TAB)
         room = max(10, width - 1)
         text = text[start : start + room] if self.wraps else text[:room]
         style = base
