@@ -109,6 +109,20 @@ def test_all_outputs_are_brought_by_one_key(valkey: redis.Redis, tmp_path: Path,
     assert (tmp_path / "all" / "deep" / "two").read_bytes() == CONTENT
 
 
+def test_one_that_fails_does_not_keep_the_others(valkey: redis.Redis, tmp_path: Path, real_s3: Any) -> None:
+    damaged = store(real_s3, "damaged")
+    real_s3.client.put_object("corpora", "runs/damaged", io.BytesIO(b"otherwise"), len(CONTENT))
+    outputs = [damaged, store(real_s3, "one")]
+
+    async def steps(app: HeliosApp, pilot: Pilot[None]) -> None:
+        await pilot.press("a")
+        await choose_folder(app, pilot, tmp_path / "some")
+        await until(pilot, "it is told", lambda: "1 output could not be fetched. damaged" in screen_text(app))
+
+    open_outputs(valkey, tmp_path / "state", outputs, settings_of(real_s3), steps)
+    assert [each.name for each in (tmp_path / "some").iterdir()] == ["one"]
+
+
 def test_a_store_that_is_not_there_is_told(valkey: redis.Redis, tmp_path: Path) -> None:
     settings = Settings(s3_endpoint="http://127.0.0.1:1", s3_access_key="a", s3_secret_key="b")
 

@@ -13,7 +13,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from cli.download import PlaceTaken
-from cli.failure import CommandFailed
+from cli.failure import RUN_FAILED, CommandFailed
 from cli.figures import count, size
 from helios.records import OutputRecord
 from tui.model.table import Cell, Heading, printable
@@ -109,16 +109,28 @@ class DownloadScreen(ModalScreen[None]):
             return
         self._is_busy = True
         self._cancelled.clear()
+        brought: list[Downloaded] = []
+        failures: list[str] = []
         try:
-            places = [await self._bring(output, Path(folder or ".")) for output in outputs]
+            for output in outputs:
+                try:
+                    place = await self._bring(output, Path(folder or "."))
+                except CommandFailed as failure:
+                    if failure.code != RUN_FAILED:  # the store cannot be used, so the others cannot be fetched either
+                        raise
+                    failures.append(f"{output.name}: {failure.message}; {failure.hint}")
+                else:
+                    brought += [place] if place is not None else []
         except DownloadCancelled:
             self._say("Stopped.")
         except CommandFailed as failure:
             self._say(f"{failure.message}; {failure.hint}")
         else:
-            brought = [each for each in places if each is not None]
-            if brought:
-                self._say(f"{count(len(brought), 'output')} in {folder or '.'}: {brought[-1].place}")
+            words = [f"{count(len(brought), 'output')} in {folder or '.'}: {brought[-1].place}"] if brought else []
+            if failures:
+                words.append(f"{count(len(failures), 'output')} could not be fetched. {failures[0]}")
+            if words:
+                self._say(". ".join(reversed(words)))
         finally:
             self._is_busy = False
 
