@@ -332,3 +332,79 @@ def test_tabs_and_bytes_that_are_no_text_keep_the_line_in_place(valkey: redis.Re
         assert all(each.cell_length == app.size.width for each in map(screen.view.render_line, range(4)))
 
     open_logs(valkey, tmp_path, steps, lines=["a\tb", "c\udcffd\u202ee"])
+
+
+def is_lit(screen: LogsScreen, row: int) -> bool:
+    """Whether the row of the log looks otherwise than one that is below its end."""
+    plain, line = screen.view.render_line(screen.view.size.height - 1), screen.view.render_line(row)
+    return {each.style and each.style.bgcolor for each in line} != {each.style and each.style.bgcolor for each in plain}
+
+
+def test_the_line_gone_to_stays_lit(valkey: redis.Redis, tmp_path: Path) -> None:
+    running(valkey)
+    write(valkey, "a", "task", "x", "Error: y", "z")
+
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
+        await until(pilot, "read", lambda: len(screen.view.lines) == 3)
+        await pilot.press("e")
+        assert is_lit(screen, 1) and not is_lit(screen, 0)
+        write(valkey, "a", "task", "later")
+        await until(pilot, "read", lambda: len(screen.view.lines) == 4)
+        assert is_lit(screen, 1) and not is_lit(screen, 0)
+
+    open_live(valkey, tmp_path, "a", steps)
+
+
+def test_scrolling_up_is_said_at_once(valkey: redis.Redis, tmp_path: Path) -> None:
+    running(valkey)
+    write(valkey, "a", "task", *[f"line {n}" for n in range(100)])
+
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
+        await until(pilot, "read", lambda: "100 lines, follows" in screen_text(app))
+        await pilot.press("up")
+        await until(pilot, "said", lambda: "it goes on" in screen_text(app), 3)
+
+    open_live(valkey, tmp_path, "a", steps)
+
+
+def test_what_is_looked_at_stays_when_old_lines_go(valkey: redis.Redis, tmp_path: Path) -> None:
+    running(valkey)
+    write(valkey, "a", "task", *[f"line {n}." for n in range(5000)])
+
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
+        await until(pilot, "read", lambda: len(screen.view.lines) == 5000)
+        await pilot.press("f")
+        screen.view.scroll_to(y=2000, animate=False)
+        await until(pilot, "there", lambda: "line 2000." in screen_text(app))
+        write(valkey, "a", "task", *[f"more {n}" for n in range(500)])
+        await until(pilot, "the oldest went", lambda: screen.view.gone == 500)
+        assert screen_text(app).splitlines()[2].startswith("line 2000.")
+
+    open_live(valkey, tmp_path, "a", steps)
+
+
+def test_wide_characters_wrap_whole(valkey: redis.Redis, tmp_path: Path) -> None:
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
+        await pilot.press("w")
+        await pilot.pause()
+        assert screen_text(app).count("漢") == 100
+
+    open_logs(valkey, tmp_path, steps, lines=["漢" * 100])
+
+
+def test_tab_goes_to_the_next_step(valkey: redis.Redis, tmp_path: Path) -> None:
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
+        await pilot.press("tab")
+        await pilot.pause()
+        assert screen.step == "publish"
+
+    open_logs(valkey, tmp_path, steps)
+
+
+def test_all_that_is_found_is_copied(valkey: redis.Redis, tmp_path: Path) -> None:
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: LogsScreen) -> None:
+        await pilot.press("slash", *"disk", "enter")
+        await pilot.press("Y")
+        await until(pilot, "copied", lambda: app.clipboard == "disk a\ndisk b")
+
+    open_logs(valkey, tmp_path, steps, lines=["disk a", "other", "disk b"])

@@ -5,6 +5,9 @@ import unicodedata
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from rich.cells import cell_len
+from rich.text import Text
+
 from cli.figures import count
 from cli.output import harmless, readable
 from tui.model.status import Part
@@ -42,6 +45,31 @@ def shown(line: str) -> str:
 
 def _stand_in(char: str) -> str:
     return " " if unicodedata.category(char) == "Zs" else "�"
+
+
+TAB = 8
+
+
+def styled(line: str) -> Text:
+    """The line as it is drawn, with its colours, and blanks for its tabs."""
+    text = Text.from_ansi(shown(line))
+    text.expand_tabs(TAB)
+    return text
+
+
+def wrapped(line: str, room: int) -> list[int]:
+    """Where in the drawn line each piece begins when no piece is wider than `room` cells of the terminal, 2 or more."""
+    clean = shown(line)
+    if clean.isascii():  # each is one cell wide, so that the many lines of this kind need not be looked through
+        return list(range(0, max(1, len(plain(clean).expandtabs(TAB))), room))
+    starts, used = [0], 0
+    for index, char in enumerate(styled(line).plain):
+        width = cell_len(char)
+        if used + width > room:
+            starts.append(index)
+            used = 0
+        used += width
+    return starts
 
 
 def matches(lines: Sequence[str], wanted: str) -> list[int]:

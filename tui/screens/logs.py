@@ -11,6 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Input, Static
 
 from cli.failure import CommandFailed
+from cli.figures import count
 from tui.model.log_lines import LogState, first_error, matches, plain, state_part
 from tui.model.table import printable
 from tui.palette import style_of
@@ -29,6 +30,8 @@ class LogsScreen(HeliosScreen):
         Binding("1", "step('fetch')", "Fetch", id="logs.fetch"),
         Binding("2", "step('task')", "Task", id="logs.task"),
         Binding("3", "step('publish')", "Publish", id="logs.publish"),
+        Binding("tab", "next_step(1)", "Next step", id="logs.next-step", show=False),
+        Binding("shift+tab", "next_step(-1)", "Previous step", id="logs.previous-step", show=False),
         Binding("left_square_bracket", "attempt(-1)", "Earlier attempt", id="logs.earlier", show=False),
         Binding("right_square_bracket", "attempt(1)", "Later attempt", id="logs.later", show=False),
         Binding("f", "follow", "Follow", id="logs.follow"),
@@ -39,6 +42,7 @@ class LogsScreen(HeliosScreen):
         Binding("w", "wrap", "Wrap", id="logs.wrap"),
         Binding("S", "save", "Save", id="logs.save", show=False),
         Binding("y", "copy", "Copy line", id="logs.copy", show=False),
+        Binding("Y", "copy_matches", "Copy all matches", id="logs.copy-matches", show=False),
         Binding("escape", "leave", "Back", id="logs.back"),
     ]
     DEFAULT_CSS = """
@@ -115,7 +119,7 @@ class LogsScreen(HeliosScreen):
             return
         if lines:
             gone = self.view.add(lines)
-            self.current = None if self.current is None else max(0, self.current - gone)
+            self.current = self.current - gone if self.current is not None and self.current >= gone else None
             self._search()
         if lines or state != self.state:
             self.state = state
@@ -166,6 +170,9 @@ class LogsScreen(HeliosScreen):
             self.step = step
             self._open()
 
+    def action_next_step(self, by: int) -> None:
+        self.action_step(STEPS[(STEPS.index(self.step) + by) % len(STEPS)])
+
     def action_attempt(self, by: int) -> None:
         wanted = self.attempt + by
         if 1 <= wanted <= self.attempts:
@@ -176,9 +183,12 @@ class LogsScreen(HeliosScreen):
 
     def action_follow(self) -> None:
         if self.view.follows:
-            self.view.follows = False
+            self.view.set_follows(False)
         else:
             self.view.action_follow()
+
+    @on(LogView.FollowChanged)
+    def _follow_changed(self) -> None:
         self._show()
 
     def action_wrap(self) -> None:
@@ -193,7 +203,7 @@ class LogsScreen(HeliosScreen):
 
     def _search(self) -> None:
         self.found = matches(self.view.lines, self.query_one("#search", Input).value)
-        self.view.mark(self.found, None)
+        self.view.light(self.found)
 
     @on(Input.Changed, "#search")
     def typed(self) -> None:
@@ -201,6 +211,8 @@ class LogsScreen(HeliosScreen):
         self.current = None
         if self.found:
             self._go_to(self.found[0])
+        else:
+            self.view.mark((), None)
         self._show()
 
     @on(Input.Submitted, "#search")
@@ -237,6 +249,13 @@ class LogsScreen(HeliosScreen):
         if line >= 0:
             self.app.copy_to_clipboard(plain(self.view.lines[line]))
             self.notify("Copied the line.")
+
+    def action_copy_matches(self) -> None:
+        if self.found:
+            self.app.copy_to_clipboard("\n".join(plain(self.view.lines[each]) for each in self.found))
+            self.notify(f"Copied {count(len(self.found), 'line')}.")
+        else:
+            self.notify("Nothing is found; / searches.")
 
     @work
     async def action_save(self) -> None:

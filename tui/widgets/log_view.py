@@ -5,16 +5,15 @@ from typing import ClassVar
 
 from rich.segment import Segment
 from rich.style import Style
-from rich.text import Text
 from textual.binding import Binding, BindingType
 from textual.geometry import Size
+from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from tui.model.log_lines import plain, shown
+from tui.model.log_lines import styled, wrapped
 
 LINES_KEPT = 5_000
-TAB = 8
 
 
 class LogView(ScrollView, can_focus=True):
@@ -38,6 +37,9 @@ class LogView(ScrollView, can_focus=True):
     }
     """
 
+    class FollowChanged(Message):
+        """It follows from now on, or no longer."""
+
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self.lines: list[str] = []
@@ -60,14 +62,30 @@ class LogView(ScrollView, can_focus=True):
         """Append lines; returns how many old ones went."""
         self.lines.extend(lines)
         gone = max(0, len(self.lines) - LINES_KEPT)
-        if gone:
-            del self.lines[:gone]
-            self.gone += gone
-            self._pieces = []
-        for number in range(self._pieces[-1][0] + 1 if self._pieces else 0, len(self.lines)):
+        first = self._pieces[-1][0] + 1 if self._pieces else 0
+        for number in range(max(first, gone), len(self.lines)):
             self._cut(number)
+        rows = self._drop(gone) if gone else 0
         self._measure()
+        if rows and not self.follows:  # what is looked at stays where it is
+            self.scroll_to(y=max(0, self.scroll_offset.y - rows), animate=False, force=True, immediate=True)
         return gone
+
+    def _drop(self, gone: int) -> int:
+        """Forget the oldest lines; returns how many rows they had."""
+        before = len(self._pieces)
+        del self.lines[:gone]
+        self.gone += gone
+        self._pieces = [(number - gone, start) for number, start in self._pieces if number >= gone]
+        self._matches = frozenset(number - gone for number in self._matches if number >= gone)
+        current = self._current
+        self._current = current - gone if current is not None and current >= gone else None
+        return before - len(self._pieces)
+
+    def light(self, matches: Collection[int]) -> None:
+        """Which lines are lit; what is in sight stays so."""
+        self._matches = frozenset(matches)
+        self.refresh()
 
     def mark(self, matches: Collection[int], current: int | None) -> None:
         """Which lines are lit, and which of them is brought into sight."""
@@ -78,11 +96,16 @@ class LogView(ScrollView, can_focus=True):
 
     def show(self, line: int) -> None:
         """Bring a line into sight, and stay there."""
-        self.follows = False
+        self.set_follows(False)
         self._current = line
         row = next((index for index, (number, _) in enumerate(self._pieces) if number == line), 0)
         self.scroll_to(y=max(0, row - self.size.height // 3), animate=False)
         self.refresh()
+
+    def set_follows(self, follows: bool) -> None:
+        if self.follows != follows:
+            self.follows = follows
+            self.post_message(self.FollowChanged())
 
     def set_wrap(self, wraps: bool) -> None:
         self.wraps = wraps
@@ -100,9 +123,13 @@ class LogView(ScrollView, can_focus=True):
         self._measure()
 
     def _cut(self, number: int) -> None:
-        length = len(plain(shown(self.lines[number])).expandtabs(TAB)) if self.wraps else 0
-        room = max(10, self.size.width - 1)
-        self._pieces += [(number, start) for start in range(0, max(1, length), room)]
+        starts = wrapped(self.lines[number], self._room) if self.wraps else [0]
+        self._pieces += [(number, start) for start in starts]
+
+    @property
+    def _room(self) -> int:
+        """Cells for text on one row."""
+        return max(10, self.size.width - 1)
 
     def _measure(self) -> None:
         self.virtual_size = Size(self.size.width, len(self._pieces))
@@ -115,23 +142,23 @@ class LogView(ScrollView, can_focus=True):
             self.scroll_end(animate=False)
 
     def action_follow(self) -> None:
-        self.follows = True
+        self.set_follows(True)
         self.scroll_end(animate=False)
 
     def action_look_up(self) -> None:
-        self.follows = False
+        self.set_follows(False)
         self.scroll_up(animate=False)
 
     def action_look_page_up(self) -> None:
-        self.follows = False
+        self.set_follows(False)
         self.scroll_page_up(animate=False)
 
     def action_look_home(self) -> None:
-        self.follows = False
+        self.set_follows(False)
         self.scroll_home(animate=False)
 
     def on_mouse_scroll_up(self) -> None:
-        self.follows = False
+        self.set_follows(False)
 
     def render_line(self, y: int) -> Strip:
         width = self.size.width
@@ -140,10 +167,12 @@ class LogView(ScrollView, can_focus=True):
         if index >= len(self._pieces):
             return Strip([Segment(" " * width, base)], width)
         number, start = self._pieces[index]
-        text = Text.from_ansi(shown(self.lines[number]))
-        text.expand_tabs(TAB)
-        room = max(10, width - 1)
-        text = text[start : start + room] if self.wraps else text[:room]
+        text = styled(self.lines[number])
+        if self.wraps:
+            after = self._pieces[index + 1] if index + 1 < len(self._pieces) else (-1, 0)
+            text = text[start : after[1] if after[0] == number else len(text)]
+        else:
+            text = text[: self._room]
         style = base
         if number == self._current:
             style += self._lit("current")
