@@ -13,7 +13,6 @@ from textual.screen import Screen
 
 from tui.bindings import binding_ids
 from tui.intents import OpenCompare, OpenRun, OpenSubmit, SelectRun
-from tui.model.draft import Draft
 from tui.preferences import Preferences, keep_theme, preferences_file, state_folder, theme_chosen
 from tui.screens.compare import CompareScreen
 from tui.screens.health import HealthScreen
@@ -99,11 +98,7 @@ class HeliosApp(App[None]):
         self.home.select(intent.run)
 
     @on(OpenSubmit)
-    def open_submit(self, intent: OpenSubmit) -> None:
-        if intent.text is not None:
-            self.draft = Draft(intent.text)
-        if intent.use_cache is not None:
-            self.draft.use_cache = intent.use_cache
+    def open_submit(self) -> None:
         self.action_show_submit()
 
     @on(OpenCompare)

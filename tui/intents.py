@@ -20,12 +20,7 @@ class SelectRun(Message):
 
 
 class OpenSubmit(Message):
-    """Edit a DAG; without a text, the one that was edited last."""
-
-    def __init__(self, text: str | None = None, *, use_cache: bool | None = None) -> None:
-        super().__init__()
-        self.text = text
-        self.use_cache = use_cache
+    """Edit the DAG that was edited last."""
 
 
 class OpenCompare(Message):

@@ -1,6 +1,5 @@
 """What every screen may ask for: the way to Redis, what is followed, the options it was started with."""
 
-import os
 import time
 from collections.abc import Callable
 
@@ -38,7 +37,3 @@ class Session:
         self.options = options
         self.clock = clock
         """This machine's time, in epoch milliseconds; tests give one that stands still."""
-
-    @property
-    def has_colour(self) -> bool:
-        return not os.environ.get("NO_COLOR")

@@ -12,8 +12,8 @@ from textual.screen import Screen
 
 from tui.app import HeliosApp
 from tui.intents import OpenRun
+from tui.model.connection import Connection
 from tui.session import Session
-from tui.source.feed import Connection
 
 
 async def until(pilot: Pilot[Any], description: str, predicate: Callable[[], Any], deadline_seconds: float = 15) -> Any:

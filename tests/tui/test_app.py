@@ -12,6 +12,7 @@ from tests.tui.pictures import NARROW, WIDE, assert_looks, screen_text
 from tests.tui.played_run import RUN, play
 from tests.tui.stage import still, until
 from tui.app import HeliosApp
+from tui.model.connection import Connection
 from tui.preferences import Preferences
 from tui.screens.health import HealthScreen
 from tui.screens.help import HelpScreen
@@ -19,7 +20,6 @@ from tui.screens.run import RunScreen
 from tui.screens.runs import RunsScreen
 from tui.screens.submit import SubmitScreen
 from tui.screens.too_small import TooSmall
-from tui.source.feed import Connection
 
 
 def one_run(client: redis.Redis) -> str:

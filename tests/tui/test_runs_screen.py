@@ -18,8 +18,8 @@ from tests.tui.played_run import DAG
 from tests.tui.run_rows import RunsApp, put, row, run_fields, run_id, running_fields
 from tests.tui.stage import NOW_MS, session_of, still, until
 from tui.intents import OpenCompare, OpenRun, OpenSubmit
+from tui.model.connection import Connection
 from tui.screens.runs import RunsScreen
-from tui.source.feed import Connection
 from tui.widgets.cards import average_card, last_card
 from tui.widgets.dialogs import Ask, Confirm
 

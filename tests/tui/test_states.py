@@ -12,8 +12,8 @@ from tests.tui.pictures import NARROW, WIDE, assert_looks, picture_of, screen_te
 from tests.tui.played_run import RUN, play
 from tests.tui.stage import still, until
 from tui.app import HeliosApp
+from tui.model.connection import Connection
 from tui.screens.help import HelpScreen
-from tui.source.feed import Connection
 
 SIZES = pytest.mark.parametrize("size", [NARROW, WIDE], ids=["narrow", "wide"])
 

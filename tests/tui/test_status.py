@@ -2,8 +2,8 @@
 
 import pytest
 
+from tui.model.connection import Connection
 from tui.model.status import connection_part, mode_parts
-from tui.source.feed import Connection
 
 
 def test_a_live_connection_says_so_with_a_sign_and_a_word() -> None:

@@ -2,10 +2,10 @@
 
 from cli.figures import duration, size
 from tui.model.columns import cache_mark, run_mark, tasks_text
+from tui.model.connection import Connection
 from tui.model.runs import RunRow
 from tui.model.status import Part
 from tui.model.table import printable
-from tui.source.feed import Connection
 
 
 def notice(connection: Connection, runs: int, chosen: str) -> str:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from cli.figures import duration
-from tui.source.feed import Connection
+from tui.model.connection import Connection
 
 
 class Part(NamedTuple):

@@ -18,6 +18,7 @@ from cli.failure import CommandFailed
 from tui.glyphs import CACHE_SWITCH_MARKS
 from tui.intents import OpenCompare, OpenRun, OpenSubmit
 from tui.model.columns import COLUMNS, DURATION, RUN_ID, START, TASKS, Look, id_order
+from tui.model.connection import Connection
 from tui.model.detail import detail_text, notice
 from tui.model.export import table_file
 from tui.model.filters import Filter
@@ -26,7 +27,6 @@ from tui.model.runs import Averages, RunRow
 from tui.model.table import Cell
 from tui.palette import style_of
 from tui.screens.screen import HeliosScreen
-from tui.source.feed import Connection
 from tui.source.reruns import ask_to_cancel, rerun
 from tui.widgets.cards import Cards
 from tui.widgets.dialogs import Ask, Confirm

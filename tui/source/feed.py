@@ -17,6 +17,7 @@ from cli.failure import CommandFailed
 from helios.events import AnyEvent, RunEnded, decode_event
 from helios.keys import Keys, all_partitions, keys_of_run
 from helios.wire import Command, send
+from tui.model.connection import Connection
 from tui.model.runs import RUN_FIELDS, Place, Runs, place_of
 from tui.model.tasks import Board
 from tui.source.board import open_board, read_rows
@@ -35,20 +36,6 @@ REJOIN_SECONDS = 30.0
 STOP_SECONDS = 0.5
 
 _RUN_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
-
-
-class Connection(msgspec.Struct, frozen=True):
-    """How the way to Redis is. `since_ms` and `retry_at_ms` are on this machine's clock."""
-
-    state: str = "loading"
-    """loading (the first snapshot is being read), live or lost."""
-    since_ms: int = 0
-    retry_at_ms: int = 0
-    trouble: str = ""
-    """Why it is lost, and what to do."""
-    loaded: int = 0
-    total: int = 0
-    """Runs read, and runs there are, while loading."""
 
 
 class FeedTrimmed(Exception):
