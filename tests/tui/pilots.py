@@ -1,28 +1,16 @@
-"""How a pilot waits: for something to become true, while the application goes on."""
+"""The dashboard with one screen only, and what it notified."""
 
-import time
-from collections.abc import Callable
 from typing import Any
 
 from textual import on
 from textual.app import App
 from textual.events import Mount
-from textual.pilot import Pilot
 from textual.screen import Screen
 
 from tui.app import HeliosApp
 from tui.intents import OpenRun
 from tui.model.connection import Connection
 from tui.session import Session
-
-
-async def until(pilot: Pilot[Any], description: str, predicate: Callable[[], Any], deadline_seconds: float = 15) -> Any:
-    deadline = time.monotonic() + deadline_seconds
-    while not (found := predicate()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {deadline_seconds:g} s: {description}")
-        await pilot.pause(0.01)
-    return found
 
 
 class OneScreen(HeliosApp):

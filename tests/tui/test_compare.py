@@ -14,8 +14,8 @@ from helios.keys import keys_of_run
 from helios.records import AttemptRecord, InputRecord, OutputRecord
 from helios.settings import Settings
 from tests.tui.pictures import NARROW, WIDE, assert_looks, screen_text
-from tests.tui.pilots import OneScreen, until
-from tests.tui.stage import NOW_MS, session_of, still
+from tests.tui.pilots import OneScreen
+from tests.tui.stage import NOW_MS, session_of, still, until
 from tui.screens.compare import CompareScreen
 
 LEFT, RIGHT = "1764027000000-0", "1764027100000-0"

@@ -19,8 +19,8 @@ from services.collector.node_caches import NodeCaches
 from tests.stage import RUN, Stage
 from tests.tui.letters import bury_entry
 from tests.tui.pictures import NARROW, WIDE, assert_looks, screen_text
-from tests.tui.pilots import OneScreen, notes, until
-from tests.tui.stage import NOW_MS, session_of, still
+from tests.tui.pilots import OneScreen, notes
+from tests.tui.stage import NOW_MS, session_of, still, until
 from tui.model.health import CacheSize, Health, Jobs, Letter, Replica, StreamRow
 from tui.screens.health import HealthScreen
 from tui.source.health import HealthReader, folder_size, job_state
