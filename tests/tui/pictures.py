@@ -16,11 +16,11 @@ WIDE = (160, 50)
 
 
 def screen_text(app: App[Any]) -> str:
-    """What is on the screen, line by line, without trailing blanks."""
-    width, height = app.size
-    console_lines = app.screen._compositor.render_strips(app.size)  # the one place where the lines are at hand
-    assert len(console_lines) == height, width
-    return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in console_lines)
+    """What is on the screen, line by line, without trailing blanks; nothing while it has not been laid out yet."""
+    strips = app.screen._compositor.render_strips(app.size)  # the one place where the lines are at hand
+    if len(strips) != app.size.height:
+        return ""
+    return "\n".join("".join(segment.text for segment in strip).rstrip() for strip in strips)
 
 
 def picture_of(app: App[Any]) -> str:

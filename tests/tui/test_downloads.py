@@ -19,9 +19,9 @@ from helios.keys import Keys
 from helios.records import AttemptRecord, OutputRecord
 from helios.settings import Settings
 from tests.tui.driving import drive
-from tests.tui.pictures import screen_text
+from tests.tui.pictures import NARROW, WIDE, assert_looks, screen_text
 from tests.tui.played_run import RUN, play
-from tests.tui.stage import until
+from tests.tui.stage import still, until
 from tui.app import HeliosApp
 from tui.screens.downloads import DownloadScreen
 from tui.screens.run import RunScreen
@@ -44,7 +44,13 @@ def store(s3: Any, name: str, content: bytes = CONTENT) -> OutputRecord:
 
 
 def open_outputs(
-    client: redis.Redis, state: Path, outputs: list[OutputRecord], settings: Settings, steps: Steps
+    client: redis.Redis,
+    state: Path,
+    outputs: list[OutputRecord],
+    settings: Settings,
+    steps: Steps,
+    *,
+    size: tuple[int, int] = NARROW,
 ) -> None:
     play(client, "done")
     record = AttemptRecord(exitCode=0, outputs=outputs)
@@ -62,7 +68,7 @@ def open_outputs(
         )
         await steps(app, pilot)
 
-    drive(client, state, whole)
+    drive(client, state, whole, size=size)
 
 
 async def choose_folder(app: HeliosApp, pilot: Pilot[None], folder: Path) -> None:
@@ -160,3 +166,18 @@ def test_a_download_that_is_stopped_goes_on_where_it_was(valkey: redis.Redis, tm
     (tmp_path / "large.bin").write_bytes(b"other")
     with pytest.raises(PlaceTaken):
         download(link, output, tmp_path, force=False, tell=stop_at_once, cancelled=cancelled)
+
+
+@pytest.mark.parametrize("size", [NARROW, WIDE], ids=["narrow", "wide"])
+def test_how_it_looks(valkey: redis.Redis, tmp_path: Path, size: tuple[int, int]) -> None:
+    outputs = [
+        OutputRecord("report.txt", 9, "5891b5b522d5df08" * 4, "runs/report.txt"),
+        OutputRecord("parts", 1_200_000, "0a" * 32, "runs/parts", archive=True),
+    ]
+
+    async def steps(app: HeliosApp, pilot: Pilot[None]) -> None:
+        app.session.feed.clock_offset_ms = 0
+        await still(pilot)
+        assert_looks(app, f"download-{'narrow' if size == NARROW else 'wide'}")
+
+    open_outputs(valkey, tmp_path, outputs, Settings(), steps, size=size)

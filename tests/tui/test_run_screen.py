@@ -269,3 +269,13 @@ def test_the_filter_field_takes_no_key_for_a_command(valkey: redis.Redis, tmp_pa
         assert app.screen is screen
 
     open_run(valkey, tmp_path, "done", steps)
+
+
+def test_the_card_in_a_wide_terminal(valkey: redis.Redis, tmp_path: Path) -> None:
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: RunScreen) -> None:
+        app.push_screen(TaskScreen("count-aa", screen.details))
+        await until(pilot, "it is filled", lambda: "stored it as an output" in screen_text(app))
+        await still(pilot)
+        assert_looks(app, "task-wide")
+
+    open_run(valkey, tmp_path, "done", steps, size=WIDE)
