@@ -115,8 +115,8 @@ def write(pipeline: Pipeline, change: Change) -> None:
         pipeline.zrem(KEYS.active, event.run)
 
 
-def load(client: redis.Redis, per_second: int, seconds: float) -> int:
-    """Write events at that rate, then let the runs in flight end; returns how many there were in the time."""
+def load(client: redis.Redis, per_second: int, seconds: float) -> float:
+    """Write events at that rate, then let the runs in flight end; returns the rate that was reached, in events/s."""
     numbers = itertools.count(1)
     lives = [life(next(numbers)) for _ in range(IN_FLIGHT)]
     chance = random.Random(7)
@@ -134,18 +134,19 @@ def load(client: redis.Redis, per_second: int, seconds: float) -> int:
         pipeline.execute()
         written += due
         time.sleep(max(0, began + written / per_second - time.monotonic() - BATCH_SECONDS / 2))
+    reached = written / (time.monotonic() - began)
     pipeline = client.pipeline(transaction=True)
     for rest in lives:
         for change in rest:
             write(pipeline, change)
     pipeline.execute()
-    return written
+    return reached
 
 
 def main() -> None:
     url, per_second, seconds = sys.argv[1:]
     client: redis.Redis = redis.Redis.from_url(url, **CLIENT_OPTIONS)
-    load(client, int(per_second), float(seconds))
+    print(load(client, int(per_second), float(seconds)))
 
 
 if __name__ == "__main__":
