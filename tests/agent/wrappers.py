@@ -77,7 +77,15 @@ def is_gone(pid: int) -> bool:
 
 
 def has_open(pid: int, path: Path) -> bool:
-    return any(os.path.realpath(each) == str(path) for each in Path(f"/proc/{pid}/fd").iterdir())
+    return str(path) in (_open_at(each) for each in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def _open_at(descriptor: Path) -> str:
+    """What a descriptor is open on; nothing where it was closed since it was listed."""
+    try:
+        return os.path.realpath(descriptor)
+    except FileNotFoundError:
+        return ""
 
 
 def compile_static(folder: Path, *options: str) -> Path | str:
