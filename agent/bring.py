@@ -5,6 +5,7 @@ downloaded straight into the artifacts folder. Only the endpoint, the store and 
 """
 
 import contextlib
+import time
 from collections.abc import Generator
 
 from agent import logs, place
@@ -48,6 +49,7 @@ class Bringer:
         self._cache_enabled = cache_enabled
         self._store: Store | None = None
         self._store_fault = ""
+        self._began: dict[str, float] = {}
 
     @contextlib.contextmanager
     def open_cache(self) -> Generator[None]:
@@ -64,6 +66,7 @@ class Bringer:
 
     def bring(self, item: PlannedInput) -> InputOutcome:
         """Brings one input and says in the log and in its answer what it was. Raises InputFailed."""
+        self._began[item.name] = time.monotonic()
         try:
             outcome = self._bring_unchanged(item)
         except ObjectMissing:
@@ -122,7 +125,7 @@ class Bringer:
             if known.identity is not None:
                 store.remember(known.identity, brought)
         self._place(store, item, linked)
-        return InputOutcome(item.name, known.size, False, found.cause, brought)
+        return self._outcome(item, known, found.cause, brought, "store")
 
     def _find(self, store: Store, item: PlannedInput, known: _Known) -> tuple[str | None, Linked | Absent]:
         digest = known.sha256
@@ -138,7 +141,7 @@ class Bringer:
     ) -> InputOutcome:
         self._place(store, item, linked)
         self._log.line(logs.hit(item.name, linked.path))
-        return InputOutcome(item.name, known.size, True, cause, digest)
+        return self._outcome(item, known, cause, digest, "cache")
 
     def _place(self, store: Store, item: PlannedInput, linked: Linked) -> None:
         artifacts = self._settings.artifacts
@@ -167,7 +170,21 @@ class Bringer:
             target = place.direct(artifacts, item.name, writable=item.mode == "copy")
         with target as part:
             digest = download(self._web, link, wanted, part, self._log)
-        return InputOutcome(item.name, known.size, False, cause, digest)
+        return self._outcome(item, known, cause, digest, "store")
+
+    def _outcome(self, item: PlannedInput, known: _Known, cause: str, digest: str, source: str) -> InputOutcome:
+        return InputOutcome(
+            name=item.name,
+            size=known.size,
+            hit=source == "cache",
+            cause=cause,
+            sha256=digest,
+            source=source,
+            ms=int((time.monotonic() - self._began[item.name]) * 1000),
+            saved_ms=0,
+            version=known.identity.version if known.identity is not None else None,
+            detail="",
+        )
 
     def _look(self, item: PlannedInput) -> _Known:
         """An external object's version and size, by HEAD; another task's output is known from the plan."""

@@ -24,11 +24,31 @@ class InputOutcome(Frozen):
     size: int
     hit: bool
     cause: str
-    """cached, coalesced; never-here, evicted, changed, corrupt, disabled, cache-fault."""
+    """cached, coalesced, warm; never-here, evicted, changed, corrupt, disabled, cache-fault."""
     sha256: str
+    source: str
+    """Where its bytes came from: cache, peer or store."""
+    ms: int
+    """What it took to bring it."""
+    saved_ms: int
+    """What the hit saved against bringing the bytes anew."""
+    version: str | None
+    """Of an external object."""
+    detail: str
+    """More on the cause, for people."""
 
     def document(self) -> dict[str, object]:
-        return {"name": self.name, "bytes": self.size, "hit": self.hit, "cause": self.cause, "sha256": self.sha256}
+        document: dict[str, object] = {
+            "name": self.name,
+            "bytes": self.size,
+            "hit": self.hit,
+            "cause": self.cause,
+            "sha256": self.sha256,
+            "source": self.source,
+            "ms": self.ms,
+        }
+        optional = {"savedMs": self.saved_ms, "version": self.version, "detail": self.detail}
+        return document | {name: value for name, value in optional.items() if value}
 
 
 def fetch_manifest(

@@ -1,16 +1,19 @@
 """Every key and stream name. Nothing else in the project spells one out.
 
 All keys of one partition share the hash tag `{pN}`, so a script never crosses a Redis Cluster slot. Only the ingress
-streams, `submissions` and `controls`, the services' heartbeats and what nodes tell of their caches stand outside, and
-no script touches those together with a partition.
+streams, `submissions` and `controls`, the services' heartbeats and what is known of nodes, blobs and sources over all
+runs stand outside, and no script touches those together with a partition.
 """
 
+from hashlib import sha256
 from zlib import crc32
 
 SUBMISSIONS = "helios:submissions"
 CONTROLS = "helios:controls"
 SERVICES_PREFIX = "helios:service:"
 NODES_PREFIX = "helios:node:"
+NODES = "helios:nodes"
+"""Sorted set of the nodes that have a keeper, scored by when it last spoke, in milliseconds."""
 PROBE = "helios:probe"
 """Written and deleted again to see whether Redis takes writes."""
 
@@ -29,8 +32,32 @@ def heartbeat(service: str, replica: str) -> str:
 
 
 def node_cache(node: str) -> str:
-    """How full a node's cache is."""
+    """Hash: how full a node's cache is, and where its keeper listens."""
     return f"{NODES_PREFIX}{node}"
+
+
+def node_blobs(node: str) -> str:
+    """Hash: the blobs in a node's cache, digest to bytes."""
+    return f"helios:blobs:{node}"
+
+
+def source_known(source: str) -> str:
+    """What is known of an external object (`endpoint/bucket/key`): JSON of a SourceKnown."""
+    return f"helios:source:{_digest(source)}"
+
+
+def flight(key: str) -> str:
+    """Which node is bringing a blob from the store just now; `key` is its digest, or what identifies its source."""
+    return f"helios:flight:{_digest(key)}"
+
+
+def memo(key: str) -> str:
+    """Hash: the task that succeeded with this memoization key, or is at work on it."""
+    return f"helios:memo:{key}"
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 class Keys:
@@ -85,6 +112,14 @@ class Keys:
     def dag_runs(self, dag_name: str) -> str:
         """Sorted set of one DAG name's stored runs, scored by their start."""
         return f"{self.prefix}dag:{dag_name}:runs"
+
+    def dag_stats(self, dag_name: str) -> str:
+        """Hash: what the cache did for one DAG name's runs, over all that ended in this partition."""
+        return f"{self.prefix}dag:{dag_name}:stats"
+
+    def node_stats(self, node: str) -> str:
+        """Hash: what the cache did on one node, over all runs that ended in this partition."""
+        return f"{self.prefix}node:{node}:stats"
 
     def request(self, request_id: str) -> str:
         """Which run a request id stands for."""

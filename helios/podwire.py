@@ -13,6 +13,16 @@ Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
+class Stored(msgspec.Struct, frozen=True, kw_only=True):
+    """How an object lies in the store when it is not stored as it is. `bytes` are the object's; everywhere else digest
+    and bytes are the content's.
+    """
+
+    codec: str
+    """zstd."""
+    bytes: Size
+
+
 class PlanInput(msgspec.Struct, frozen=True, kw_only=True):
     """One input to bring. Another task's output comes with its digest, an external object with a signed HEAD."""
 
@@ -25,6 +35,7 @@ class PlanInput(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str | None
     bytes: int | None
     archive: bool
+    stored: Stored | None = None
 
 
 class PlanOutput(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +44,12 @@ class PlanOutput(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     key: str
     url: str
+
+
+class PlanKeeper(msgspec.Struct, frozen=True, kw_only=True):
+    """Where publish may stream outputs to, so that they are in the node's cache for the tasks that follow."""
+
+    putUrl: str
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +64,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     singlePutLimit: int
     manifest: PlanOutput | None = None
     """Where the list of outputs goes when the termination message has no room for it."""
+    keeper: PlanKeeper | None = None
+    """The keeper of the pod's node, if it is known where it listens."""
 
 
 class MultipartWanted(msgspec.Struct, frozen=True):
@@ -65,11 +84,23 @@ class Multipart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FetchedInput(msgspec.Struct, frozen=True, kw_only=True):
+    """One input's account. An account from fetch's log lacks everything below `cause`."""
+
     name: str
     bytes: int
     hit: bool
     cause: str
     sha256: str | None = None
+    source: str = ""
+    """Where its bytes came from: cache, peer or store."""
+    ms: int = 0
+    """What it took to bring it."""
+    savedMs: int = 0
+    """What the hit saved against bringing the bytes anew."""
+    version: str | None = None
+    """Of an external object: its version id, or its ETag where it has none."""
+    detail: str = ""
+    """More on the cause, for people."""
 
 
 class FetchManifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +127,9 @@ class StoredOutput(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     sha256: str
     archive: bool = False
+    stored: Stored | None = None
+    warm: bool = False
+    """It is in the cache of the pod's node."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,6 +190,126 @@ class PublishMessage(msgspec.Struct, frozen=True, kw_only=True):
     peakMemoryBytes: int | None = None
     startedAt: int | None = None
     endedAt: int | None = None
+
+
+class LocateInput(msgspec.Struct, frozen=True, kw_only=True):
+    """An input that a node lacks, or has just brought. `sha256` is None for an external object not known yet."""
+
+    name: str
+    bytes: Size
+    version: str | None = None
+    sha256: Digest | None = None
+
+
+class Locate(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `POST /v1/locate`, and of `POST /v1/brought`."""
+
+    node: str
+    inputs: Sequence[LocateInput]
+
+
+class Peer(msgspec.Struct, frozen=True, kw_only=True):
+    """A node that has the blob, and a signed GET for it at its keeper."""
+
+    node: str
+    url: str
+
+
+class Located(msgspec.Struct, frozen=True, kw_only=True):
+    """`wait`: another node brings it from the store now. Neither peers nor wait: the asker is the one to bring it."""
+
+    name: str
+    sha256: str | None = None
+    peers: Sequence[Peer] = ()
+    wait: bool = False
+
+
+class LocateAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to `POST /v1/locate`, one entry for each input that was asked for, in order."""
+
+    inputs: Sequence[Located]
+
+
+class NodeState(msgspec.Struct, frozen=True, kw_only=True):
+    """How full a node's cache is, and what its keeper did since it first ran there."""
+
+    blobs: Size = 0
+    bytes: Size = 0
+    freeBytes: Size = 0
+    limitBytes: Size = 0
+    """0: no limit but the floor of free disk."""
+    evictedBlobs: Size = 0
+    evictedBytes: Size = 0
+    scrubbedBytes: Size = 0
+    corruptBlobs: Size = 0
+    seededBytes: Size = 0
+    seedWastedBytes: Size = 0
+
+
+class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `POST /v1/node`: what changed in a node's cache since the report before."""
+
+    v: int = 1
+    node: str
+    url: str = ""
+    """Where the keeper listens, http://host:port; empty when it does not."""
+    epoch: str
+    """Of one life of a keeper; `seq` counts its reports from 1."""
+    seq: Size
+    full: bool = False
+    """Forget what was known before."""
+    added: Sequence[tuple[Digest, Size]] = ()
+    removed: Sequence[Digest] = ()
+    state: NodeState | None = None
+
+
+class NodeAnswer(msgspec.Struct, frozen=True):
+    """`resync`: a report is missing; send everything again, the first with `full`."""
+
+    resync: bool = False
+
+
+class Demanded(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `POST /v1/demand`: blobs that may be evicted."""
+
+    node: str
+    candidates: Sequence[Digest]
+
+
+class DemandAnswer(msgspec.Struct, frozen=True):
+    """Those of them that tasks which wait, are queued or run still need."""
+
+    needed: Sequence[str]
+
+
+class SeedWanted(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `POST /v1/seed`."""
+
+    node: str
+    budgetBytes: Size
+
+
+class SeedBlob(msgspec.Struct, frozen=True, kw_only=True):
+    """A blob that queued work will need; `url` is a signed GET of its object."""
+
+    sha256: str
+    bytes: int
+    url: str
+    stored: Stored | None = None
+    peers: Sequence[Peer] = ()
+
+
+class SeedAnswer(msgspec.Struct, frozen=True):
+    blobs: Sequence[SeedBlob]
+
+
+class SourceKnown(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest version of an external object that any node brought; `at` in epoch milliseconds."""
+
+    version: str
+    bytes: int
+    sha256: str
+    at: int = 0
 
 
 class CacheInventory(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ import redis
 from redis.exceptions import ResponseError
 
 from helios.keys import Keys
+from helios.podwire import Stored
 from helios.wire import hash_values
 
 ENDED = ("SUCCEEDED", "FAILED", "CANCELLED", "REJECTED")
@@ -51,12 +52,20 @@ TASK_FIELDS = (
 )
 
 
-class InputRecord(msgspec.Struct, frozen=True):
-    """One input of an attempt: hit when its cause is cached, coalesced or warm."""
+class InputRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One input of an attempt: hit when its cause is cached, coalesced or warm. The rest is as in podwire.FetchedInput;
+    records of earlier versions lack it.
+    """
 
     name: str
     bytes: int
     cause: str
+    source: str = ""
+    ms: int = 0
+    savedMs: int = 0
+    sha256: str = ""
+    version: str = ""
+    detail: str = ""
 
 
 class OutputRecord(msgspec.Struct, frozen=True):
@@ -67,6 +76,7 @@ class OutputRecord(msgspec.Struct, frozen=True):
     sha256: str
     key: str = ""
     archive: bool = False
+    stored: Stored | None = None
 
 
 class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

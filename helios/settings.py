@@ -77,6 +77,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     token_key: str = ""
     """Secret that signs attempt tokens; the jobrunner mints with it, the collector checks with it."""
 
+    keeper_key: str = ""
+    """Secret that the nodes' keepers and the collector share; without it nodes do not fetch from each other."""
+
     pod_endpoint_bind: str = "127.0.0.1:8414"
     """Where the collector serves plans and takes results: host:port."""
 

@@ -29,7 +29,15 @@ def test_a_second_task_hits_what_a_first_one_brought(store: Any, endpoint: Any, 
     assert warm["ok"]
     assert (cold["hits"], cold["misses"], cold["missBytes"], cold["causes"]) == (0, 1, 8, {"never-here": 1})
     assert (warm["hits"], warm["misses"], warm["hitBytes"], warm["causes"]) == (1, 0, 8, {"cached": 1})
-    assert warm["inputs"] == [{"name": "in/data.csv", "bytes": 8, "hit": True, "cause": "cached", "sha256": digest}]
+    assert [(each["source"], each["version"]) for each in cold["inputs"]] == [("store", warm["inputs"][0]["version"])]
+    assert {name: value for name, value in warm["inputs"][0].items() if name not in ("ms", "version")} == {
+        "name": "in/data.csv",
+        "bytes": 8,
+        "hit": True,
+        "cause": "cached",
+        "sha256": digest,
+        "source": "cache",
+    }
     assert store.count("GET", "bucket/data.csv") == 1
     for node in (first, second):
         assert node.read("in/data.csv") == b"a,b\n1,2\n"

@@ -94,7 +94,9 @@ def test_a_digest_is_lower_case_hexadecimal(digest: str) -> None:
 
 @given(st.lists(st.tuples(st.text(max_size=40), st.integers(0, 2**50)), max_size=30), st.one_of(st.none(), st.text()))
 def test_a_fetch_message_always_fits_and_parses(inputs: list[tuple[str, int]], error: str | None) -> None:
-    outcomes = [InputOutcome(name, size, False, "never-here", "0" * 64) for name, size in inputs]
+    outcomes = [
+        InputOutcome(name, size, False, "never-here", "0" * 64, "store", 12, 0, 'etag "1"', "") for name, size in inputs
+    ]
     manifest = fetch_manifest(outcomes, cache_enabled=True, error=error, elapsed_ms=1)
     message = fetch_message(manifest)
     assert len(message) <= MESSAGE_BYTES
