@@ -240,12 +240,16 @@ def _missed(view: TaskView) -> bool:
 
 
 def _gain(each: Timed, queued: int, end: int) -> int | None:
-    """What its fetch would have been shorter by: all but what its hits took. None where that is not known."""
+    """What its fetch would have been shorter by: what its misses took, as far as its hits did not take as long. None
+    where that is not known."""
     phases, _ = _attempt(each, queued, end)
     fetch, inputs = phases.get("fetch"), each.view.inputs
     if fetch is None or not all(one.source for one in inputs):
         return None
     if not inputs and each.view.cache in ("Partial", "Unknown"):
         return None
-    # Inputs are brought side by side, so together the hits take this at most.
-    return fetch - min(fetch, sum(one.ms for one in inputs if one.cause not in _WAITED))
+    # Inputs are brought side by side, so neither those nor these take longer than one after the other.
+    hits = sum(one.ms for one in inputs if one.cause not in _WAITED)
+    waited = sum(one.ms for one in inputs if one.cause in _WAITED)
+    gain = max(0, fetch - hits)
+    return min(gain, waited) if inputs else gain

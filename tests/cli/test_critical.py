@@ -15,7 +15,7 @@ from tests.cli.command import Helios
 from tests.redis_servers import Valkey
 from tests.stage import RUN, Stage
 
-MISS = InputRecord("big", 100, "never-here", source="store", ms=3_000)
+MISS = InputRecord("big", 100, "never-here", source="store", ms=6_000)
 
 
 @pytest.fixture

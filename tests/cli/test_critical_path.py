@@ -11,6 +11,7 @@ from cli.critical_path import PHASES, AllCached, CriticalPath, Moments, Step, Ti
 from helios.records import InputRecord, TaskView
 
 MISS = InputRecord("big", 100, "never-here", source="store", ms=3_000)
+SLOW = InputRecord("huge", 900, "evicted", source="peer", ms=9_000)
 HIT = InputRecord("near", 100, "cached", source="cache", ms=5)
 COALESCED = InputRecord("shared", 100, "coalesced", source="cache", ms=2_000)
 
@@ -148,7 +149,7 @@ def fetched(name: str, parents: Sequence[str], begin: int, end: int, fetch: int,
 def test_with_everything_cached_another_path_may_be_the_longest() -> None:
     """The slow way was slow for its download; without that the other one is what remains."""
     tasks = [
-        fetched("download", (), 0, 10_000, 9_000, MISS),
+        fetched("download", (), 0, 10_000, 9_000, SLOW),
         fetched("compute", (), 0, 6_000, 0),
         fetched("join", ("download", "compute"), 10_000, 11_000, 0),
     ]
@@ -165,6 +166,13 @@ def test_with_everything_cached_hits_take_what_they_took_and_waits_for_others_en
     cached = whole([only], ended=10_000).allCached
     assert cached is not None
     assert cached.ms == 6_005
+
+
+def test_what_fetch_does_besides_stays_in() -> None:
+    """It starts, asks for the plan and makes a view, whatever the cache holds."""
+    cached = whole([fetched("a", (), 0, 10_000, 4_000, MISS)], ended=10_000).allCached
+    assert cached is not None
+    assert cached.ms == 7_000
 
 
 @pytest.mark.parametrize(
