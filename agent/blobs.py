@@ -26,9 +26,6 @@ from agent.store import CacheFault, Origin, Store
 REQUESTS_AT_ONCE = 32
 """More are told to come back; whoever asks has the store."""
 SILENCE_SECONDS = 30.0
-OUTPUT_SLOTS = 64
-"""Outputs under way share so many lock files: one that would be named after its output would stay for ever."""
-_SEND_AT_ONCE = 8 * 1024 * 1024
 
 
 class BlobServer:
@@ -57,13 +54,6 @@ class _Server(http.server.ThreadingHTTPServer):
         self.store = store
         self.key = key
         self.room = threading.BoundedSemaphore(REQUESTS_AT_ONCE)
-        self.slot = 0
-        self.slots = threading.Lock()
-
-    def next_slot(self) -> int:
-        with self.slots:
-            self.slot = (self.slot + 1) % OUTPUT_SLOTS
-            return self.slot
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A caller that breaks off is no news."""
@@ -135,13 +125,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
-        self.wfile.flush()
-        while start < end:
-            sent = os.sendfile(self.connection.fileno(), blob, start, min(_SEND_AT_ONCE, end - start))
-            if sent == 0:
+        with os.fdopen(blob, "rb", closefd=False) as file:
+            if self.connection.sendfile(file, start, end - start) != end - start:
                 self.close_connection = True
-                return
-            start += sent
 
     def _take(self) -> None:
         path, fields = self._asked()
@@ -172,7 +158,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _receive(self, size: int) -> str:
         """Takes a body of `size` bytes into the cache. Raises CacheFault, or OSError when the caller breaks off."""
         store, hasher = self.server.store, hashlib.sha256()
-        with store.single_flight(f"output\n{self.server.next_slot()}") as (_, lock), store.part(lock, size) as part:
+        with store.own_part(size) as (part, lock):
             buffer = memoryview(bytearray(min(BUFFER, max(size, 1))))
             offset = 0
             while offset < size:

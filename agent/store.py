@@ -204,6 +204,17 @@ class Store:
             with contextlib.suppress(OSError):
                 os.unlink(path)
 
+    @contextlib.contextmanager
+    def own_part(self, size: int) -> Generator[tuple[PartFile, str]]:
+        """A new file in tmp/ that nobody else waits for, with its lock's name."""
+        with contextlib.ExitStack() as stack:
+            lock = os.urandom(32).hex()
+            with _faults("locking"):
+                # Its name is nobody else's, so it may go; a lock that others wait for must stay.
+                stack.callback(_unlink, f"{self.root}/locks/{lock}")
+                stack.enter_context(held(f"{self.root}/locks/{lock}", 0.0, lambda: None))
+            yield stack.enter_context(self.part(lock, size)), lock
+
     def keep(self, part: PartFile, lock: str, digest: str, size: int, name: str, origin: Origin) -> Linked:
         """Makes a complete file whose digest is known a blob, and links it into the view."""
         with _faults("keeping a blob"):
@@ -445,6 +456,11 @@ def _eviction(known: Mapping[str, Json]) -> str:
         return ""
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
     return f"evicted {when} to make room for {reason}" if isinstance(reason, str) and reason else f"evicted {when}"
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
 
 
 def _make_folder(path: str, mode: int) -> None:
