@@ -20,8 +20,6 @@ from helios.podwire import (
     LocateAnswer,
     Multipart,
     MultipartWanted,
-    NodeAnswer,
-    NodeReport,
     Plan,
     PlanInput,
     PlanKeeper,
@@ -34,10 +32,13 @@ from helios.settings import Settings
 from helios.tokens import Attempt, TokenInvalid, check
 from helios.transitions import commit_one, keep_report, pipelined
 from services.collector.classify import classify
+from services.collector.demand import Demand
+from services.collector.keepers import Keepers
 from services.collector.kept import KeptReports
 from services.collector.locate import Declared, Locator
 from services.collector.nodes import Nodes, Refused, adding, ask, checked_node
 from services.collector.outcome import end_call, ended_well, from_report, manifest_key, output_prefix
+from services.collector.seed import Seeding
 from services.collector.store import ObjectRefused, Store, StoreRefused
 
 log = structlog.get_logger()
@@ -45,8 +46,6 @@ log = structlog.get_logger()
 BODY_BYTES = 16 * 1024**2
 
 _task_decoder = msgspec.json.Decoder(Task)
-_KEEPERS = {("POST", "/v1/node"), ("POST", "/v1/demand"), ("POST", "/v1/seed")}
-"""What a keeper may call, and a pod may not."""
 _POD = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 StartResponse = Callable[[str, list[tuple[str, str]]], Any]
@@ -71,6 +70,8 @@ class PodEndpoint:
         self.kept = kept or KeptReports()
         self.nodes = Nodes(client, settings.keeper_key, settings.inventory_blobs)
         self.locator = Locator(client, self.nodes)
+        demand = Demand(client, settings.partitions, store.bucket, store.source)
+        self.keepers = Keepers(self.nodes, demand, Seeding(client, demand, self.locator, store))
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         status = "200 OK"
@@ -96,7 +97,7 @@ class PodEndpoint:
         method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
         if (method, path) == ("GET", "/healthz"):
             return {"ok": True}
-        if (method, path) in _KEEPERS:
+        if method == "POST" and path in Keepers.PATHS:
             return self._answer_keeper(path, environ)
         attempt = self._attempt(environ.get("HTTP_AUTHORIZATION", ""))
         pod, node = environ.get("HTTP_HELIOS_POD", ""), environ.get("HTTP_HELIOS_NODE", "")
@@ -121,16 +122,7 @@ class PodEndpoint:
         node = environ.get("HTTP_HELIOS_NODE", "")
         if kind != "Bearer" or not self.nodes.is_keeper(node, token):
             raise Answer("401 Unauthorized", "that is not the token of this node's keeper")
-        match path:
-            case "/v1/node":
-                return self.report(node, _body(environ, NodeReport))
-            case _:
-                raise Answer("404 Not Found", f"there is no {path[:80]}")
-
-    def report(self, node: str, report: NodeReport) -> NodeAnswer:
-        if report.node != node:
-            raise Answer("403 Forbidden", "a keeper speaks for its own node only")
-        return self.nodes.report(report)
+        return self.keepers.answer(node, path, lambda struct: _body(environ, struct))
 
     def _attempt(self, authorization: str) -> Attempt:
         kind, _, token = authorization.partition(" ")

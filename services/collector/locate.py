@@ -95,6 +95,13 @@ class Locator:
             commands.append(("UNLINK", *(flight(key) for key in keys)))
         ask(self.client, commands)
 
+    def peers(self, node: str, blobs: Sequence[tuple[str, int]]) -> list[list[Peer]]:
+        """For each blob, by digest and bytes, a few other nodes that have it."""
+        if not self.nodes.key:
+            return [[] for _ in blobs]
+        holders, _ = self._holders(node, {digest for digest, _ in blobs})
+        return [self._peers(holders.get(digest, []), digest, size) for digest, size in blobs]
+
     def _digests(self, wanted: Sequence[LocateInput], declared: Mapping[str, Declared]) -> list[str | None]:
         """Of another task's output what its record says, of an external object what was in that very version."""
         known = self._known([declared[each.name].source for each in wanted if declared[each.name].sha256 is None])

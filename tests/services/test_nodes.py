@@ -154,5 +154,5 @@ def test_without_a_key_there_are_no_keepers(client: redis.Redis) -> None:
 
 
 def test_a_keeper_speaks_for_its_own_node_only(client: redis.Redis, endpoint: PodEndpoint) -> None:
-    assert as_keeper(endpoint, "/v1/node", "n2", report(1, full=True))[0] == "403 Forbidden"
+    assert as_keeper(endpoint, "/v1/node", "n2", report(1, full=True))[0] == "400 Bad Request"
     assert client.zcard(NODES) == 0
