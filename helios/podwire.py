@@ -314,15 +314,6 @@ class SourceKnown(msgspec.Struct, frozen=True, kw_only=True):
     at: int = 0
 
 
-class CacheInventory(msgspec.Struct, frozen=True):
-    """The header `Helios-Cache` of a request for a plan: what the keeper last found in the node's cache, as JSON."""
-
-    node: str
-    blobs: Size
-    bytes: Size
-    freeBytes: Size
-
-
 class ResultAnswer(msgspec.Struct, frozen=True):
     """`committed`, `recorded` (a failure waits for its pod's status) or `stale` (the attempt is over)."""
 

@@ -18,6 +18,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from helios.events import EVENTS_KEPT, Event, encode_event
 from helios.keys import COLLECTOR_GROUP, JOBRUNNER_GROUP, SUBMITTER_GROUP, Keys
+from helios.keys import flight as flight_key
 from helios.wire import send
 
 DISRUPTIONS_ALLOWED = 5
@@ -68,6 +69,7 @@ FINALISE = Script("finalise")
 DEAD_LETTER = Script("dead_letter")
 RENEW = Script("renew")
 TAKE = Script("take")
+TAKE_FLIGHT = Script("take_flight")
 TIDY_CONSUMERS = Script("tidy_consumers")
 ABANDON_RUN = Script("abandon_run")
 RETRY_LETTER = Script("retry_letter")
@@ -359,6 +361,11 @@ def take(stream: str, *, group: str, consumer: str, entry: str, lease_ms: int) -
 def renew(stream: str, *, group: str, consumer: str, entries: Sequence[str]) -> Call:
     """Returns the entries that this consumer still owns, their idle time set back to zero."""
     return Call(RENEW, (stream,), (group, consumer, *entries))
+
+
+def take_flight(key: str, *, node: str, pod: str, seconds: int) -> Call:
+    """Returns 1 if the blob that `key` stands for is this node's to bring from the store, for so many seconds."""
+    return Call(TAKE_FLIGHT, (flight_key(key),), (node, pod, seconds))
 
 
 def tidy_consumers(stream: str, *, group: str, leaving: str = "", dead_after_ms: int) -> Call:
