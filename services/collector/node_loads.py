@@ -6,8 +6,8 @@ import redis
 
 from helios.keys import node_cache
 from helios.wire import Command, send
-from services.collector.node_caches import KEPT_SECONDS
 
+KEPT_SECONDS = 86_400
 COUNT_SECONDS = 1.0
 """The pods are counted this often."""
 

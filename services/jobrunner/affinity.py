@@ -44,6 +44,9 @@ HEARD_SECONDS = 60.0
 NODES_SECONDS = 2.0
 """So long the list of nodes is good for; it changes when a node joins or dies."""
 
+MADE_SECONDS = 60.0
+"""So long an output counts as held by the node that made it, whatever the inventory says: its keeper may tell later."""
+
 UNCOUNTED_SECONDS = 5.0
 """From a Job's creation until its pod is surely among those that the collector counts on its node."""
 
@@ -97,16 +100,19 @@ def largest(tasks: Iterable[Inputs], count: int) -> list[str]:
 
 
 class _Blob(msgspec.Struct):
-    """An output of a record, or what is known of a source."""
+    """An output of a record, or what is known of a source. `node`: where it was made just now."""
 
     bytes: int
     sha256: str
     name: str = ""
+    node: str = ""
 
 
 class _Record(msgspec.Struct):
-    """Of an attempt's record what says which blobs it made."""
+    """Of an attempt's record what says which blobs it made, where, and when in epoch milliseconds."""
 
+    node: str = ""
+    publishedAt: int | None = None
     outputs: Sequence[_Blob] = ()
 
 
@@ -139,11 +145,13 @@ class Affinity:
         try:
             if not any(_asks(job) for job in jobs) or len(self._live_nodes()) < 2:
                 return list(jobs)
-            wanted = self._inputs(jobs)
+            wanted, made = self._inputs(jobs)
             digests = largest(wanted, max(1, LOOKS_AT_MOST // len(self.nodes)))
             if not digests:
                 return list(jobs)
             holds, loads = self._state(digests)
+            for digest, node in made.items():
+                holds.get(node, set()).add(digest)
         except redis.RedisError as error:
             log.warning("Jobs get no preference for a node", error=str(error))
             return list(jobs)
@@ -164,18 +172,20 @@ class Affinity:
             self.nodes, self.nodes_until = list(found), now + NODES_SECONDS
         return self.nodes
 
-    def _inputs(self, jobs: Sequence[WantedJob]) -> list[Inputs]:
-        """What each Job needs, as far as it is known and worth anything."""
+    def _inputs(self, jobs: Sequence[WantedJob]) -> tuple[list[Inputs], dict[str, str]]:
+        """What each Job needs, as far as it is known and worth anything; and which node made it just now, by digest."""
         places = [[self._place(job, each) for each in job.task.inputs] if _asks(job) else [] for job in jobs]
         keys = {place.key: place for of_one in places for place in of_one}
         replies = send(self.client, [_question(place) for place in keys.values()])
         known = {key: _blobs(reply, place) for (key, place), reply in zip(keys.items(), replies, strict=True)}
         wanted: list[Inputs] = []
+        made: dict[str, str] = {}
         for of_one in places:
             blobs = [known[place.key].get(place.output or "") for place in of_one]
             inputs = {blob.sha256: blob.bytes for blob in blobs if blob is not None}
             wanted.append(inputs if sum(inputs.values()) >= WORTH_BYTES else {})
-        return wanted
+            made |= {blob.sha256: blob.node for blob in blobs if blob is not None and blob.node}
+        return wanted, made
 
     def _place(self, job: WantedJob, each: TaskInput | ExternalInput) -> _Place:
         if isinstance(each, TaskInput):
@@ -183,7 +193,7 @@ class Affinity:
         # As the collector spells a source, from the same setting.
         return _Place(source_known(f"{self.store}/{each.bucket}/{each.key}"), None)
 
-    def _state(self, digests: Sequence[str]) -> tuple[dict[str, Set[str]], dict[str, float]]:
+    def _state(self, digests: Sequence[str]) -> tuple[dict[str, set[str]], dict[str, float]]:
         """Which of the blobs each node holds, and its pods."""
         commands: list[Command] = []
         for node in self.nodes:
@@ -191,7 +201,7 @@ class Affinity:
         replies = send(self.client, commands)
         while self.uncounted and self.uncounted[0][0] < self.clock() - UNCOUNTED_SECONDS:
             self.uncounted.popleft()
-        holds: dict[str, Set[str]] = {}
+        holds: dict[str, set[str]] = {}
         loads: dict[str, float] = {}
         for node, blobs, pods in zip(self.nodes, replies[::2], replies[1::2], strict=True):
             there: list[str | None] = [] if isinstance(blobs, redis.RedisError) else blobs
@@ -220,6 +230,10 @@ def _blobs(reply: Any, place: _Place) -> dict[str, _Blob]:
     try:
         if place.output is None:
             return {"": _source_decoder.decode(reply)}
-        return {each.name: each for each in _record_decoder.decode(reply).outputs}
+        record = _record_decoder.decode(reply)
     except msgspec.DecodeError:
         return {}
+    just_now = (record.publishedAt or 0) > (time.time() - MADE_SECONDS) * 1000
+    for each in record.outputs:
+        each.node = record.node if just_now else ""
+    return {each.name: each for each in record.outputs}

@@ -20,6 +20,7 @@ from helios.streams import Entry
 from services.jobrunner.affinity import (
     FAIR_SHARES,
     FEW_PODS,
+    MADE_SECONDS,
     NODES_NAMED,
     NODES_SECONDS,
     POD_BYTES,
@@ -206,6 +207,17 @@ def test_an_external_input_counts_by_its_newest_known_version(setting: Setting) 
     known = {"version": "etag A", "bytes": 2 * BIG, "sha256": digest("moby"), "at": 1}
     setting.client.set(source_known("store:9000/corpora/moby.txt"), json.dumps(known))
     assert setting.preferred("use") == [["n2"]]
+
+
+def test_an_output_counts_as_held_by_the_node_that_made_it_before_its_keeper_has_said_so(setting: Setting) -> None:
+    """A child is ready some milliseconds after its parent; the inventory may come seconds later."""
+    setting.client.delete(node_blobs("n1"))
+    made = OutputRecord("big", BIG, digest("big"))
+    for seconds_ago, preferred in ((1, ["n2"]), (MADE_SECONDS + 5, list[str]())):
+        published = int((time.time() - seconds_ago) * 1000)
+        record = AttemptRecord(outputs=[made], node="n2", publishedAt=published)
+        setting.client.hset(setting.stage.keys.task(RUN, "make"), "record", msgspec.json.encode(record))
+        assert setting.preferred("use") == [preferred]
 
 
 def test_without_the_cache_it_does_not_matter_where_a_job_runs(setting: Setting) -> None:
