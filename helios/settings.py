@@ -11,6 +11,7 @@ from msgspec import Meta
 CHOICES: dict[str, tuple[str, ...]] = {
     "log_level": ("debug", "info", "warning", "error"),
     "launcher": ("local", "kubernetes"),
+    "affinity": ("on", "off"),
 }
 """What the settings take that are one of a few words."""
 
@@ -117,6 +118,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     job_create_threads: Annotated[int, Meta(ge=1, le=1000)] = 16
     """Jobs that are created at the same time."""
+
+    affinity: str = "on"
+    """on or off: whether Jobs prefer the nodes that hold most of their inputs' bytes."""
 
     job_ttl_seconds: Annotated[int, Meta(ge=0, le=30 * 24 * 3600)] = 3600
     """How long a finished Job stays in Kubernetes when nothing else removes it."""
