@@ -8,7 +8,7 @@ not stop the work. A stale or repeated delivery acknowledges and changes nothing
 A function here builds a Call; `commit` sends many in one round trip.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -31,6 +31,9 @@ UNREADABLE_DAG = "(unreadable)"
 
 REJECTED_KEPT = 100
 """So many rejected submissions of a partition stay readable, however many come."""
+
+SUMS_KEPT = 2_000
+"""So many DAGs and nodes of a partition keep their sums; those whose last run ended longest ago go."""
 
 NAMES_IN_A_CALL = 1_000
 """Scripts that touch many tasks take them in chunks of this size, so that none holds the server up for long."""
@@ -314,15 +317,18 @@ def finalise(
     run: str,
     dag_name: str,
     fields: dict[str, str],
+    sums: Mapping[str, Mapping[str, int]],
     runs_kept_per_dag: int,
     runs_kept_in_all: int,
     event: Event,
 ) -> Call:
-    """Returns 1 if this call ended the run."""
-    flat = [text for pair in fields.items() for text in pair]
+    """Returns 1 if this call ended the run. `sums`: by member of `keys.counted`, what this run adds to its counters."""
+    flat: list[str | int] = [text for pair in fields.items() for text in pair]
+    for whose, counters in sums.items():
+        flat += (whose, len(counters), *(part for pair in counters.items() for part in pair))
     return Call(
         FINALISE,
-        (keys.run(run), keys.settled, keys.events, keys.runs, keys.active, keys.dag_runs(dag_name)),
+        (keys.run(run), keys.settled, keys.events, keys.runs, keys.active, keys.dag_runs(dag_name), keys.counted),
         (
             COLLECTOR_GROUP,
             entry,
@@ -332,6 +338,8 @@ def finalise(
             runs_kept_in_all,
             encode_event(event),
             EVENTS_KEPT,
+            SUMS_KEPT,
+            len(fields),
             *flat,
         ),
     )
