@@ -22,7 +22,7 @@ import math
 import os
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from agent.documents import Json
 from agent.frozen import Frozen
@@ -99,41 +99,54 @@ def value(size: int, seconds_per_byte: float, idle_seconds: float) -> float:
     return size * seconds_per_byte / max(idle_seconds, 1.0)
 
 
+def ranked(values: Sequence[float]) -> Iterator[int]:
+    """The numbers of the values from the least to the greatest; sorts no more of them than are taken, since a cache may
+    hold very many blobs and lets go of few at a time.
+    """
+    buckets: dict[int, array[int]] = {}
+    for number, each in enumerate(values):
+        exponent = math.frexp(each)[1] if each > 0 else -(1 << 20)
+        buckets.setdefault(exponent, array("L")).append(number)
+    for exponent in sorted(buckets):
+        yield from sorted(buckets.pop(exponent), key=values.__getitem__)
+
+
 def choose(
-    order: Sequence[int], sizes: Sequence[int], room: Room, needed: Callable[[list[int]], "set[int] | None"]
+    order: Iterator[int], sizes: Sequence[int], room: Room, needed: Callable[[list[int]], "set[int] | None"]
 ) -> Choice:
-    """Takes from `order`, the least valuable first, until the room is found. `needed` says of some what tasks still
-    need, or None when nobody knows; it is asked of no more than have to be considered.
+    """Takes from `order`, the least valuable first, until the room is found. `sizes` are in bytes, by number. `needed`
+    says of some what tasks still need, or None when nobody knows; it is asked of no more than have to be considered.
     """
     victims: list[int] = []
     spared: list[int] = []
     freed = 0
     asked = True
-    position = 0
-    while freed < room.wanted and position < len(order):
-        batch, position = _batch(order, sizes, position, room.wanted - freed)
+    while freed < room.wanted and (batch := _batch(order, sizes, room.wanted - freed)):
         kept = needed(batch) if asked else None
         asked = kept is not None
-        for index in batch:
-            if kept and index in kept:
-                spared.append(index)
-            elif freed < room.wanted:
-                victims.append(index)
-                freed += sizes[index]
-    for index in spared:
+        for number in batch:
+            if kept and number in kept:
+                spared.append(number)
+            else:
+                victims.append(number)
+                freed += sizes[number]
+    for number in spared:
         if freed >= room.must:
             break
-        victims.append(index)
-        freed += sizes[index]
+        victims.append(number)
+        freed += sizes[number]
     return Choice(victims, asked)
 
 
-def _batch(order: Sequence[int], sizes: Sequence[int], start: int, goal: int) -> tuple[list[int], int]:
-    end, found = start, 0
-    while end < len(order) and found < goal and end - start < ASKED_AT_ONCE:
-        found += sizes[order[end]]
-        end += 1
-    return list(order[start:end]), end
+def _batch(order: Iterator[int], sizes: Sequence[int], goal: int) -> list[int]:
+    found = 0
+    batch: list[int] = []
+    for number in order:
+        batch.append(number)
+        found += sizes[number]
+        if found >= goal or len(batch) == ASKED_AT_ONCE:
+            break
+    return batch
 
 
 class _Candidates:
@@ -180,8 +193,7 @@ class Evictor:
         began = time.monotonic()
         scanned_ns = time.time_ns()
         found = self._candidates(scanned_ns)
-        order = sorted(range(len(found.sizes)), key=found.values.__getitem__)
-        choice = choose(order, found.sizes, room, lambda some: self._ask(found, some))
+        choice = choose(ranked(found.values), found.sizes, room, lambda some: self._ask(found, some))
         if choice.victims:
             self.demand_unknown = self._needed is not None and not choice.asked
         reason = wish.digest or self._shelves.arrived[1] or "other files on the disk"
@@ -190,6 +202,7 @@ class Evictor:
         if freed < room.wanted:
             self._rest_until = time.monotonic() + _REST_FACTOR * (time.monotonic() - began)
         if gone:
+            self._shelves.look()
             self._shelves.arrived = (-1, "")
             self.blobs += len(gone)
             self.bytes += freed

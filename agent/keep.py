@@ -60,7 +60,7 @@ class Keeper:
             self._settle,
             self._drop_views,
             self._drop_leftovers,
-            self._evict,
+            self._evictor.make_room,
             self._scrub_some,
         )
         self._held: dict[str, tuple[int, int]] = {}
@@ -98,7 +98,7 @@ class Keeper:
         """The part of a round that somebody waits for, if somebody does."""
         if self._evictor.is_wished():
             try:
-                self._evict()
+                self._evictor.make_room()
             except OSError:
                 self._faults += 1
 
@@ -142,10 +142,6 @@ class Keeper:
                 self._shelves.pending.discard(digest)
             except CacheFault:
                 self._faults += 1
-
-    def _evict(self) -> None:
-        if self._evictor.make_room():
-            self._shelves.look()
 
     def _scrub_some(self) -> None:
         if self._scrub.step():

@@ -160,7 +160,7 @@ def keep_settings(env: Mapping[str, str]) -> KeepSettings:
         node=_text(env, "HELIOS_NODE"),
         period_seconds=_seconds(env, "HELIOS_KEEP_SECONDS", 15.0) or 1.0,
         report_seconds=_seconds(env, "HELIOS_REPORT_SECONDS", 60.0) or 0.0,
-        view_hours=_seconds(env, "HELIOS_VIEW_HOURS", 1.0) or 0.0,
+        view_hours=None if env.get("HELIOS_VIEW_HOURS") == "never" else _seconds(env, "HELIOS_VIEW_HOURS", 1.0),
         limit_bytes=_bytes(env, "HELIOS_CACHE_LIMIT_BYTES") or 0,
         high=high,
         low=low,
