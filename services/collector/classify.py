@@ -50,7 +50,9 @@ def classify(
     account = next((each for each in accounts if each is not None and _plausible(each, inputs_declared)), None)
     if account is None:
         return UNKNOWN
-    inputs = tuple(InputRecord(each.name, each.bytes, each.cause) for each in account.inputs or ())
+    inputs = tuple(
+        InputRecord(each.name, each.bytes, each.cause, sha256=each.sha256 or "") for each in account.inputs or ()
+    )
     return Classification(
         cache=_outcome(cache_enabled and account.cacheEnabled, inputs_declared, account),
         hit_bytes=account.hitBytes,
