@@ -66,7 +66,7 @@ class Claim(NamedTuple):
 
 
 def memo_of(fields: Mapping[str, str]) -> Memo:
-    """The hash of one key. One that cannot be read counts as none."""
+    """The hash of one key. One that cannot be read counts as no success; its `at` stays, by which others know it."""
     known: dict[str, Any] = dict(fields)
     try:
         for name in ("outputs", "parts"):
@@ -74,7 +74,7 @@ def memo_of(fields: Mapping[str, str]) -> Memo:
                 known[name] = msgspec.json.decode(known[name])
         return msgspec.convert(known, Memo, strict=False)
     except (msgspec.DecodeError, msgspec.ValidationError):
-        return Memo(claim=fields.get("claim", ""))
+        return Memo(claim=fields.get("claim", ""), at=fields.get("at", ""))
 
 
 def claim_of(text: str) -> Claim | None:
@@ -91,7 +91,7 @@ def why_not(memo: Memo, memoize: Memoize, now_ms: int) -> str:
         return f"quarantined: {memo.reason}"
     if memo.state != "good":
         return "no success with the same image, command, env and inputs is remembered"
-    age = now_ms - int(memo.at or 0)
+    age = now_ms - (int(memo.at) if memo.at.isdecimal() else 0)
     if memoize.max_age_seconds is not None and age > memoize.max_age_seconds * 1000:
         return f"the success of run {memo.run} is older than maxAge"
     return ""

@@ -205,7 +205,7 @@ class Skipper:
             if not holder:
                 raise Waits("a success has just been remembered")
             if holder == dead or self._is_alive(holder, known):
-                raise Waits(f"{holder} does the same work")
+                raise Waits(f"another attempt does the same work: {holder}")
             dead = holder
 
     def _is_alive(self, text: str, known: Memo) -> bool:
@@ -219,7 +219,7 @@ class Skipper:
         status, attempt, checking, ended = found
         if attempt != str(holder.attempt):
             return False
-        if checking == attempt and known.claim == text and known.claimedAt:
+        if checking == attempt and known.claim == text and known.claimedAt.isdecimal():
             # Its entry is about to be acknowledged, or its collector died just then, and another looks again.
             return self._now_ms() - int(known.claimedAt) < TOLD_AFTER_MS
         if status == "SUCCEEDED" and ended:
