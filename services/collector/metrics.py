@@ -44,6 +44,7 @@ def fold(tasks: Sequence[TaskView], run: Mapping[str, str]) -> dict[str, str]:
         "taskFailed": str(statuses["FAILED"] + statuses["UNKNOWN"]),
         "taskUpstreamFailed": str(statuses["UPSTREAM_FAILED"]),
         "taskCancelled": str(statuses["CANCELLED"]),
+        "taskSkipped": str(sum(task.skipped is not None for task in tasks)),
         "cacheHitTasks": str(outcomes["Hit"]),
         "cachePartialTasks": str(outcomes["Partial"]),
         "cacheMissTasks": str(outcomes["Miss"]),
