@@ -22,6 +22,9 @@ HIT_CAUSES = ("cached", "coalesced", "warm")
 MISS_CAUSES = ("never-here", "evicted", "changed", "corrupt", "disabled", "cache-fault")
 """Why an input was taken from the cache, or was not."""
 
+SOURCES = ("cache", "peer", "store")
+"""Where an input's bytes came from: this node, another one, the object store."""
+
 END_COUNTERS = ("taskSucceeded", "taskFailed", "taskUpstreamFailed", "taskCancelled")
 """How tasks ended; together they come to taskCount when the run is settled."""
 
@@ -36,7 +39,11 @@ RUN_COUNTERS = (
 )
 """What the scripts count while a run goes on; the fold of its tasks must come to the same."""
 
-RUN_NUMBERS = ("startTime", "endTime", "durationMs", "taskCount", *RUN_COUNTERS)
+RUN_ACCOUNT = ("cacheFetchMs", "cacheSavedMs", "cachePeerBytes", "cacheStoreBytes")
+"""What a run's inputs took, and what its hits saved; where its missed bytes came from. Folded when it ends, and not
+counted live. Missed bytes beyond those of peers and store are of an account that does not say where from."""
+
+RUN_NUMBERS = ("startTime", "endTime", "durationMs", "taskCount", *RUN_COUNTERS, *RUN_ACCOUNT)
 """Fields of the run hash that hold numbers; times in epoch milliseconds of the Redis server's clock."""
 
 TASK_FIELDS = (
@@ -51,6 +58,10 @@ TASK_FIELDS = (
     "record",
     "earlierHitBytes",
     "earlierMissBytes",
+    "earlierFetchMs",
+    "earlierSavedMs",
+    "earlierPeerBytes",
+    "earlierStoreBytes",
 )
 
 
@@ -90,6 +101,15 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     cache: str = "N/A"
     cacheHitBytes: int = 0
     cacheMissBytes: int = 0
+    fetchMs: int = 0
+    """What its inputs took, each for itself, added up; they are brought side by side."""
+    savedMs: int = 0
+    """What its hits saved, added up in the same way."""
+    peerBytes: int = 0
+    storeBytes: int = 0
+    """Missed bytes by where they came from; both 0 where only a short account is left."""
+    fetchElapsedMs: int | None = None
+    """How long fetch was at work in all."""
     inputs: Sequence[InputRecord] = ()
     outputs: Sequence[OutputRecord] = ()
     cpuMs: int | None = None
@@ -103,8 +123,8 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class TaskView(msgspec.Struct, kw_only=True):
-    """A task as readers see it; what is not known yet is None. Its outcome is that of its last attempt that ended, its
-    bytes are those of all of them."""
+    """A task as readers see it; what is not known yet is None. Its outcome is that of its last attempt that ended; its
+    bytes, and what they took and saved, are those of all of them."""
 
     name: str
     status: str
@@ -113,6 +133,12 @@ class TaskView(msgspec.Struct, kw_only=True):
     cache: str = "N/A"
     cacheHitBytes: int = 0
     cacheMissBytes: int = 0
+    fetchMs: int = 0
+    savedMs: int = 0
+    peerBytes: int = 0
+    storeBytes: int = 0
+    fetchElapsedMs: int | None = None
+    """Of the last attempt that ended, as the inputs are."""
     inputs: Sequence[InputRecord] = ()
     queuedTime: int | None = None
     startTime: int | None = None
@@ -141,14 +167,19 @@ def decode_attempt(text: str | bytes) -> AttemptRecord:
 
 def task_view(name: str, values: Sequence[str | None]) -> TaskView:
     """A task from the values of TASK_FIELDS. A record that cannot be read leaves the task Unknown, never raises."""
-    status, attempt, _, queued, launched, ended, node, cause, record, hits, misses = values
+    status, attempt, _, queued, launched, ended, node, cause, record, *earlier = values
+    hits, misses, fetch_ms, saved_ms, peer_bytes, store_bytes = (_number(each) or 0 for each in earlier)
     view = TaskView(
         name=name,
         status=status or "UNKNOWN",
         attempt=_number(attempt) or 0,
         node=node or "",
-        cacheHitBytes=_number(hits) or 0,
-        cacheMissBytes=_number(misses) or 0,
+        cacheHitBytes=hits,
+        cacheMissBytes=misses,
+        fetchMs=fetch_ms,
+        savedMs=saved_ms,
+        peerBytes=peer_bytes,
+        storeBytes=store_bytes,
         queuedTime=_number(queued),
         startTime=_number(launched),
         endTime=_number(ended),
@@ -168,12 +199,12 @@ def task_view(name: str, values: Sequence[str | None]) -> TaskView:
         view.cache = "Unknown"
         view.reason = "the record of its last attempt is unreadable"
         return view
-    for field in ("cache", "inputs", "outputs", "exitCode", "reason"):
+    for field in ("cache", "inputs", "outputs", "exitCode", "reason", "fetchElapsedMs"):
         setattr(view, field, getattr(known, field))
     if view.status in ("SUCCEEDED", "FAILED"):
-        # Else the record is of an earlier attempt, whose bytes were added when the next one was queued.
-        view.cacheHitBytes += known.cacheHitBytes
-        view.cacheMissBytes += known.cacheMissBytes
+        # Else the record is of an earlier attempt, whose account was added when the next one was queued.
+        for field in ("cacheHitBytes", "cacheMissBytes", "fetchMs", "savedMs", "peerBytes", "storeBytes"):
+            setattr(view, field, getattr(view, field) + getattr(known, field))
     view.cpuMs, view.peakMemoryBytes = known.cpuMs, known.peakMemoryBytes
     for field in ("fetchedAt", "startedAt", "finishedAt", "publishedAt"):
         setattr(view, field, getattr(known, field))

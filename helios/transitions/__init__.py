@@ -8,7 +8,7 @@ not stop the work. A stale or repeated delivery acknowledges and changes nothing
 A function here builds a Call; `commit` sends many in one round trip.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from helios.events import EVENTS_KEPT, Event, encode_event
 from helios.keys import COLLECTOR_GROUP, JOBRUNNER_GROUP, SUBMITTER_GROUP, Keys
+from helios.keys import flight as flight_key
 from helios.wire import send
 
 DISRUPTIONS_ALLOWED = 5
@@ -30,6 +31,9 @@ UNREADABLE_DAG = "(unreadable)"
 
 REJECTED_KEPT = 100
 """So many rejected submissions of a partition stay readable, however many come."""
+
+SUMS_KEPT = 2_000
+"""So many DAGs and nodes of a partition keep their sums; those whose last run ended longest ago go."""
 
 NAMES_IN_A_CALL = 1_000
 """Scripts that touch many tasks take them in chunks of this size, so that none holds the server up for long."""
@@ -78,6 +82,7 @@ FINALISE = Script("finalise")
 DEAD_LETTER = Script("dead_letter")
 RENEW = Script("renew")
 TAKE = Script("take")
+TAKE_FLIGHT = Script("take_flight")
 TIDY_CONSUMERS = Script("tidy_consumers")
 ABANDON_RUN = Script("abandon_run")
 RETRY_LETTER = Script("retry_letter")
@@ -400,15 +405,18 @@ def finalise(
     run: str,
     dag_name: str,
     fields: dict[str, str],
+    sums: Mapping[str, Mapping[str, int]],
     runs_kept_per_dag: int,
     runs_kept_in_all: int,
     event: Event,
 ) -> Call:
-    """Returns 1 if this call ended the run."""
-    flat = [text for pair in fields.items() for text in pair]
+    """Returns 1 if this call ended the run. `sums`: by member of `keys.counted`, what this run adds to its counters."""
+    flat: list[str | int] = [text for pair in fields.items() for text in pair]
+    for whose, counters in sums.items():
+        flat += (whose, len(counters), *(part for pair in counters.items() for part in pair))
     return Call(
         FINALISE,
-        (keys.run(run), keys.settled, keys.events, keys.runs, keys.active, keys.dag_runs(dag_name)),
+        (keys.run(run), keys.settled, keys.events, keys.runs, keys.active, keys.dag_runs(dag_name), keys.counted),
         (
             COLLECTOR_GROUP,
             entry,
@@ -418,6 +426,8 @@ def finalise(
             runs_kept_in_all,
             encode_event(event),
             EVENTS_KEPT,
+            SUMS_KEPT,
+            len(fields),
             *flat,
         ),
     )
@@ -447,6 +457,11 @@ def take(stream: str, *, group: str, consumer: str, entry: str, lease_ms: int) -
 def renew(stream: str, *, group: str, consumer: str, entries: Sequence[str]) -> Call:
     """Returns the entries that this consumer still owns, their idle time set back to zero."""
     return Call(RENEW, (stream,), (group, consumer, *entries))
+
+
+def take_flight(key: str, *, node: str, pod: str, seconds: int) -> Call:
+    """Returns 1 if the blob that `key` stands for is this node's to bring from the store, for so many seconds."""
+    return Call(TAKE_FLIGHT, (flight_key(key),), (node, pod, seconds))
 
 
 def tidy_consumers(stream: str, *, group: str, leaving: str = "", dead_after_ms: int) -> Call:

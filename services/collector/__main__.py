@@ -24,6 +24,7 @@ from services.collector.kube_api import api_from_environment
 from services.collector.kube_pods import KubernetesPods
 from services.collector.logroom import LOOK_SECONDS, make_room
 from services.collector.manifests import Manifests
+from services.collector.node_loads import COUNT_SECONDS, NodeLoads
 from services.collector.pods import JobOf, LocalPods, Pods
 from services.collector.skip import THREADS, WAITING_AT_MOST, Skipper
 from services.collector.store import Store
@@ -184,7 +185,11 @@ def main() -> None:
     ]
     if isinstance(pods, KubernetesPods):
         pods.start()
-        others.append(lambda: pods.supervise(stop))
+        loads = NodeLoads(client, pods.at_work)
+        others += [
+            lambda: pods.supervise(stop),
+            lambda: repeat(stop, COUNT_SECONDS, loads.note),
+        ]
     run(settings, pods, client, stop, *others, kept=kept, manifest=manifests.get, store=store)
     manifests.close()
     endpoint.close()

@@ -23,7 +23,7 @@ from services.collector.ends import TASK_VALUES, Manifest, end_overdue, ended_of
 from services.collector.kept import KeptReports
 from services.collector.manifests import NotYet
 from services.collector.memo import memoized, remember
-from services.collector.metrics import disagreements, fold
+from services.collector.metrics import disagreements, fold, sums
 from services.collector.outcome import Ended, contradicts, end_call
 from services.collector.pods import Pods
 from services.collector.tail import LogTail
@@ -244,7 +244,8 @@ class Collector:
         keys = keys_of_run(run, self.settings.partitions)
         fields: dict[str, str] = self.client.hgetall(keys.run(run))  # pyright: ignore[reportAssignmentType] -- stubs
         names: list[str] = self.client.lrange(keys.task_names(run), 0, -1)  # pyright: ignore[reportAssignmentType]
-        final = fold(read_tasks(self.client, keys, run, names), fields)
+        tasks = read_tasks(self.client, keys, run, names)
+        final = fold(tasks, fields)
         result = commit_one(
             self.client,
             finalise(
@@ -253,6 +254,7 @@ class Collector:
                 run=run,
                 dag_name=fields.get("dagName", ""),
                 fields=final,
+                sums=sums(tasks, fields),
                 runs_kept_per_dag=self.settings.runs_kept_per_dag,
                 runs_kept_in_all=self.settings.runs_kept_in_all,
                 event=RunEnded(run, final["status"]),

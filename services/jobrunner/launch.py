@@ -22,6 +22,7 @@ from helios.streams import Entry, Inbox
 from helios.transitions import Call, check, commit, launch
 from helios.wire import hash_values
 from helios.worker import Failure, Later
+from services.jobrunner.affinity import Affinity
 from services.jobrunner.jobs import JobRefused, Launcher, LauncherAway, WantedJob, job_name, wanted_job
 
 log = structlog.get_logger()
@@ -65,11 +66,19 @@ class Tried(NamedTuple):
 class JobRunner:
     """Handles batches of ready attempts. `threads` Jobs are created at the same time."""
 
-    def __init__(self, client: redis.Redis, launcher: Launcher, settings: Settings, threads: int = 1) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        launcher: Launcher,
+        settings: Settings,
+        threads: int = 1,
+        affinity: Affinity | None = None,
+    ) -> None:
         self.client = client
         self.launcher = launcher
         self.settings = settings
         self.pool = ThreadPoolExecutor(threads, "create") if threads > 1 else None
+        self.affinity = affinity
         self.switches: OrderedDict[str, RunSwitches] = OrderedDict()
 
     def launch(self, entries: list[Entry]) -> Sequence[Failure]:
@@ -101,7 +110,14 @@ class JobRunner:
                 asked.append(Asked(entry, ready, name, None if look else self._wanted(name, ready, task), look))
             except (ResponseError, msgspec.DecodeError, ValueError) as error:
                 failures.append(Failure(entry, error))
-        return asked
+        return self._placed(asked)
+
+    def _placed(self, batch: list[Asked]) -> list[Asked]:
+        """The same, with the nodes that their Jobs prefer."""
+        if self.affinity is None:
+            return batch
+        jobs = iter(self.affinity.preferring([asked.job for asked in batch if asked.job is not None]))
+        return [asked if asked.job is None else asked._replace(job=next(jobs)) for asked in batch]
 
     def _create_each(self, batch: list[Asked]) -> Iterator[list[Tried]]:
         away = threading.Event()
