@@ -2,7 +2,7 @@
 
     python -m bench.cache_cluster [FILE …] [--json FILE] [--megabytes N] [--links 1gbit,unlimited]
 
-Each FILE is a recorded workflow (WfFormat 1.5, bench/replay.py); without one it is the small one of bench/data. Files are
+Each FILE is a recorded workflow (WfFormat 1.5, bench/replay.py); without one the small one of bench/data. Files are
 scaled down to about the megabytes given in all (0: as recorded), run times to zero; every task reads its inputs whole
 and writes outputs of bytes that do not compress. For each workflow and link the same DAG runs
 
