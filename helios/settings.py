@@ -47,6 +47,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     runs_kept_in_all: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
     """Finished runs that stay readable over all DAG names."""
 
+    inventory_blobs: Annotated[int, Meta(ge=1000, le=10**9)] = 1_000_000
+    """Blobs that are known of all nodes' caches together, the largest of each node first; a million take
+    some 100 MB of Redis."""
+
+    memo_days: Annotated[int, Meta(ge=1, le=3650)] = 90
+    """How long a memoized task's success is remembered."""
+
     log_bytes: Annotated[int, Meta(ge=1024**2, le=2**40)] = 128 * 1024**2
     """What the logs of all stored runs may take in Redis together; above that the oldest runs lose theirs."""
 
