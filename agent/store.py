@@ -73,6 +73,15 @@ class Absent(Frozen):
     cause: Absence
 
 
+class Origin(Frozen):
+    """Where a blob's bytes came from, and how long that took: what it would take to bring them again."""
+
+    kind: str
+    """store, peer, output or seed."""
+    ms: int | None
+    """None where the bytes were made on this node, or did not come from the store."""
+
+
 class Store:
     """One cache folder, as one job uses it. Safe from many threads and processes at once."""
 
@@ -207,6 +216,20 @@ class Store:
             os.rename(path, self._blob(digest))
             self._remember(f"content\n{digest}", {"sha256": digest, "bytes": size})
         return Linked(self._view_path(name))
+
+    def admit(self, part: PartFile, lock: str, digest: str, size: int, origin: Origin) -> None:
+        """Makes a complete file whose digest is known a blob that no view has yet. One that is here already stays."""
+        with _faults("admitting a blob"):
+            if os.access(self._blob(digest), os.F_OK):
+                return
+            if os.fstat(part.fd).st_size != size:
+                raise OSError(errno.EIO, "the file under way has another size than was written")
+            os.fchmod(part.fd, 0o444)
+            self._seal(part.fd, digest)
+            _make_folder(os.path.dirname(self._blob(digest)), 0o700)
+            os.rename(self._tmp(lock), self._blob(digest))
+            record: dict[str, object] = {"sha256": digest, "bytes": size, "at": int(time.time()), "origin": origin.kind}
+            self._remember(f"content\n{digest}", record if origin.ms is None else {**record, "ms": origin.ms})
 
     def recall(self, identity: Identity) -> str | None:
         """The digest of a source's version, if it was ever here."""
