@@ -23,7 +23,7 @@ class Command(NamedTuple):
 
 GROUPS: dict[str, tuple[Command, ...]] = {
     "Run": (
-        Command("run", "FILE [--no-cache] [-o json]", "Run a DAG, follow it to its end and show its metrics."),
+        Command("run", "FILE [--no-cache] [--no-memoize]", "Run a DAG, follow it to its end and show its metrics."),
         Command("submit", "FILE|- [--watch]", "Submit a DAG and print the run's id."),
         Command("cancel", "RUN", "Cancel a run."),
         Command("put", "FILE s3://bucket/key", "Store a file that DAGs can name as an input."),

@@ -57,6 +57,11 @@ def memo(key: str) -> str:
     return f"helios:memo:{key}"
 
 
+def image_known(reference: str) -> str:
+    """The digest of the image that ran last under a tag."""
+    return f"helios:image:{_digest(reference)}"
+
+
 def _digest(text: str) -> str:
     return sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -68,6 +73,7 @@ class Keys:
         self.partition = partition
         self.prefix = f"helios:{{p{partition}}}:"
         self.ready = f"{self.prefix}tasks:ready"
+        self.checks = f"{self.prefix}tasks:checks"
         self.launched = f"{self.prefix}jobs:launched"
         self.cancelled = f"{self.prefix}jobs:cancelled"
         self.finished = f"{self.prefix}tasks:finished"

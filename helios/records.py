@@ -10,6 +10,7 @@ import msgspec
 import redis
 from redis.exceptions import ResponseError
 
+from helios.events import Producer
 from helios.keys import Keys
 from helios.podwire import Stored
 from helios.wire import hash_values
@@ -29,6 +30,7 @@ END_COUNTERS = ("taskSucceeded", "taskFailed", "taskUpstreamFailed", "taskCancel
 
 RUN_COUNTERS = (
     *END_COUNTERS,
+    "taskSkipped",
     "cacheHitTasks",
     "cachePartialTasks",
     "cacheMissTasks",
@@ -116,6 +118,8 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     startedAt: int | None = None
     finishedAt: int | None = None
     publishedAt: int | None = None
+    skipped: Producer | None = None
+    """It did not run: these are the outputs of that task."""
 
 
 class TaskView(msgspec.Struct, kw_only=True):
@@ -149,6 +153,8 @@ class TaskView(msgspec.Struct, kw_only=True):
     finishedAt: int | None = None
     publishedAt: int | None = None
     """These four are by the node's clock: when its inputs were there, when its command ran, when all was stored."""
+    skipped: Producer | None = None
+    """It succeeded without running: that task's success stands for it."""
 
 
 _attempt_decoder = msgspec.json.Decoder(AttemptRecord)
@@ -203,6 +209,8 @@ def task_view(name: str, values: Sequence[str | None]) -> TaskView:
     for field in ("fetchedAt", "startedAt", "finishedAt", "publishedAt"):
         setattr(view, field, getattr(known, field))
     view.node = known.node or view.node
+    if view.status == "SUCCEEDED":
+        view.skipped = known.skipped
     return view
 
 
@@ -231,8 +239,9 @@ def run_numbers(fields: Mapping[str, str]) -> dict[str, Any]:
     for name in RUN_NUMBERS:
         if name in shown:
             shown[name] = int(shown[name])
-    if "cacheEnabled" in shown:
-        shown["cacheEnabled"] = shown["cacheEnabled"] == "true"
+    for name in ("cacheEnabled", "memoize"):
+        if name in shown:
+            shown[name] = shown[name] == "true"
     for name in ("problems", "warnings"):
         if name in shown:
             shown[name] = str(shown[name]).splitlines()

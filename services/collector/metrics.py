@@ -44,6 +44,7 @@ def fold(tasks: Sequence[TaskView], run: Mapping[str, str]) -> dict[str, str]:
         "taskFailed": str(statuses["FAILED"] + statuses["UNKNOWN"]),
         "taskUpstreamFailed": str(statuses["UPSTREAM_FAILED"]),
         "taskCancelled": str(statuses["CANCELLED"]),
+        "taskSkipped": str(sum(task.skipped is not None for task in tasks)),
         "cacheHitTasks": str(outcomes["Hit"]),
         "cachePartialTasks": str(outcomes["Partial"]),
         "cacheMissTasks": str(outcomes["Miss"]),
@@ -75,6 +76,7 @@ def _sum(tasks: Sequence[TaskView]) -> dict[str, int]:
     counts: Counter[str] = Counter(runs=1)
     for task in tasks:
         counts["tasks"] += task.status in ("SUCCEEDED", "FAILED")
+        counts["skipped"] += task.skipped is not None
         counts["hitBytes"] += task.cacheHitBytes
         counts["missBytes"] += task.cacheMissBytes
         counts["peerBytes"] += task.peerBytes

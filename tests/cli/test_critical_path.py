@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.critical_path import PHASES, AllCached, CriticalPath, Moments, Step, Timed, critical_path
+from helios.events import Producer
 from helios.records import InputRecord, TaskView
 
 MISS = InputRecord("big", 100, "never-here", source="store", ms=3_000)
@@ -124,6 +125,13 @@ def test_earlier_attempts_are_a_phase_of_their_own() -> None:
     assert [step.phases["earlier"] for step in path.path] == [None, 6_000]
     assert path.path[0].phases["settle"] is None, "it is in the other's earlier attempts"
     assert sum(step.ms for step in path.path) == path.ms
+
+
+def test_a_task_that_was_skipped_has_a_queue_and_no_more() -> None:
+    skipped = task("a", queued=0, launched=700, ended=700, cache="N/A", skipped=Producer("1-0", "a"))
+    path = whole([skipped], ended=800)
+    assert (path.path[0].skipped, known(path.path[0])) == (True, {"queue": 700, "settle": 100})
+    assert path.allCached == AllCached(800, ["a"], 0, 0)
 
 
 def test_the_path_goes_by_the_parent_that_ended_last() -> None:
