@@ -126,6 +126,7 @@ def test_a_run_as_json_is_one_object_with_every_name_of_the_design(up: Helios) -
         "endTime",
         "exitCode",
         "reason",
+        "skipped",
         "outputs",
     ]
     assert (task["status"], task["exitCode"], task["cache"], task["reason"]) == ("SUCCEEDED", 0, "N/A", None)
