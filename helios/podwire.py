@@ -64,6 +64,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     singlePutLimit: int
     manifest: PlanOutput | None = None
     """Where the list of outputs goes when the termination message has no room for it."""
+    locate: bool = False
+    """Other nodes' caches are known: it is worth asking before a download."""
     keeper: PlanKeeper | None = None
     """The keeper of the pod's node, if it is known where it listens."""
 
