@@ -11,8 +11,8 @@ from msgspec import Meta
 CHOICES: dict[str, tuple[str, ...]] = {
     "log_level": ("debug", "info", "warning", "error"),
     "launcher": ("local", "kubernetes"),
-    "cache_scope": ("shared", "namespace"),
     "affinity": ("on", "off"),
+    "cache_scope": ("shared", "namespace"),
 }
 """What the settings take that are one of a few words."""
 
