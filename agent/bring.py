@@ -118,9 +118,9 @@ class Bringer:
             if found.cause == "corrupt" and digest is not None:
                 store.quarantine(digest)
             self._log.line(logs.miss(item.name))
-            wanted = Wanted(item.name, known.size, known.etag, known.sha256)
+            wanted = Wanted(item.name, known.size, known.etag, known.sha256, item.stored)
             with store.part(lock, known.size) as part:
-                brought = download(self._web, link, wanted, part, self._log)
+                brought = download(self._web, link, wanted, part, self._log, self._settings.lib_dir)
                 linked = store.keep(part, lock, brought, known.size, item.name)
             if known.identity is not None:
                 store.remember(known.identity, brought)
@@ -162,14 +162,14 @@ class Bringer:
     def _bring_directly(self, item: PlannedInput, known: _Known, link: Link, cause: str) -> InputOutcome:
         self._log.line(logs.miss(item.name))
         artifacts = self._settings.artifacts
-        wanted = Wanted(item.name, known.size, known.etag, known.sha256)
+        wanted = Wanted(item.name, known.size, known.etag, known.sha256, item.stored)
         target: contextlib.AbstractContextManager[PartFile]
         if item.archive:
             target = place.direct_archive(artifacts, item.name)
         else:
             target = place.direct(artifacts, item.name, writable=item.mode == "copy")
         with target as part:
-            digest = download(self._web, link, wanted, part, self._log)
+            digest = download(self._web, link, wanted, part, self._log, self._settings.lib_dir)
         return self._outcome(item, known, cause, digest, "store")
 
     def _outcome(self, item: PlannedInput, known: _Known, cause: str, digest: str, source: str) -> InputOutcome:

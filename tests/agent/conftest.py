@@ -309,6 +309,7 @@ class Node:
         self.endpoint = endpoint
         self.cache = cache
         self.job = job
+        self.compress = True
         self.lines: list[str] = []
         for name in ("artifacts", "control", "state"):
             (root / name).mkdir(parents=True, exist_ok=True)
@@ -333,6 +334,7 @@ class Node:
             parallel=4,
             wrapper=None,
             gate_dir=None,
+            lib_dir=None,
         )
         return fetch(settings, self.log())
 
@@ -348,6 +350,8 @@ class Node:
             parallel=4,
             gate_dir=None,
             start_patience_seconds=start_patience,
+            compress=self.compress,
+            lib_dir=None,
         )
         return publish(settings, self.log())
 
