@@ -56,8 +56,8 @@ class Endpoint:
         return plan
 
     def multipart(self, name: str, size: int, wanted: int | None = None, codec: str | None = None) -> Parts:
-        """Opens an upload of at most `size` bytes in parts for the output `name`. Parts of `wanted` bytes are asked for;
-        an endpoint that does not know that, or finds them too many, gives larger ones.
+        """Opens an upload of at most `size` bytes in parts for the output `name`; each has the `wanted` bytes, or more
+        when the endpoint is an older one, or finds that too many.
         """
         request: dict[str, object] = {"name": name, "bytes": size}
         if wanted is not None:

@@ -95,8 +95,10 @@ class ObjectStore:
         self.requests: list[tuple[str, str, str | None]] = []
         self.oldest_valid = 0
         self.honours_ranges = True
-        self.parts: dict[int, bytes] = {}
+        self.parts: dict[str, dict[int, bytes]] = defaultdict(dict)
         self.complete_bodies: list[bytes] = []
+        self.part_sizes: list[int] = []
+        """Of the last object that was made of parts."""
         self.lock = threading.Lock()
         self.port = 0
 
@@ -176,7 +178,7 @@ class ObjectStore:
                 if isinstance(fault, int):
                     return self.answer(fault, b"<Error><Code>SlowDown</Code></Error>")
                 if "partNumber" in query:
-                    store.parts[int(query["partNumber"][0])] = data
+                    store.parts[key][int(query["partNumber"][0])] = data
                 else:
                     store.put(key, data)
                 return self.answer(200, b"", {"ETag": '"' + hashlib.md5(data).hexdigest() + '"'})
@@ -187,7 +189,9 @@ class ObjectStore:
                 store.complete_bodies.append(body)
                 if fault == "error-in-200":
                     return self.answer(200, b"<Error><Code>InternalError</Code></Error>")
-                store.put(key, b"".join(store.parts[number] for number in sorted(store.parts)))
+                parts = store.parts.pop(key)
+                store.part_sizes = [len(parts[number]) for number in sorted(parts)]
+                store.put(key, b"".join(parts[number] for number in sorted(parts)))
                 return self.answer(200, b"<CompleteMultipartUploadResult/>")
 
         return Handler
