@@ -215,6 +215,8 @@ class PodEndpoint:
         """What each request for a plan told of the node's cache."""
         self.port = 0
         self.make_url: Callable[[str, str], str] | None = None
+        self.make_parts: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+        """Answers a request for the parts of an upload."""
 
     @property
     def url(self) -> str:
@@ -294,6 +296,8 @@ class PodEndpoint:
                 if self.path == "/v1/result":
                     endpoint.reports.append(document)
                     return self.reply(200, {"status": "committed"})
+                if endpoint.make_parts is not None:
+                    return self.reply(200, endpoint.make_parts(document))
                 key = next(item["key"] for item in endpoint.outputs if item["name"] == document["name"])
                 count = -(-document["bytes"] // endpoint.part_bytes)
                 base = endpoint.store.url(key, endpoint.generation)
