@@ -122,15 +122,25 @@ class PartFile:
             raise SinkFault(error.strerror) from error
 
 
-def download(web: Web, link: Link, wanted: Wanted, part: PartFile, log: Log, lib_dir: str | None = None) -> str:
+def download(
+    web: Web,
+    link: Link,
+    wanted: Wanted,
+    part: PartFile,
+    log: Log,
+    lib_dir: str | None = None,
+    *,
+    doubtful: bool = False,
+) -> str:
     """Brings the content and returns its SHA-256. A wrong digest, or what cannot be unpacked, is tried once more from
-    scratch. `lib_dir` is where zstd.load looks. Raises DownloadFailed or SinkFault.
+    scratch; from a source that is `doubtful` nothing is tried twice. `lib_dir` is where zstd.load looks. Raises
+    DownloadFailed or SinkFault.
     """
     trouble = ""
-    for again in (True, False):
+    for again in (False,) if doubtful else (True, False):
         part.clear()
         try:
-            digest = _Transfer(web, link, wanted, part, log, lib_dir).run()
+            digest = _Transfer(web, link, wanted, part, log, lib_dir, 0 if doubtful else TRIES).run()
             if wanted.sha256 is None or digest == wanted.sha256:
                 return digest
             trouble = f"its bytes have the digest sha256:{digest}, not sha256:{wanted.sha256}"
@@ -152,9 +162,11 @@ class _Transfer:
         part: PartFile,
         log: Log,
         lib_dir: str | None,
+        tries: int,
         *,
         ranged: bool = True,
     ) -> None:
+        self._tries = tries
         self._web = web
         self._link = link
         self._wanted = wanted
@@ -184,7 +196,7 @@ class _Transfer:
         except _RangesIgnored:
             self._part.clear()
             return _Transfer(
-                self._web, self._link, self._wanted, self._part, self._log, self._lib_dir, ranged=False
+                self._web, self._link, self._wanted, self._part, self._log, self._lib_dir, self._tries, ranged=False
             ).run()
         digest = self._content.digest()
         if self._wanted.stored is not None:
@@ -265,7 +277,7 @@ class _Transfer:
                     if response.status == 403:
                         trouble = _store_words(response)
                         renewals += 1
-                        if renewals > RENEWALS:
+                        if renewals > min(RENEWALS, self._tries):
                             raise DownloadFailed(f"the store refuses it: {trouble}")
                         self._link.renew(url)
                     else:
@@ -287,8 +299,9 @@ class _Transfer:
                 failures, renewals = 0, 0
                 backoff.reset()
             failures += 1
-            if failures > TRIES:
-                raise DownloadFailed(f"given up after {TRIES} tries: {trouble}")
+            if failures > self._tries:
+                after = f"given up after {self._tries} tries: " if self._tries else ""
+                raise DownloadFailed(f"{after}{trouble}")
             backoff.pause()
 
     def _open(self, url: str, position: int, end: int) -> Response:

@@ -16,21 +16,11 @@ from agent.pace import Backoff, Every
 from agent.parallel import for_each
 from agent.plan import PlannedOutput, Stored
 from agent.puts import TRIES, Expired, PutRefused, TryAgain, complete, put_once, put_part
+from agent.warm import Warming
 from agent.web import Web, WebError
 
 if TYPE_CHECKING:
     from types import ModuleType
-    from typing import Protocol
-
-    class Tee(Protocol):
-        """Gets every byte of an output in the read that sends it. Neither call may raise."""
-
-        def restart(self) -> None:
-            """The content is read from its start, for the first time or anew: what came before is void."""
-
-        def add(self, piece: memoryview) -> None:
-            """The content's next bytes; valid until this returns."""
-
 
 RENEWALS = 3
 PART_LANES = 4
@@ -50,6 +40,8 @@ class StoredOutput(Frozen):
     sha256: str
     archive: bool
     stored: Stored | None
+    warm: bool
+    """It is in this node's cache."""
 
     def document(self) -> dict[str, object]:
         document: dict[str, object] = {
@@ -58,6 +50,7 @@ class StoredOutput(Frozen):
             "bytes": self.size,
             "sha256": self.sha256,
             "archive": self.archive,
+            "warm": self.warm,
         }
         if self.stored is not None:
             document["stored"] = self.stored.document()
@@ -91,21 +84,19 @@ class Uploader:
         self._slots: threading.Semaphore | None = None
         self._lock = threading.Lock()
 
-    def store(self, output: PlannedOutput, content: Content, tee: "Tee | None" = None) -> StoredOutput:
-        """Uploads the whole content. Raises UploadFailed, OutputRefused, or what the endpoint raises."""
-        reading = Reading(content, tee, self._log)
-        stored: Stored | None = None
+    def store(self, output: PlannedOutput, content: Content, warming: Warming | None = None) -> StoredOutput:
+        """Uploads the whole content, and into the node's cache what the same read brings. Raises UploadFailed,
+        OutputRefused, or what the endpoint raises.
+        """
+        reading = Reading(content, warming, self._log)
         try:
-            if (library := self._library_for(content)) is not None:
-                stored = self._put_packed(output, reading, library)
-            if stored is None and content.size <= self._limit:
-                self._put(output, {}, content.size, reading.sent_pieces)
-            elif stored is None:
-                self._put_parts(output, reading)
-        except PutRefused as refusal:
-            raise UploadFailed(f"output {escape(output.name)}: {refusal}") from None
-        content.check()
-        return StoredOutput(output.name, output.key, content.size, reading.digest, content.archive, stored)
+            stored = self._store_read(output, reading)
+            content.check()
+            warm = warming is not None and warming.finish(reading.digest)
+        finally:
+            if warming is not None:
+                warming.close()
+        return StoredOutput(output.name, output.key, content.size, reading.digest, content.archive, stored, warm)
 
     def store_list(self, output: PlannedOutput, content: Content) -> str:
         """Uploads what is no output itself, so the endpoint opens no parts for it; returns its digest."""
@@ -115,6 +106,19 @@ class Uploader:
         except PutRefused as refusal:
             raise UploadFailed(f"output {escape(output.name)}: {refusal}") from None
         return reading.digest
+
+    def _store_read(self, output: PlannedOutput, reading: "Reading") -> Stored | None:
+        """None when the object is the content as it is."""
+        try:
+            library = self._library_for(reading.content)
+            stored = self._put_packed(output, reading, library) if library is not None else None
+            if stored is None and reading.content.size <= self._limit:
+                self._put(output, {}, reading.content.size, reading.sent_pieces)
+            elif stored is None:
+                self._put_parts(output, reading)
+            return stored
+        except PutRefused as refusal:
+            raise UploadFailed(f"output {escape(output.name)}: {refusal}") from None
 
     def _put(
         self,
@@ -221,27 +225,27 @@ class Uploader:
 
 class Reading:
     """A content's way through this process: read from its start as often as that is needed, each time with its digest,
-    and with every byte to the tee.
+    and with every byte into the cache.
     """
 
-    def __init__(self, content: Content, tee: "Tee | None", log: Log) -> None:
+    def __init__(self, content: Content, warming: Warming | None, log: Log) -> None:
         self.content = content
         self.counter = _Counter(log, content.name, content.size)
         self.digest = ""
         """Of the last read that came to the content's end."""
-        self._tee = tee
+        self._warming = warming
 
     def pieces(self) -> Generator[memoryview]:
         """The whole content; each piece is valid until the next is asked for."""
         self.digest = ""
         self.counter.clear()
         hasher = hashlib.sha256()
-        if self._tee is not None:
-            self._tee.restart()
+        if self._warming is not None:
+            self._warming.restart()
         for piece in self.content.pieces(0, self.content.size):
             hasher.update(piece)
-            if self._tee is not None:
-                self._tee.add(piece)
+            if self._warming is not None:
+                self._warming.take(piece)
             yield piece
         self.digest = hasher.hexdigest()
 

@@ -33,6 +33,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("runs", "[DAG] [--limit N] [--watch]", "List runs, newest first, or watch them."),
         Command("show", "RUN", "Show one run: its metrics, its tasks, its reasons."),
         Command("logs", "RUN TASK [--follow]", "Print what a task printed."),
+        Command("cache", "stats [--dag NAME] [--node NODE]", "Show what the cache saved, by DAG and by node."),
         Command("record", "FILE [RUN ...]", "Write the records of runs into a file for `helios tui --recording`."),
         Command("artifacts", "RUN [TASK] [NAME] [--to DIR]", "List the outputs of a run, or fetch them."),
     ),

@@ -68,12 +68,18 @@ def publish(node: Any, endpoint: Any, name: str, data: bytes) -> dict[str, Any]:
 
 
 def fetch(make_node: Any, endpoint: Any, output: dict[str, Any], job: str, **options: Any) -> tuple[Any, Any]:
-    """A task after it, with this output as its input: (its node, fetch's manifest)."""
+    """A task after it on another node, with this output as its input: (its node, fetch's manifest)."""
     fields = {name: output.get(name) for name in ("sha256", "bytes", "archive", "stored")}
     endpoint.inputs = []
     endpoint.add_input("in", output["key"], headUrl=None, **fields)
-    node = make_node(job)
+    node = elsewhere(make_node(job))
     return node, node.fetch(**options)
+
+
+def elsewhere(node: Any) -> Any:
+    """The node with a cache of its own, which publish of the task before has not warmed."""
+    node.cache = node.root / "cache"
+    return node
 
 
 @pytest.fixture
@@ -314,7 +320,7 @@ def test_without_the_library_outputs_go_as_they_are_and_a_compressed_input_fails
     data = text(MiB)
     packed = publish(make_node("producer"), endpoint, "out", data)
     endpoint.add_input("in", packed["key"], headUrl=None, **{n: packed[n] for n in ("sha256", "bytes", "stored")})
-    lacking = make_node("lacking")
+    lacking = elsewhere(make_node("lacking"))
     process = lacking.start("fetch", env=lacking.env() | {"HELIOS_AGENT_LIB": str(tmp_path)})
     assert process.wait() == 1
     error = json.loads((lacking.root / "message").read_bytes())["error"]
@@ -343,7 +349,7 @@ def test_as_a_process_that_is_told_where_it_finds_the_library(store: Any, endpoi
     (output,) = endpoint.reports[-1]["outputs"]
     endpoint.outputs = []
     endpoint.add_input("in", output["key"], headUrl=None, **{n: output[n] for n in ("sha256", "bytes", "stored")})
-    other = make_node("other")
+    other = elsewhere(make_node("other"))
     process = other.start("fetch", env=other.env() | {"HELIOS_AGENT_LIB": PACKAGES})
     assert process.wait() == 0
     assert other.read("in") == data
