@@ -18,13 +18,11 @@ from agent.folders import write_whole
 from agent.frozen import Frozen
 from agent.logs import Log, one_line
 from agent.names import NameRefused, check_digest
-from agent.settings import SyncSettings
+from agent.settings import FREE_SHARE, SyncSettings
 from agent.store import CacheFault, Origin, Store
 from agent.web import Web
 
 USED_WITHIN_SECONDS = 86_400.0
-FREE_SHARE = 0.17
-"""Of the disk, which eviction keeps free where nothing else is set."""
 _SAVED = "seeded.json"
 _SAVED_BYTES = 65_536
 _BLOBS_AT_MOST = 256
