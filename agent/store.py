@@ -29,6 +29,7 @@ from agent.folders import below, opened, remove, remove_tree, write_whole
 from agent.frozen import TYPE_CHECKING, Frozen
 from agent.locks import LockTimeout, acquire, held
 from agent.names import check_digest, check_view, parts_of
+from agent.room import has_room
 from agent.stamp import Seal, boot_id, durable_ns, pending_ns, read_seal
 
 LOCK_PATIENCE_SECONDS = 60.0
@@ -175,8 +176,7 @@ class Store:
         """
         path = self._tmp(lock)
         with _faults("opening a file in tmp"):
-            free = os.statvfs(f"{self.root}/{_TMP}")
-            if size > 0 and free.f_bavail * free.f_frsize < size + SPARE_BYTES:
+            if size > 0 and not has_room(self.root, size + SPARE_BYTES):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
