@@ -16,18 +16,15 @@ there, which nobody reads as long as it is. A fetcher that comes at the same tim
 finds it missing and downloads it: links are taken first and checked after.
 """
 
-import errno
-import hashlib
 import math
 import os
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 
-from agent.documents import Json
 from agent.frozen import Frozen
 from agent.room import Wish, end_wish, free_bytes, is_wished, read_wish
-from agent.saved import read_saved, save, whole
+from agent.saved import content_ref, note_end, read_saved, save, whole
 from agent.shelves import Shelf, Shelves
 
 Needed = Callable[[Sequence[str]], "set[str] | None"]
@@ -246,7 +243,8 @@ class Evictor:
             before = os.stat(self._blob(digest), follow_symlinks=False)
             if before.st_nlink > 1 or before.st_ctime_ns >= scanned_ns:
                 return False
-            self._note(digest, before.st_size, reason)
+            # A disk that is too full to note it is the more reason to evict.
+            note_end(self._root, digest, before.st_size, {"evictedAt": int(time.time()), "evictedFor": reason})
             # Again: writing takes long enough for somebody to come.
             now = os.stat(self._blob(digest), follow_symlinks=False)
             if now.st_ino != before.st_ino or now.st_nlink > 1:
@@ -256,20 +254,9 @@ class Evictor:
             return False
         return True
 
-    def _note(self, digest: str, size: int, reason: str) -> None:
-        """Writes down what became of it. A disk that is too full for that is the more reason to evict."""
-        ref = self._ref(digest)
-        document: dict[str, Json] = {"v": 1, "sha256": digest, "bytes": size, **read_saved(ref)}
-        document |= {"evictedAt": int(time.time()), "evictedFor": reason}
-        try:
-            save(ref, document, f"{self._root}/{_STATE}.ref")
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-
     def _seconds(self, digest: str, size: int) -> float:
         """What a byte of the blob took to download; negative if nothing tells."""
-        spent = read_saved(self._ref(digest)).get("ms")
+        spent = read_saved(content_ref(self._root, digest)).get("ms")
         return spent / 1000 / size if isinstance(spent, int) and spent > 0 else -1.0
 
     def _usual_seconds(self) -> float:
@@ -278,7 +265,3 @@ class Evictor:
 
     def _blob(self, digest: str) -> str:
         return f"{self._root}/blobs/sha256/{digest[:2]}/{digest}"
-
-    def _ref(self, digest: str) -> str:
-        key = f"content\n{digest}"
-        return f"{self._root}/refs/{hashlib.sha256(key.encode()).hexdigest()}"

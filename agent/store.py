@@ -123,7 +123,7 @@ class Store:
             try:
                 os.link(self._blob(digest), last, dst_dir_fd=folder, follow_symlinks=False)
             except FileNotFoundError:
-                return Absent("evicted" if self._known(f"content\n{digest}") else "never-here")
+                return Absent(self._why_gone(digest))
             if self._is_sound(last, folder, digest, size, read_through):
                 return Linked(self._view_path(name))
             remove(last, folder)
@@ -341,8 +341,11 @@ class Store:
     def _ref(self, key: str) -> str:
         return f"{self.root}/refs/{hashlib.sha256(key.encode()).hexdigest()}"
 
-    def _known(self, key: str) -> bool:
-        return os.access(self._ref(key), os.F_OK)
+    def _why_gone(self, digest: str) -> Absence:
+        if not os.access(self._ref(f"content\n{digest}"), os.F_OK):
+            return "never-here"
+        # Written by the keeper, whose scrub found the damage before a task did.
+        return "corrupt" if "corruptAt" in (self._read_ref(f"content\n{digest}") or {}) else "evicted"
 
     def _remember(self, key: str, record: Mapping[str, object]) -> None:
         if not self._same(key, record):

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import agent.store
-from agent import evict, room
+from agent import evict, room, saved
 from agent.evict import Evictor, Limits, Needed, Room, choose, ranked, room_wanted, value
 from agent.room import has_room
 from agent.shelves import Shelves
@@ -240,6 +240,7 @@ def test_a_disk_too_full_to_say_so_is_emptied_all_the_same(cache: Path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(evict, "save", full)
+    monkeypatch.setattr(saved, "save", full)
     with pytest.raises(OSError, match="No space"):
         evictor(cache, limit=1).make_room()  # the counters are what could not be saved
     assert held(cache) == set()
