@@ -30,6 +30,7 @@ from agent.evict import Evictor, Limits, Needed
 from agent.folders import opened, remove_tree
 from agent.follow import Follower
 from agent.logs import Log
+from agent.room import free_bytes
 from agent.scrub import Scrub
 from agent.settings import FREE_SHARE, KeepSettings, SettingsError, keep_settings, sync_settings
 from agent.shelves import Deltas, Shelves
@@ -108,11 +109,10 @@ class Keeper:
         """How full the cache is, and what was done since it exists: podwire.NodeState without what seeding did. Raises
         OSError.
         """
-        disk = os.statvfs(self._root)
         return {
             "blobs": self._shelves.blobs,
             "bytes": self._shelves.bytes,
-            "freeBytes": disk.f_bavail * disk.f_frsize,
+            "freeBytes": free_bytes(self._root),
             "limitBytes": self._limit_bytes,
             "evictedBlobs": self._evictor.blobs,
             "evictedBytes": self._evictor.bytes,
