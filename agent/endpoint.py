@@ -70,9 +70,15 @@ class Endpoint:
             raise PlanRefused("the plan is for another attempt")
         return plan
 
-    def multipart(self, name: str, size: int) -> Parts:
-        """Opens an upload of `size` bytes in parts for the output `name`."""
-        request = {"name": name, "bytes": size}
+    def multipart(self, name: str, size: int, wanted: int | None = None, codec: str | None = None) -> Parts:
+        """Opens an upload of at most `size` bytes in parts for the output `name`; each has the `wanted` bytes, or more
+        when the endpoint is an older one, or finds that too many.
+        """
+        request: dict[str, object] = {"name": name, "bytes": size}
+        if wanted is not None:
+            request["partBytes"] = wanted
+        if codec is not None:
+            request["codec"] = codec
         answer = _object(self._ask("POST", "/v1/multipart", request, Backoff(0.2, 10.0)))
         part_bytes, urls, complete_url = answer.get("partBytes"), answer.get("urls"), answer.get("completeUrl")
         if not isinstance(part_bytes, int) or part_bytes < 1 or not isinstance(complete_url, str):

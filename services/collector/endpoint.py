@@ -40,7 +40,7 @@ from services.collector.locate import Declared, Locator
 from services.collector.nodes import Nodes, Refused, adding, ask, checked_node
 from services.collector.outcome import end_call, ended_well, from_report, manifest_key, output_prefix
 from services.collector.seed import Seeding
-from services.collector.store import ObjectRefused, Store, StoreRefused
+from services.collector.store import PART_BYTES, ObjectRefused, Store, StoreRefused
 
 log = structlog.get_logger()
 
@@ -207,6 +207,7 @@ class PodEndpoint:
                     sha256=output.sha256,
                     bytes=output.bytes,
                     archive=output.archive,
+                    stored=output.stored,
                 )
             )
         return planned
@@ -252,10 +253,12 @@ class PodEndpoint:
         _, task = self._current(attempt, keys)
         if wanted.name not in task.outputs:
             raise Answer("400 Bad Request", f"task {attempt.task!r} declares no output {wanted.name[:80]!r}")
-        if wanted.bytes < 1:
-            raise Answer("400 Bad Request", "an upload in parts needs at least one byte")
         key = f"{output_prefix(attempt.run, attempt.task, attempt.attempt)}{pod}/{wanted.name}"
-        part_bytes, urls, complete = self.store.multipart(key, wanted.bytes)
+        if wanted.codec not in (None, "zstd"):
+            raise Answer("400 Bad Request", f"{wanted.codec[:80]!r} is no codec that can be unpacked")
+        part_bytes, urls, complete = self.store.multipart(
+            key, wanted.bytes, part_bytes=wanted.partBytes or PART_BYTES, encoding=wanted.codec
+        )
         return Multipart(partBytes=part_bytes, urls=urls, completeUrl=complete)
 
     def result(self, attempt: Attempt, report: Report) -> ResultAnswer:

@@ -27,6 +27,7 @@ from helios.keys import (
     Keys,
     heartbeat,
     keys_of_run,
+    memo,
     node_blobs,
     node_cache,
     source_known,
@@ -127,9 +128,19 @@ def test_runs_of_every_kind_end_as_they_should_and_nobody_is_refused_anything(se
     assert not client.exists(KEYS.run(first)), "the window of one run has passed"
     assert ended(client, submitted(sender, tasks({"name": "lost"}, name="other")))["status"] == "SUCCEEDED"
     assert client.xlen(KEYS.log(failed, "bad", 1, "task")) == 1
+    _memoized(client, sender)
     _cancelled(services, client, sender)
     _dead_letters(services, client)
     assert services.refused() == []
+
+
+def _memoized(client: redis.Redis, sender: redis.Redis) -> None:
+    """Of two runs of the same work the second is skipped; one that must not skip, and one that verifies, are not."""
+    document = tasks({"name": "m", "memoize": True}, name="memoized")
+    assert [ended(client, submitted(sender, document))["taskSkipped"] for _ in range(2)] == ["0", "1"]
+    assert ended(client, submitted(sender, document, memoize="false"))["taskSkipped"] == "0"
+    verified = tasks({"name": "m", "memoize": {"verify": 1}}, name="memoized")
+    assert ended(client, submitted(sender, verified))["taskSkipped"] == "0"
 
 
 def _cancelled(services: GuardedRedis, client: redis.Redis, sender: redis.Redis) -> None:
@@ -145,12 +156,12 @@ def _dead_letters(services: GuardedRedis, client: redis.Redis) -> None:
     """Entries that cannot be handled, one on each stream, and one that a consumer which is gone has in hand."""
     admin = services.admin
     client.xadd(CONTROLS, {"run": "1-1", "action": "dance"})
-    for stream in (KEYS.ready, KEYS.cancelled, KEYS.finished, KEYS.launched):
+    for stream in (KEYS.ready, KEYS.checks, KEYS.cancelled, KEYS.finished, KEYS.launched):
         admin.xadd(stream, {"run": "1-1", "nonsense": "1"})
     admin.xadd(KEYS.settled, {"nonsense": "1"})
-    wait_until("all are dead letters", lambda: client.xlen(KEYS.dead) == 6, 30)
+    wait_until("all are dead letters", lambda: client.xlen(KEYS.dead) == 7, 30)
     client.delete(KEYS.dead)
-    for stream in (KEYS.ready, KEYS.cancelled, KEYS.finished, KEYS.launched, SUBMISSIONS):
+    for stream in (KEYS.ready, KEYS.checks, KEYS.cancelled, KEYS.finished, KEYS.launched, SUBMISSIONS):
         group: Any = admin.xinfo_groups(stream)[0]["name"]
         admin.xadd(stream, {"dag": "{}", "run": "1-1", "task": "t", "attempt": "1", "job": "j"})
         admin.xreadgroup(group, "gone", {stream: ">"})
@@ -327,7 +338,11 @@ def test_no_user_can_harm_the_server_or_leave_helios_keys(guarded: GuardedRedis,
         ("jobrunner", ("XRANGE", KEYS.log("1-1", "t", 1, "task"), "-", "+")),
         ("jobrunner", ("DEL", KEYS.ready)),
         ("collector", ("XADD", SUBMISSIONS, "*", "dag", "x")),
-        ("collector", ("XADD", KEYS.ready, "*", "run", "x")),
+        ("collector", ("XREADGROUP", "GROUP", "jobrunner", "x", "STREAMS", KEYS.ready, ">")),
+        ("collector", ("XDEL", KEYS.ready, "1-1")),
+        ("collector", ("DEL", memo("0" * 64))),
+        ("jobrunner", ("HGETALL", memo("0" * 64))),
+        ("submitter", ("HSET", memo("0" * 64), "state", "good")),
         ("collector", ("HSET", heartbeat("jobrunner", "x"), "a", "b")),
         ("client", ("HSET", KEYS.run("1-1"), "status", "SUCCEEDED")),
         ("client", ("XADD", KEYS.finished, "*", "run", "x")),
