@@ -17,7 +17,8 @@ from agent.download import DownloadFailed, Link, SinkFault, Wanted, download
 from agent.folders import write_whole
 from agent.frozen import Frozen
 from agent.logs import Log, one_line
-from agent.names import NameRefused, check_digest
+from agent.names import is_digest
+from agent.plan import Stored
 from agent.settings import FREE_SHARE, SyncSettings
 from agent.store import CacheFault, Origin, Store
 from agent.web import Web
@@ -36,8 +37,10 @@ class _Blob(Frozen, secret=("peers", "url")):
     size: int
     peers: list[str]
     """Of nodes that have it."""
-    url: str | None
+    url: str
     """Of its object in the store."""
+    stored: Stored | None
+    """How it lies there, where the object is not the content."""
 
 
 class Seeding:
@@ -123,13 +126,14 @@ class Seeding:
             if os.access(self._path(blob.digest), os.F_OK):  # a task was quicker
                 return False
             for url in (*blob.peers, blob.url):
-                if url is None:
-                    continue
+                stored = blob.stored if url == blob.url else None
                 with self._store.part(lock, blob.size) as part:
                     began = time.monotonic()
                     try:
-                        wanted = Wanted("a seed", blob.size, None, blob.digest)
-                        download(self._web, Link(url, lambda url=url: url), wanted, part, self._log)
+                        wanted = Wanted("a seed", blob.size, None, blob.digest, stored)
+                        link = Link(url, lambda url=url: url)
+                        doubtful = url != blob.url
+                        download(self._web, link, wanted, part, self._log, self._settings.lib_dir, doubtful=doubtful)
                     except DownloadFailed as failure:
                         self._log.line(f"A blob is not seeded from there: {failure}")
                         continue
@@ -177,23 +181,27 @@ class Seeding:
 
 def _blobs_of(answer: Mapping[str, Json]) -> list[_Blob]:
     """What makes no sense is left out."""
-    found: list[_Blob] = []
     listed = answer.get("blobs")
-    for each in listed[:_BLOBS_AT_MOST] if isinstance(listed, list) else []:
-        if not isinstance(each, dict):
-            continue
-        digest, size, url, peers = (each.get(name) for name in ("sha256", "bytes", "url", "peers"))
-        if not isinstance(digest, str) or not isinstance(size, int) or size < 0:
-            continue
-        try:
-            check_digest(digest)
-        except NameRefused:
-            continue
-        urls = [peer.get("url") for peer in peers if isinstance(peer, dict)] if isinstance(peers, list) else []
-        # A peer gives the content; the store gives it only where the object is the content.
-        whole = url if isinstance(url, str) and each.get("stored") is None else None
-        found.append(_Blob(digest, size, [each for each in urls if isinstance(each, str)], whole))
-    return found
+    read = (
+        [_blob(each) for each in listed[:_BLOBS_AT_MOST] if isinstance(each, dict)] if isinstance(listed, list) else []
+    )
+    return [blob for blob in read if blob is not None]
+
+
+def _blob(each: Mapping[str, Json]) -> _Blob | None:
+    digest, size, url, peers, lies = (each.get(name) for name in ("sha256", "bytes", "url", "peers", "stored"))
+    if not isinstance(digest, str) or not is_digest(digest) or not isinstance(url, str):
+        return None
+    if not isinstance(size, int) or size < 0:
+        return None
+    stored: Stored | None = None
+    if isinstance(lies, dict):
+        codec, packed = lies.get("codec"), lies.get("bytes")
+        if not isinstance(codec, str) or not isinstance(packed, int):
+            return None
+        stored = Stored(codec, packed)
+    urls = [peer.get("url") for peer in peers if isinstance(peer, dict)] if isinstance(peers, list) else []
+    return _Blob(digest, size, [each for each in urls if isinstance(each, str)], url, stored)
 
 
 def _unused_of(saved: Mapping[str, Json] | None) -> dict[str, tuple[int, int, int]]:
