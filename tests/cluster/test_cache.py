@@ -37,9 +37,9 @@ TASKS_NETWORK = "10.250.0.1"
 def whole(helios: Installed) -> Iterator[None]:
     if helios.cluster.home is None:
         pytest.skip("this cluster is not ours to break")
+    keepers_speak(helios)
     yield
     helios.wait_ready()
-    keepers_speak(helios)
 
 
 @pytest.fixture
