@@ -62,12 +62,9 @@ class Endpoint:
         self._attempt = attempt
         self._log = log
 
-    def plan(self, inventory: str = "") -> Plan:
-        """The plan with fresh URLs; `inventory` tells what the node's cache holds, as agent/inventory.py read it.
-
-        Raises EndpointError, or PlanRefused when it is another attempt's or malformed.
-        """
-        plan = read_plan(self._ask("GET", "/v1/plan", None, Backoff(0.2, 10.0), inventory))
+    def plan(self) -> Plan:
+        """The plan with fresh URLs. Raises EndpointError, or PlanRefused when it is another attempt's or malformed."""
+        plan = read_plan(self._ask("GET", "/v1/plan", None, Backoff(0.2, 10.0)))
         mine = (self._attempt.run_id, self._attempt.task, self._attempt.attempt)
         if (plan.run, plan.task, plan.attempt) != mine:
             raise PlanRefused("the plan is for another attempt")
@@ -116,7 +113,6 @@ class Endpoint:
         path: str,
         document: Mapping[str, object] | None,
         backoff: Backoff,
-        inventory: str = "",
         patience: float | None = None,
     ) -> bytes:
         """`patience` in seconds; the attempt's own unless given."""
@@ -126,8 +122,6 @@ class Endpoint:
             "Helios-Node": self._attempt.node,
             "Accept": "application/json",
         }
-        if inventory:
-            headers["Helios-Cache"] = inventory
         body = None
         if document is not None:
             headers["Content-Type"] = "application/json"

@@ -211,8 +211,6 @@ class PodEndpoint:
         self.script: dict[str, list[int]] = defaultdict(list)
         self.reports: list[dict[str, Any]] = []
         self.asked: list[str] = []
-        self.told: list[str] = []
-        """What each request for a plan told of the node's cache."""
         self.port = 0
         self.make_url: Callable[[str, str], str] | None = None
         self.make_parts: Callable[[dict[str, Any]], dict[str, Any]] | None = None
@@ -292,7 +290,6 @@ class PodEndpoint:
 
             def do_GET(self) -> None:
                 if self.enter():
-                    endpoint.told.append(self.headers.get("Helios-Cache", ""))
                     self.reply(200, endpoint.plan())
 
             def do_POST(self) -> None:

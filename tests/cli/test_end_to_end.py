@@ -129,6 +129,7 @@ def test_a_run_as_json_is_one_object_with_every_name_of_the_design(up: Helios) -
         "endTime",
         "exitCode",
         "reason",
+        "skipped",
         "outputs",
     ]
     assert (task["status"], task["exitCode"], task["cache"], task["reason"]) == ("SUCCEEDED", 0, "N/A", None)
@@ -139,6 +140,55 @@ def test_a_run_as_json_is_one_object_with_every_name_of_the_design(up: Helios) -
             "sha256": "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03",
         }
     ]
+
+
+def memoized(folder: Path, use: str) -> str:
+    """Two tasks that note in a file of the test's that they ran."""
+    note = f"echo $0 >> {folder / 'ran'}"
+    return f"""\
+dagName: memoized
+tasks:
+  - {{name: make, image: alpine, command: [sh, -c, "{note}; echo made > o", make], outputs: [o], memoize: true}}
+  - name: use
+    image: alpine
+    command: [sh, -c, "{note}; cat o > p; echo {use} >> p", use]
+    inputs: [{{fromTask: make, name: o}}]
+    outputs: [p]
+    memoize: true
+"""
+
+
+def test_an_unchanged_dag_runs_nothing_the_second_time_and_what_is_changed_runs_alone(
+    up: Helios, tmp_path: Path
+) -> None:
+    """And the outputs of a task that was skipped are those of the task that ran: for its children, and for people."""
+
+    def run(use: str, *options: str) -> dict[str, Any]:
+        done = up("run", "-", "-o", "json", *options, text=memoized(tmp_path, use))
+        assert done.code == 0, done.err
+        found: dict[str, Any] = done.json()
+        return found
+
+    def ran() -> list[str]:
+        return (tmp_path / "ran").read_text().split()
+
+    first, second = run("a"), run("a")
+    assert ran() == ["make", "use"]
+    assert (first["taskSkipped"], second["taskSkipped"], second["taskSucceeded"]) == (0, 2, 2)
+    assert tasks_of(second)["use"]["skipped"] == {"run": first["dagId"], "task": "use"}
+    assert tasks_of(second)["use"]["outputs"] == tasks_of(first)["use"]["outputs"]
+    shown = up("show", second["dagId"]).out
+    assert "2 succeeded (2 skipped)" in shown
+    assert f"skipped, from run {first['dagId']} task use" in shown
+    changed = run("b")
+    assert ran() == ["make", "use", "use"]
+    assert tasks_of(changed)["make"]["skipped"] == {"run": first["dagId"], "task": "make"}
+    assert tasks_of(changed)["use"]["skipped"] is None
+    assert up("artifacts", second["dagId"], "use", "p", "--to", str(tmp_path / "to")).code == 0
+    assert [file.read_text() for file in (tmp_path / "to").rglob("p")] == ["made\na\n"]
+    again = run("b", "--no-memoize")
+    assert (again["taskSkipped"], again["memoize"], len(ran())) == (0, False, 5)
+    assert "no task is skipped" in up("show", again["dagId"]).out
 
 
 def test_the_second_run_of_a_dag_finds_every_input_in_the_cache(up: Helios, tmp_path: Path) -> None:
