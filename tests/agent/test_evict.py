@@ -1,5 +1,6 @@
 """What a full cache lets go of: the least valuable first, what is needed last, and never a byte that somebody reads."""
 
+import errno
 import json
 import math
 import os
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import agent.store
-from agent import evict, room, saved
+from agent import room
 from agent.evict import Evictor, Limits, Needed, Room, choose, ranked, room_wanted, value
 from agent.room import has_room
 from agent.shelves import Shelves
@@ -236,11 +237,11 @@ def test_what_was_evicted_is_counted_across_keepers(cache: Path) -> None:
 def test_a_disk_too_full_to_say_so_is_emptied_all_the_same(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_blob(cache, b"x" * 10)
 
-    def full(path: str, document: object, beside: str | None = None) -> None:
-        raise OSError(28, "No space left on device")
+    def full(fd: int, data: bytes, offset: int = 0) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(evict, "save", full)
-    monkeypatch.setattr(saved, "save", full)
+    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(OSError, match="No space"):
         evictor(cache, limit=1).make_room()  # the counters are what could not be saved
     assert held(cache) == set()
