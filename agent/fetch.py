@@ -16,7 +16,6 @@ from agent.endpoint import Endpoint, EndpointError
 from agent.folders import write_whole
 from agent.gate import Gate, wait_for_hook
 from agent.handover import note_nothing_to_store, place_wrapper, write_message
-from agent.inventory import read_inventory
 from agent.logs import Log
 from agent.manifest import InputOutcome, compact, fetch_manifest, fetch_message
 from agent.names import NameRefused, check_view
@@ -96,7 +95,7 @@ class _Fetch:
             self._gate.open()
 
     def bring_all(self) -> None:
-        plan = self._endpoint.plan(read_inventory(self._settings.cache_dir))
+        plan = self._endpoint.plan()
         self._inputs = plan.inputs
         self.cache_enabled = self._settings.cache_enabled and plan.cache_enabled
         self._log.line(logs.planned(len(plan.inputs), self.cache_enabled))
@@ -104,7 +103,7 @@ class _Fetch:
             with contextlib.suppress(OSError):
                 note_nothing_to_store(self._settings.state_dir)
         if plan.inputs:
-            self._bring_inputs()
+            self._bring_inputs(locate=plan.locate)
 
     def _place_view(self) -> None:
         """A view that is not there when the task's container is made would be made for it, as root's. A cache that is
@@ -125,10 +124,12 @@ class _Fetch:
             with contextlib.suppress(CacheFault):
                 Store(cache, self._settings.job).prepare()
 
-    def _bring_inputs(self) -> None:
+    def _bring_inputs(self, *, locate: bool) -> None:
         from agent.bring import Bringer, InputFailed  # with the store and all that it needs, half of the agent
 
-        bringer = Bringer(self._settings, self._log, self._web, self._endpoint, cache_enabled=self.cache_enabled)
+        bringer = Bringer(
+            self._settings, self._log, self._web, self._endpoint, cache_enabled=self.cache_enabled, locate=locate
+        )
 
         def bring(item: PlannedInput) -> None:
             self._brought[item.name] = bringer.bring(item)

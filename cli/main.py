@@ -23,7 +23,7 @@ class Command(NamedTuple):
 
 GROUPS: dict[str, tuple[Command, ...]] = {
     "Run": (
-        Command("run", "FILE [--no-cache] [-o json]", "Run a DAG, follow it to its end and show its metrics."),
+        Command("run", "FILE [--no-cache] [--no-memoize]", "Run a DAG, follow it to its end and show its metrics."),
         Command("submit", "FILE|- [--watch]", "Submit a DAG and print the run's id."),
         Command("cancel", "RUN", "Cancel a run."),
         Command("put", "FILE s3://bucket/key", "Store a file that DAGs can name as an input."),
@@ -33,6 +33,8 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("runs", "[DAG] [--limit N] [--watch]", "List runs, newest first, or watch them."),
         Command("show", "RUN", "Show one run: its metrics, its tasks, its reasons."),
         Command("logs", "RUN TASK [--follow]", "Print what a task printed."),
+        Command("critical", "RUN", "Show what a run waited for: its critical path, phase by phase."),
+        Command("cache", "stats [--dag NAME] [--node NODE]", "Show what the cache saved, by DAG and by node."),
         Command("record", "FILE [RUN ...]", "Write the records of runs into a file for `helios tui --recording`."),
         Command("artifacts", "RUN [TASK] [NAME] [--to DIR]", "List the outputs of a run, or fetch them."),
     ),

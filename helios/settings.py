@@ -11,6 +11,9 @@ from msgspec import Meta
 CHOICES: dict[str, tuple[str, ...]] = {
     "log_level": ("debug", "info", "warning", "error"),
     "launcher": ("local", "kubernetes"),
+    "compress": ("auto", "off"),
+    "affinity": ("on", "off"),
+    "cache_scope": ("shared", "namespace"),
 }
 """What the settings take that are one of a few words."""
 
@@ -46,6 +49,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     runs_kept_in_all: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
     """Finished runs that stay readable over all DAG names."""
 
+    inventory_blobs: Annotated[int, Meta(ge=1000, le=10**9)] = 1_000_000
+    """Blobs that are known of all nodes' caches together, the largest of each node first; a million take
+    some 100 MB of Redis."""
+
+    memo_days: Annotated[int, Meta(ge=1, le=3650)] = 90
+    """How long a memoized task's success is remembered."""
+
     log_bytes: Annotated[int, Meta(ge=1024**2, le=2**40)] = 128 * 1024**2
     """What the logs of all stored runs may take in Redis together; above that the oldest runs lose theirs."""
 
@@ -73,6 +83,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     single_put_limit_bytes: Annotated[int, Meta(ge=5 * 1024**2, le=5 * 1024**3)] = 5 * 1024**3
     """Outputs above this size are stored in parts; S3 takes at most 5 GiB in one PUT, and
     no parts below 5 MiB."""
+
+    compress: str = "auto"
+    """Whether outputs that shrink lie compressed in the object store: auto or off. What is compressed already is
+    unpacked in either case."""
 
     token_key: str = ""
     """Secret that signs attempt tokens; the jobrunner mints with it, the collector checks with it."""
@@ -111,8 +125,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cache_host_path: str = "/var/helios/cache"
     """Where the cache folder is on the nodes' own file systems."""
 
+    cache_scope: str = "shared"
+    """shared: every Helios of a cluster has the same cache on a node; namespace: the tasks' namespace has one of its
+    own below that folder."""
+
     job_create_threads: Annotated[int, Meta(ge=1, le=1000)] = 16
     """Jobs that are created at the same time."""
+
+    affinity: str = "on"
+    """on or off: whether Jobs prefer the nodes that hold most of their inputs' bytes."""
 
     job_ttl_seconds: Annotated[int, Meta(ge=0, le=30 * 24 * 3600)] = 3600
     """How long a finished Job stays in Kubernetes when nothing else removes it."""

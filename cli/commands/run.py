@@ -22,6 +22,7 @@ def run(
     /,
     *,
     no_cache: Annotated[bool, Parameter(negative=())] = False,
+    no_memoize: Annotated[bool, Parameter(negative=())] = False,
     output: Annotated[Format, Parameter(name=["--output", "-o"])] = "table",
 ) -> int:
     """Run a DAG, follow it to its end and show its metrics.
@@ -34,6 +35,8 @@ def run(
         The DAG, as YAML or JSON; - for standard input.
     no_cache
         Fetch every input anew, whatever the DAG says.
+    no_memoize
+        Run every task, whatever the DAG says of memoize.
     output
         table for people, json for one object on stdout.
     """
@@ -43,7 +46,9 @@ def run(
     with connected(ALL) as link:
         if link.stack is not None:
             narrate("local mode: tasks run as processes on this machine; their images are not used")
-        entry = submit(link, text, use_cache=False if no_cache else None, request_id=None)
+        entry = submit(
+            link, text, use_cache=False if no_cache else None, request_id=None, memoize=False if no_memoize else None
+        )
         try:
             verdict = await_verdict(link, entry, QUIET_SECONDS)
             if verdict.status is None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import agent.store
 from agent import room
 from agent.evict import Evictor, Limits, Needed, Room, choose, ranked, room_wanted, value
-from agent.room import has_room
+from agent.room import attended, has_room
 from agent.shelves import Shelves
 from agent.stamp import boot_id
 from tests.agent.blobs import blob_file, held, prepared, put_blob, read_ref, ref_file
@@ -290,8 +290,8 @@ def test_a_fetch_that_finds_no_room_is_given_some_by_the_keeper(
     monkeypatch.setattr(agent.store, "SPARE_BYTES", 0)
     store.put("bucket/x", b"x" * 900)
     endpoint.add_input("x", "bucket/x")
-    (cache / "inventory.json").write_text("{}")
-    with ThreadPoolExecutor(1) as pool:
+    with attended(str(cache)) as attend, ThreadPoolExecutor(1) as pool:
+        attend()
         running = pool.submit(make_node("job-1").fetch)
         keeping = evictor(cache)
         wait_until(keeping.is_wished, "the wish")
@@ -303,9 +303,9 @@ def test_a_fetch_that_finds_no_room_is_given_some_by_the_keeper(
 def test_without_a_keeper_nobody_waits_for_room(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "_leave", None)
     assert not has_room(str(cache), NONE)
-    (cache / "inventory.json").touch()
-    os.utime(cache / "inventory.json", (1, 1))
-    assert not has_room(str(cache), NONE)
+    with attended(str(cache)) as attend:
+        attend()
+    assert not has_room(str(cache), NONE), "it is gone"
     assert has_room(str(cache), 1)
 
 

@@ -15,8 +15,7 @@ import structlog
 from structlog.testing import LogCapture
 
 from helios.dag import parse_dag
-from helios.keys import node_cache
-from helios.podwire import FetchManifest, Plan, Report, StoredOutput
+from helios.podwire import FetchManifest, Plan, Report, Stored, StoredOutput
 from helios.settings import Settings
 from helios.streams import CLIENT_OPTIONS
 from helios.tokens import Attempt, mint
@@ -171,55 +170,6 @@ def test_the_list_of_outputs_has_a_place_that_no_output_can_take(caller: Caller)
     assert places == [f"runs/{RUN}/a/1/p1.manifest.json", f"runs/{RUN}/a/1/p2.manifest.json"]
     assert plans[0].manifest is not None
     assert f"/{places[0]}?X-Amz-" in plans[0].manifest.url
-
-
-INVENTORY = {"event": "cache-inventory", "node": "n1", "blobs": 3, "bytes": 70, "freeBytes": 900, "views": 1}
-
-
-def test_a_pod_tells_how_full_its_nodes_cache_is(caller: Caller, client: redis.Redis) -> None:
-    told = msgspec.json.encode(INVENTORY).decode()
-    assert caller.get("/v1/plan", token("up"), HTTP_HELIOS_CACHE=told)[0] == "200 OK"
-    kept = client.hgetall(node_cache("n1"))
-    assert int(kept.pop("at")) > 0
-    assert kept == {"node": "n1", "blobs": "3", "bytes": "70", "freeBytes": "900"}
-    assert 0 < client.ttl(node_cache("n1")) <= 86_400
-
-
-def test_of_one_node_the_same_is_not_taken_again_at_once(caller: Caller, client: redis.Redis) -> None:
-    for number in (70, 71):
-        told = msgspec.json.encode({**INVENTORY, "bytes": number}).decode()
-        caller.get("/v1/plan", token("up"), HTTP_HELIOS_CACHE=told)
-    assert client.hget(node_cache("n1"), "bytes") == "70"
-
-
-@pytest.mark.parametrize(
-    "told",
-    [
-        "nonsense",
-        "[]",
-        "{}",
-        '{"node":"n1","blobs":-1,"bytes":1,"freeBytes":1}',
-        '{"node":"n1","blobs":1,"bytes":"much","freeBytes":1}',
-        '{"node":"*","blobs":1,"bytes":1,"freeBytes":1}',
-        '{"node":"","blobs":1,"bytes":1,"freeBytes":1}',
-        '{"node":"\udc80","blobs":1,"bytes":1,"freeBytes":1}',
-    ],
-)
-def test_an_inventory_that_is_none_is_passed_over(caller: Caller, client: redis.Redis, told: str) -> None:
-    assert caller.get("/v1/plan", token("up"), HTTP_HELIOS_CACHE=told)[0] == "200 OK"
-    assert list(client.scan_iter(match=node_cache("*"))) == []
-
-
-def test_a_plan_is_given_where_what_the_pod_told_cannot_be_kept(caller: Caller, client: redis.Redis) -> None:
-    client.set(node_cache("n1"), "no hash")
-    told = msgspec.json.encode(INVENTORY).decode()
-    assert caller.get("/v1/plan", token("up"), HTTP_HELIOS_CACHE=told)[0] == "200 OK"
-
-
-def test_a_pod_without_a_token_tells_nothing(caller: Caller, client: redis.Redis) -> None:
-    told = msgspec.json.encode(INVENTORY).decode()
-    assert caller.get("/v1/plan", "forged", HTTP_HELIOS_CACHE=told)[0] == "401 Unauthorized"
-    assert list(client.scan_iter(match=node_cache("*"))) == []
 
 
 def test_a_plan_before_its_inputs_exist_is_a_conflict(caller: Caller) -> None:
@@ -469,6 +419,25 @@ def test_a_part_of_an_output_nobody_declared_is_refused(caller: Caller) -> None:
     caller.make_input()
     for body in ({"name": "x", "bytes": 1}, {"name": "o/p", "bytes": 0}):
         assert caller.post("/v1/multipart", body)[0] == "400 Bad Request"
+
+
+@pytest.mark.parametrize(
+    "field", [{"partBytes": 1}, {"partBytes": 2**50}, {"partBytes": "8"}, {"codec": "x\r\nEvil: 1"}]
+)
+def test_parts_that_s3_would_not_take_and_unknown_codecs_are_refused(caller: Caller, field: dict[str, Any]) -> None:
+    caller.make_input()
+    assert caller.post("/v1/multipart", {"name": "o/p", "bytes": 10**9, **field})[0] == "400 Bad Request"
+
+
+def test_how_an_output_lies_in_the_store_is_told_to_the_next_task(caller: Caller) -> None:
+    lies = Stored(codec="zstd", bytes=3)
+    made = msgspec.structs.replace(stored("made", f"runs/{RUN}/up/1/pod-1/made"), stored=lies)
+    caller.stage.launch("up")
+    assert caller.post("/v1/result", report("up", outputs=[made]), token("up"))[1] == {"status": "committed"}
+    caller.stage.settle("up")
+    outside, planned = msgspec.convert(caller.get("/v1/plan")[1], Plan).inputs
+    assert (planned.bytes, planned.stored) == (7, lies)
+    assert outside.stored is None
 
 
 def test_a_store_that_does_not_answer_is_service_unavailable(caller: Caller) -> None:
