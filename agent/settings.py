@@ -134,6 +134,8 @@ class SyncSettings(Frozen, secret=("key",)):
     """What a node that joins brings at most, before work asks for it."""
     free_bytes: int | None
     """The floor of free disk; None: the share that eviction keeps by itself."""
+    lib_dir: str | None
+    """Where zstd.load looks."""
 
 
 def fetch_settings(env: Mapping[str, str]) -> FetchSettings:
@@ -211,6 +213,7 @@ def sync_settings(env: Mapping[str, str]) -> SyncSettings | None:
         bind=_host_and_port(env, "HELIOS_KEEPER_BIND"),
         seed_bytes=10 * 1024**3 if (seeds := _bytes(env, "HELIOS_SEED_BYTES")) is None else seeds,
         free_bytes=_bytes(env, "HELIOS_CACHE_FREE_BYTES"),
+        lib_dir=_optional_path(env, "HELIOS_AGENT_LIB"),
     )
 
 

@@ -137,9 +137,10 @@ class Store:
                 os.link(self._blob(digest), last, dst_dir_fd=folder, follow_symlinks=False)
             except FileNotFoundError:
                 known = self.content(digest)
-                if known is not None and "corruptAt" in known:  # seen by the keeper before a task met it
-                    return Absent("corrupt", "")
-                return Absent("never-here", "") if known is None else Absent("evicted", _eviction(known))
+                if known is None:
+                    return Absent("never-here", "")
+                # Written by the keeper, whose scrub found the damage before a task did.
+                return Absent("corrupt", "") if "corruptAt" in known else Absent("evicted", _eviction(known))
             if self._is_sound(last, folder, digest, size, read_through):
                 return Linked(self._view_path(name))
             remove(last, folder)
