@@ -32,9 +32,16 @@ from helios.keys import (
     node_cache,
     source_known,
 )
+from helios.podwire import LocateInput, NodeReport
 from helios.records import ENDED
 from helios.settings import Settings
 from helios.streams import CLIENT_OPTIONS
+from helios.tokens import Attempt
+from services.collector.demand import Demand
+from services.collector.locate import Declared, Locator
+from services.collector.nodes import Nodes
+from services.collector.seed import Seeding
+from services.collector.store import Store
 from tests.k8s.conftest import K8S, ROOT, GuardedRedis
 from tests.waiting import wait_until
 from tui.source.comparison import read_comparison
@@ -45,6 +52,7 @@ from tui.source.run_details import read_details
 from tui.source.submitting import send
 
 KEYS = Keys(0)
+DAG_OF_ONE = '{"tasks": [{"name": "t", "inputs": [{"kind": "external", "uri": "s3://bucket/key", "as": "in"}]}]}'
 SERVICES = {
     "submitter": ("services.submitter",),
     "jobrunner": ("bench.instant", "jobrunner"),
@@ -419,3 +427,29 @@ def scripts_of(service: str) -> set[str]:
         for alias in node.names
         if alias.name in shipped
     } - ({"abandon_run"} if service != "collector" else set())  # only for entries of runs:settled, which it reads
+
+
+def test_the_collector_may_do_what_the_nodes_caches_ask_of_it(guarded: GuardedRedis) -> None:
+    """Every call of keepers and of fetch, under its own user."""
+    collector = guarded.client("collector")
+    nodes = Nodes(collector, "key", 1000)
+    locator = Locator(collector, nodes)
+    for node in ("n1", "n2"):
+        first = NodeReport(node=node, url=f"http://{node}:8415", epoch="e", seq=1, full=True, added=[("a" * 64, 7)])
+        nodes.report(first)
+        nodes.report(NodeReport(node=node, epoch="e", seq=2, url=f"http://{node}:8415", removed=["a" * 64]))
+    assert nodes.put_url("n1", Attempt("1-0", "t", 1, 0)) is not None
+    declared = {"in": Declared("store/bucket/key")}
+    asked = LocateInput(name="in", version="etag 1", bytes=7)
+    assert [located.wait for located in locator.locate("n1", "pod", [asked], declared)] == [False]
+    for digest in ("b" * 64, "b" * 64, "c" * 64):
+        locator.brought("n1", [LocateInput(name="in", version="etag 1", bytes=7, sha256=digest)], declared)
+    guarded.admin.zadd(KEYS.active, {"1764027260123-0": 1})
+    guarded.admin.hset(KEYS.run("1764027260123-0"), "cacheEnabled", "true")
+    guarded.admin.set(KEYS.dag("1764027260123-0"), DAG_OF_ONE)
+    guarded.admin.hset(KEYS.task("1764027260123-0", "t"), "status", "QUEUED")
+    demand = Demand(collector, 1, "helios", lambda bucket, key: f"store/{bucket}/{key}")
+    assert demand.needed(["a" * 64]) == []
+    store = Store(Settings(s3_access_key="a", s3_secret_key="s"))
+    assert Seeding(collector, demand, locator, store).seeds("n1", 9) == []
+    assert guarded.refused() == []
