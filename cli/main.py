@@ -43,6 +43,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "Operate": (
         Command("up", "[--replicas N]", "Run everything in the foreground and say how to reach it."),
         Command("env", "", "Print how to reach the embedded servers, for eval."),
+        Command("gc", "[--dry-run] [--older-than 7d]", "Delete stored outputs of runs that are no longer kept."),
         Command("doctor", "[--cluster]", "Check everything Helios needs; each failure comes with its fix."),
         Command("version", "[--services]", "Print the version, and those of the services."),
     ),

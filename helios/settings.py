@@ -46,6 +46,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     runs_kept_in_all: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
     """Finished runs that stay readable over all DAG names."""
 
+    gc_hours: Annotated[float, Meta(ge=0, le=8760)] = 24.0
+    """How often the collector deletes the artifacts of forgotten runs that nothing refers to; 0: never."""
+
     log_bytes: Annotated[int, Meta(ge=1024**2, le=2**40)] = 128 * 1024**2
     """What the logs of all stored runs may take in Redis together; above that the oldest runs lose theirs."""
 

@@ -20,7 +20,8 @@ from redis.exceptions import NoPermissionError
 from cli.checkup_cluster import check_logins
 from cli.connection import Link
 from helios.heartbeat import live_services
-from helios.keys import CONTROLS, SUBMISSIONS, Keys, heartbeat, keys_of_run
+from helios.keys import CONTROLS, RETENTION, SUBMISSIONS, Keys, heartbeat, keys_of_run, memo
+from helios.leftovers import forgotten_names, memo_outputs, partitions_in_use, record_outputs, stored_runs
 from helios.records import ENDED
 from helios.settings import Settings
 from helios.streams import CLIENT_OPTIONS
@@ -196,6 +197,29 @@ def test_the_dashboard_works_as_the_client(services: GuardedRedis) -> None:
     assert services.refused() == []
 
 
+@pytest.mark.parametrize("user", ["collector", "client"])
+def test_whoever_deletes_artifacts_of_forgotten_runs_can_read_what_refers_to_them(
+    services: GuardedRedis, user: str
+) -> None:
+    sender = services.client("submit")
+    with services.client(user) as client:
+        runs: list[str] = []
+        for _ in range(2):
+            runs.append(submitted(sender, tasks({"name": "a"}, name="window")))
+            ended(services.admin, runs[-1])
+        services.admin.hset(memo("k"), "outputs", '[{"key": "runs/1-0/a/1/p/n"}]')
+        partitions = partitions_in_use(client)
+        stored = stored_runs(client, partitions)
+        assert stored == {partitions[0]: runs[1:]}
+        assert record_outputs(client, stored, frozenset(runs)) == frozenset()
+        assert memo_outputs(client) == {"runs/1-0/a/1/p/n"}
+        assert forgotten_names(client, partitions) == {runs[0]: "window"}
+        if user == "collector":
+            assert client.set(RETENTION, "a", nx=True, ex=60)
+            client.delete(RETENTION)
+    assert services.refused() == []
+
+
 def test_a_probe_under_the_services_own_user_sees_its_heartbeat(services: GuardedRedis) -> None:
     for name in SERVICES:
         for question in ("ready", "alive"):
@@ -309,6 +333,7 @@ def test_no_user_can_harm_the_server_or_leave_helios_keys(guarded: GuardedRedis,
         ("collector", ("XADD", SUBMISSIONS, "*", "dag", "x")),
         ("collector", ("XADD", KEYS.ready, "*", "run", "x")),
         ("collector", ("HSET", heartbeat("jobrunner", "x"), "a", "b")),
+        ("client", ("SET", RETENTION, "x")),
         ("client", ("HSET", KEYS.run("1-1"), "status", "SUCCEEDED")),
         ("client", ("XADD", KEYS.finished, "*", "run", "x")),
         ("client", ("XDEL", SUBMISSIONS, "1-1")),
