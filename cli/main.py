@@ -5,6 +5,7 @@ reason. The commands' own help comes from their signatures.
 """
 
 import io
+import keyword
 import os
 import signal
 import sys
@@ -32,6 +33,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("tui", "[--serve] [--recording FILE]", "The dashboard: runs, tasks and logs, live on the full screen."),
         Command("runs", "[DAG] [--limit N] [--watch]", "List runs, newest first, or watch them."),
         Command("show", "RUN", "Show one run: its metrics, its tasks, its reasons."),
+        Command("assert", "RUN --hit-bytes 0.8 …", "Check that a run kept to what is expected of it, for CI."),
         Command("logs", "RUN TASK [--follow]", "Print what a task printed."),
         Command("record", "FILE [RUN ...]", "Write the records of runs into a file for `helios tui --recording`."),
         Command("artifacts", "RUN [TASK] [NAME] [--to DIR]", "List the outputs of a run, or fetch them."),
@@ -113,7 +115,8 @@ def _dispatch(tokens: Sequence[str]) -> int:
     from cyclopts import App, CycloptsError
 
     app = App(name="helios", version_flags=[], help_format="plaintext", help_formatter="plain")
-    app.command(f"cli.commands.{command.name}:{command.name}", name=command.name)
+    module = f"{command.name}_" if keyword.iskeyword(command.name) else command.name
+    app.command(f"cli.commands.{module}:{module}", name=command.name)
     try:
         code = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
