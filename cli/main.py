@@ -33,6 +33,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("tui", "[--serve] [--recording FILE]", "The dashboard: runs, tasks and logs, live on the full screen."),
         Command("runs", "[DAG] [--limit N] [--watch]", "List runs, newest first, or watch them."),
         Command("show", "RUN", "Show one run: its metrics, its tasks, its reasons."),
+        Command("why", "RUN TASK [--input NAME]", "Say why a task ran, and why its inputs were hits or misses."),
         Command("assert", "RUN --hit-bytes 0.8 …", "Check that a run kept to what is expected of it, for CI."),
         Command("logs", "RUN TASK [--follow]", "Print what a task printed."),
         Command("record", "FILE [RUN ...]", "Write the records of runs into a file for `helios tui --recording`."),
