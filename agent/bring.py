@@ -1,25 +1,30 @@
 """Bringing one input of a task into its artifacts folder, through the node's cache.
 
+What this node lacks comes from another node that has it, and from the store if no node has, or on any doubt. Of all
+nodes that lack a blob one brings it from the store, the others wait for it (agent.neighbours).
+
 Everything the cache cannot do is done without it: a CacheFault makes an input a miss with the cause `cache-fault`,
 downloaded straight into the artifacts folder. Only the endpoint, the store and the artifacts folder can fail it.
 """
 
 import contextlib
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 
 from agent import logs, place
 from agent.archive import ArchiveRefused
+from agent.documents import Json
 from agent.download import DownloadFailed, Link, ObjectChanged, ObjectMissing, PartFile, SinkFault, Wanted, download
-from agent.endpoint import Endpoint
+from agent.endpoint import Endpoint, Peer
 from agent.frozen import Frozen
 from agent.logs import Log
 from agent.manifest import InputOutcome
 from agent.names import escape
+from agent.neighbours import Lacking, Neighbours
 from agent.pace import Backoff
 from agent.plan import Plan, PlannedInput, PlanRefused
 from agent.settings import FetchSettings
-from agent.store import Absent, CacheFault, Identity, Linked, Store
+from agent.store import Absent, CacheFault, Identity, Linked, Origin, Store
 from agent.web import Web, WebError
 
 HEAD_TRIES = 8
@@ -41,7 +46,10 @@ class _Known(Frozen):
 class Bringer:
     """Brings inputs, one by one or side by side, while `open_cache` is entered."""
 
-    def __init__(self, settings: FetchSettings, log: Log, web: Web, endpoint: Endpoint, *, cache_enabled: bool) -> None:
+    def __init__(
+        self, settings: FetchSettings, log: Log, web: Web, endpoint: Endpoint, *, cache_enabled: bool, locate: bool
+    ) -> None:
+        """`locate`: the endpoint knows of other nodes' caches."""
         self._settings = settings
         self._log = log
         self._web = web
@@ -49,6 +57,7 @@ class Bringer:
         self._cache_enabled = cache_enabled
         self._store: Store | None = None
         self._store_fault = ""
+        self._neighbours = Neighbours(endpoint, web, log) if locate else None
         self._began: dict[str, float] = {}
 
     @contextlib.contextmanager
@@ -117,22 +126,92 @@ class Bringer:
             assert isinstance(found, Absent)
             if found.cause == "corrupt" and digest is not None:
                 store.quarantine(digest)
-            self._log.line(logs.miss(item.name))
-            wanted = Wanted(item.name, known.size, known.etag, known.sha256)
+            if self._neighbours is None:
+                outcome = self._bring_from_store(store, item, known, link, found, lock)
+            else:
+                outcome = self._bring_from_anyone(store, item, known, link, found, lock, self._neighbours)
+        return outcome
+
+    def _bring_from_anyone(
+        self,
+        store: Store,
+        item: PlannedInput,
+        known: _Known,
+        link: Link,
+        missing: Absent,
+        lock: str,
+        neighbours: Neighbours,
+    ) -> InputOutcome:
+        """From a node that has it, else from the store, on behalf of all nodes that lack it."""
+        lacking = Lacking(item.name, known.size, known.identity.version if known.identity else None, known.sha256)
+        with neighbours.asking(lacking) as found:
+            if known.sha256 is None and found.sha256 is not None:
+                # Another node knows this version: its content may be here under another name.
+                linked = store.link(found.sha256, known.size, item.name, read_through=item.verify == "always")
+                if isinstance(linked, Linked):
+                    self._remember(store, known, found.sha256)
+                    return self._hit(store, item, known, found.sha256, linked, "cached")
+            outcome = None
+            if found.sha256 is not None and found.peers:
+                outcome = self._bring_from_peers(
+                    store, item, known, found.sha256, missing, lock, neighbours, found.peers
+                )
+            if outcome is None:
+                outcome = self._bring_from_store(store, item, known, link, missing, lock)
+            found.brought = outcome.sha256
+            return outcome
+
+    def _bring_from_peers(
+        self,
+        store: Store,
+        item: PlannedInput,
+        known: _Known,
+        digest: str,
+        missing: Absent,
+        lock: str,
+        neighbours: Neighbours,
+        peers: Sequence[Peer],
+    ) -> InputOutcome | None:
+        """None when none of them gives it: the store does."""
+        for peer in peers:
             with store.part(lock, known.size) as part:
-                brought = download(self._web, link, wanted, part, self._log)
-                linked = store.keep(part, lock, brought, known.size, item.name)
-            if known.identity is not None:
-                store.remember(known.identity, brought)
+                if not neighbours.download(peer, Wanted(item.name, known.size, None, digest), part):
+                    continue
+                linked = store.keep(part, lock, digest, known.size, item.name, Origin("peer", None))
+            self._remember(store, known, digest)
+            self._place(store, item, linked)
+            detail = f"{missing.detail}, from node {peer.node}" if missing.detail else f"from node {peer.node}"
+            return self._outcome(item, known, missing.cause, digest, "peer", detail)
+        return None
+
+    def _bring_from_store(
+        self, store: Store, item: PlannedInput, known: _Known, link: Link, missing: Absent, lock: str
+    ) -> InputOutcome:
+        self._log.line(logs.miss(item.name))
+        wanted = Wanted(item.name, known.size, known.etag, known.sha256)
+        with store.part(lock, known.size) as part:
+            began = time.monotonic()
+            digest = download(self._web, link, wanted, part, self._log)
+            ms = int((time.monotonic() - began) * 1000)
+            linked = store.keep(part, lock, digest, known.size, item.name, Origin("store", ms))
+        store.note_download(known.size, ms)
+        self._remember(store, known, digest)
         self._place(store, item, linked)
-        return self._outcome(item, known, found.cause, brought, "store")
+        return self._outcome(item, known, missing.cause, digest, "store", missing.detail)
+
+    def _remember(self, store: Store, known: _Known, digest: str) -> None:
+        if known.identity is not None:
+            store.remember(known.identity, digest)
 
     def _find(self, store: Store, item: PlannedInput, known: _Known) -> tuple[str | None, Linked | Absent]:
         digest = known.sha256
         if known.identity is not None:
             digest = store.recall(known.identity)
             if digest is None:
-                return None, Absent("changed" if store.saw_other_version(known.identity) else "never-here")
+                before = store.other_version(known.identity)
+                if before is None:
+                    return None, Absent("never-here", "")
+                return None, Absent("changed", f"was {before}" if before else "")
         assert digest is not None
         return digest, store.link(digest, known.size, item.name, read_through=item.verify == "always")
 
@@ -141,7 +220,10 @@ class Bringer:
     ) -> InputOutcome:
         self._place(store, item, linked)
         self._log.line(logs.hit(item.name, linked.path))
-        return self._outcome(item, known, cause, digest, "cache")
+        content = store.content(digest) or {}
+        if cause == "cached" and content.get("origin") == "output":
+            cause = "warm"
+        return self._outcome(item, known, cause, digest, "cache", "", _bringing_ms(store, content, known.size))
 
     def _place(self, store: Store, item: PlannedInput, linked: Linked) -> None:
         artifacts = self._settings.artifacts
@@ -172,7 +254,18 @@ class Bringer:
             digest = download(self._web, link, wanted, part, self._log)
         return self._outcome(item, known, cause, digest, "store")
 
-    def _outcome(self, item: PlannedInput, known: _Known, cause: str, digest: str, source: str) -> InputOutcome:
+    def _outcome(
+        self,
+        item: PlannedInput,
+        known: _Known,
+        cause: str,
+        digest: str,
+        source: str,
+        detail: str = "",
+        bringing_ms: int = 0,
+    ) -> InputOutcome:
+        """`bringing_ms`: what it would have taken to bring it anew, for a hit."""
+        ms = int((time.monotonic() - self._began[item.name]) * 1000)
         return InputOutcome(
             name=item.name,
             size=known.size,
@@ -180,10 +273,10 @@ class Bringer:
             cause=cause,
             sha256=digest,
             source=source,
-            ms=int((time.monotonic() - self._began[item.name]) * 1000),
-            saved_ms=0,
+            ms=ms,
+            saved_ms=max(0, bringing_ms - ms),
             version=known.identity.version if known.identity is not None else None,
-            detail="",
+            detail=detail,
         )
 
     def _look(self, item: PlannedInput) -> _Known:
@@ -228,6 +321,15 @@ def _seen(item: PlannedInput, etag: str | None, version: str | None, length: str
         raise DownloadFailed("the store gives neither its size nor its version")
     named = f"version {version}" if version and version != "null" else f"etag {etag}"
     return _Known(Identity(item.source, named, int(length)), etag, item.sha256, int(length))
+
+
+def _bringing_ms(store: Store, content: Mapping[str, Json], size: int) -> int:
+    """What it took to bring this very blob, else what its size takes at the rate of late; 0 where neither is known."""
+    ms = content.get("ms")
+    if isinstance(ms, int):
+        return ms
+    rate = store.bytes_per_second()
+    return int(size / rate * 1000) if rate is not None else 0
 
 
 def _flight_key(known: _Known, digest: str | None) -> str:

@@ -106,14 +106,14 @@ class PartFile:
             raise SinkFault(error.strerror) from error
 
 
-def download(web: Web, link: Link, wanted: Wanted, part: PartFile, log: Log) -> str:
-    """Brings the object and returns its SHA-256. A wrong digest is tried once more from scratch. Raises DownloadFailed
-    or SinkFault.
+def download(web: Web, link: Link, wanted: Wanted, part: PartFile, log: Log, *, doubtful: bool = False) -> str:
+    """Brings the object and returns its SHA-256. A wrong digest is tried once more from scratch. From a source that is
+    `doubtful` nothing is tried twice. Raises DownloadFailed or SinkFault.
     """
     digest = ""
-    for again in (True, False):
+    for again in (False,) if doubtful else (True, False):
         part.clear()
-        digest = _Transfer(web, link, wanted, part, log).run()
+        digest = _Transfer(web, link, wanted, part, log, 0 if doubtful else TRIES).run()
         if wanted.sha256 is None or digest == wanted.sha256:
             return digest
         if again:
@@ -124,7 +124,8 @@ def download(web: Web, link: Link, wanted: Wanted, part: PartFile, log: Log) -> 
 class _Transfer:
     """One try at one object, from its first byte to its last."""
 
-    def __init__(self, web: Web, link: Link, wanted: Wanted, part: PartFile, log: Log) -> None:
+    def __init__(self, web: Web, link: Link, wanted: Wanted, part: PartFile, log: Log, tries: int) -> None:
+        self._tries = tries
         self._web = web
         self._link = link
         self._wanted = wanted
@@ -228,7 +229,7 @@ class _Transfer:
                     if response.status == 403:
                         trouble = _store_words(response)
                         renewals += 1
-                        if renewals > RENEWALS:
+                        if renewals > min(RENEWALS, self._tries):
                             raise DownloadFailed(f"the store refuses it: {trouble}")
                         self._link.renew(url)
                     else:
@@ -250,8 +251,9 @@ class _Transfer:
                 failures, renewals = 0, 0
                 backoff.reset()
             failures += 1
-            if failures > TRIES:
-                raise DownloadFailed(f"given up after {TRIES} tries: {trouble}")
+            if failures > self._tries:
+                after = f"given up after {self._tries} tries: " if self._tries else ""
+                raise DownloadFailed(f"{after}{trouble}")
             backoff.pause()
 
     def _open(self, url: str, position: int, end: int) -> Response:

@@ -12,11 +12,14 @@ from collections.abc import Mapping
 from agent.documents import Json, read_object
 from agent.frozen import Frozen
 from agent.logs import Log, one_line
+from agent.names import is_digest
 from agent.pace import Backoff, Every
 from agent.plan import Plan, PlanRefused, read_plan
 from agent.settings import Attempt
 from agent.web import Web, WebError
 
+ASIDE_SECONDS = 5.0
+"""So long the endpoint is waited for where there is another way."""
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 
@@ -34,6 +37,21 @@ class Parts(Frozen, secret=("urls", "complete_url")):
     part_bytes: int
     urls: tuple[str, ...]
     complete_url: str
+
+
+class Peer(Frozen, secret=("url",)):
+    """A node that has a blob, and a signed GET for it at that node's keeper."""
+
+    node: str
+    url: str
+
+
+class Located(Frozen):
+    """Who has a blob. `wait`: another node brings it now. Neither peers nor wait: it is this node's to bring."""
+
+    sha256: str | None
+    peers: tuple[Peer, ...]
+    wait: bool
 
 
 class Endpoint:
@@ -72,12 +90,34 @@ class Endpoint:
         answer = _object(self._ask("POST", "/v1/result", report, Backoff(0.02, 5.0)))
         return str(answer.get("status", "recorded"))
 
+    def locate(self, lacking: Mapping[str, object]) -> Located:
+        """Asks who has an input that this node lacks: {"name", "bytes", "version", "sha256"}."""
+        request = {"node": self._attempt.node, "inputs": [lacking]}
+        answer = _object(self._ask("POST", "/v1/locate", request, Backoff(0.1, 1.0), patience=ASIDE_SECONDS))
+        inputs = answer.get("inputs")
+        if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
+            raise EndpointError("the endpoint's answer on who has an input is malformed")
+        return _located(inputs[0])
+
+    def brought(self, brought: Mapping[str, object]) -> None:
+        """Tells that this node's cache now holds an input."""
+        request = {"node": self._attempt.node, "inputs": [brought]}
+        self._ask("POST", "/v1/brought", request, Backoff(0.1, 1.0), patience=ASIDE_SECONDS)
+
     def _ask(
-        self, method: str, path: str, document: Mapping[str, object] | None, backoff: Backoff, inventory: str = ""
+        self,
+        method: str,
+        path: str,
+        document: Mapping[str, object] | None,
+        backoff: Backoff,
+        inventory: str = "",
+        patience: float | None = None,
     ) -> bytes:
+        """`patience` in seconds; the attempt's own unless given."""
         headers = {
             "Authorization": f"Bearer {self._attempt.token}",
             "Helios-Pod": self._attempt.pod_uid,
+            "Helios-Node": self._attempt.node,
             "Accept": "application/json",
         }
         if inventory:
@@ -98,12 +138,25 @@ class Endpoint:
             except WebError as error:
                 trouble = str(error)
             waited = time.monotonic() - began
-            left = self._attempt.plan_patience_seconds - waited
+            left = (self._attempt.plan_patience_seconds if patience is None else patience) - waited
             if left <= 0:
                 raise EndpointError(f"no answer to {method} {path} within {waited:.0f} s: {trouble}")
             if progress.due():
                 self._log.line(f"Waiting for the pod endpoint, {waited:.0f} s so far: {one_line(trouble)}")
             backoff.pause(left)
+
+
+def _located(document: dict[str, Json]) -> Located:
+    """What makes no sense is left out: there is always the store."""
+    sha256, listed = document.get("sha256"), document.get("peers")
+    peers: list[Peer] = []
+    for each in listed if isinstance(listed, list) else []:
+        if isinstance(each, dict):
+            node, url = each.get("node"), each.get("url")
+            if isinstance(node, str) and isinstance(url, str) and url.startswith(("http://", "https://")):
+                peers.append(Peer(node, url))
+    known = isinstance(sha256, str) and is_digest(sha256)
+    return Located(str(sha256) if known else None, tuple(peers) if known else (), document.get("wait") is True)
 
 
 def _trouble(status: int, answer: bytes) -> str | None:

@@ -104,7 +104,7 @@ class _Fetch:
             with contextlib.suppress(OSError):
                 note_nothing_to_store(self._settings.state_dir)
         if plan.inputs:
-            self._bring_inputs()
+            self._bring_inputs(locate=plan.locate)
 
     def _place_view(self) -> None:
         """A view that is not there when the task's container is made would be made for it, as root's. A cache that is
@@ -125,10 +125,12 @@ class _Fetch:
             with contextlib.suppress(CacheFault):
                 Store(cache, self._settings.job).prepare()
 
-    def _bring_inputs(self) -> None:
+    def _bring_inputs(self, *, locate: bool) -> None:
         from agent.bring import Bringer, InputFailed  # with the store and all that it needs, half of the agent
 
-        bringer = Bringer(self._settings, self._log, self._web, self._endpoint, cache_enabled=self.cache_enabled)
+        bringer = Bringer(
+            self._settings, self._log, self._web, self._endpoint, cache_enabled=self.cache_enabled, locate=locate
+        )
 
         def bring(item: PlannedInput) -> None:
             self._brought[item.name] = bringer.bring(item)

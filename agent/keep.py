@@ -3,7 +3,10 @@
 """keep: look after one node's cache for as long as the node lives, and say what it holds.
 
 Every round waits for the disk on behalf of pending blobs (agent.stamp), removes the views of pods that are gone and
-what dead downloads left in tmp/, and now and then prints the inventory as one line of JSON, and leaves it for fetch.
+what dead downloads left in tmp/, evicts blobs when the cache is too full (agent.evict), reads some again to check them
+(agent.scrub), and now and then prints the inventory as one line of JSON, and leaves it for fetch.
+
+Every step may be cut off at any point: nothing that a later round or a fetch relies on is left half-done.
 
 Whose pod is gone is asked of the kernel, not of Kubernetes, so no token has to lie on every node: a task's wrapper
 (agent/exec.c) holds a shared flock on its view's folder, which ends with the process, however that ends. A view that
@@ -22,47 +25,56 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 
+from agent.evict import Evictor, Limits, Needed
 from agent.folders import opened, remove_tree
 from agent.inventory import leave_inventory
-from agent.settings import KeepSettings, SettingsError, keep_settings
-from agent.stamp import Seal, boot_id, read_seal
+from agent.scrub import Scrub
+from agent.settings import FREE_SHARE, KeepSettings, SettingsError, keep_settings
+from agent.shelves import Deltas, Shelves
+from agent.stamp import boot_id
 from agent.store import CacheFault, Store
 
 _VIEW = "keep"
 """A Store belongs to a job. This one's view is removed as soon as it exists; no Job has a name without a digest."""
 
 _TMP = "tmp"
-_DIGEST_CHARACTERS = 64
-_TICK_NS = 2_000_000_000
-"""A folder's mtime is trusted to tell of changes only when it is older than this: clocks of file systems are coarse."""
-
-
-class _Shelf:
-    """One folder of blobs as it was seen at `mtime_ns`."""
-
-    def __init__(self, mtime_ns: int) -> None:
-        self.mtime_ns = mtime_ns
-        self.blobs = 0
-        self.bytes = 0
-        self.pending: list[str] = []
+_WISH_SECONDS = 0.5
+"""How often it is looked whether a fetch wishes for room."""
+_LEFTOVER_SECONDS = 3600.0
 
 
 class Keeper:
-    """One node's cache, and what earlier rounds saw of it."""
+    """One node's cache, and what earlier rounds saw of it. One thread at a time."""
 
-    def __init__(self, root: str, node: str, view_hours: float) -> None:
-        self._root = root
-        self._node = node
-        self._view_ns = int(view_hours * 3600e9)
-        self._store = Store(root, _VIEW)
-        self._boot = boot_id()
-        self._shelves: dict[str, _Shelf] = {}
+    def __init__(self, settings: KeepSettings, needed: Needed | None = None) -> None:
+        self._root = settings.cache_dir
+        self._node = settings.node
+        self._limit_bytes = settings.limit_bytes
+        self._view_ns = None if settings.view_hours is None else int(settings.view_hours * 3600e9)
+        self._store = Store(self._root, _VIEW)
+        self._shelves = Shelves(self._root, boot_id())
+        self._evictor = Evictor(self._root, self._shelves, _limits(settings), needed)
+        self._scrub = Scrub(self._root, self._store, self._shelves, boot_id(), settings.scrub_bytes_per_second)
+        self._looks = (
+            self._shelves.look,
+            self._settle,
+            self._drop_views,
+            self._drop_leftovers,
+            self._evictor.make_room,
+            self._scrub_some,
+        )
         self._held: dict[str, tuple[int, int]] = {}
         """Views that a task was seen to hold, with inode and mtime: a second pod of the same Job begins anew."""
         self._views = 0
         self._settled = 0
         self._removed = 0
         self._faults = 0
+        self._leftovers_at = 0.0
+
+    @property
+    def deltas(self) -> Deltas:
+        """What changed in the cache, for whoever follows it from afar."""
+        return self._shelves.deltas
 
     def prepare(self) -> None:
         """Makes the folders that are missing. Raises CacheFault when the cache is not ours to write."""
@@ -76,79 +88,77 @@ class Keeper:
 
     def round(self) -> None:
         """Looks at everything once. What fails now is tried again in the next round."""
-        for look in (self._settle, self._drop_views, self._drop_leftovers):
+        for look in self._looks:
             try:
                 look()
             except (OSError, CacheFault):
                 self._faults += 1
 
-    def inventory(self) -> dict[str, object]:
-        """What the cache holds now, and what was done since the last inventory."""
-        shelves = self._shelves.values()
+    def make_room(self) -> None:
+        """The part of a round that somebody waits for, if somebody does."""
+        if self._evictor.is_wished():
+            try:
+                self._evictor.make_room()
+            except OSError:
+                self._faults += 1
+
+    def state(self) -> dict[str, int]:
+        """How full the cache is, and what was done since it exists: podwire.NodeState without what seeding did. Raises
+        OSError.
+        """
         disk = os.statvfs(self._root)
+        return {
+            "blobs": self._shelves.blobs,
+            "bytes": self._shelves.bytes,
+            "freeBytes": disk.f_bavail * disk.f_frsize,
+            "limitBytes": self._limit_bytes,
+            "evictedBlobs": self._evictor.blobs,
+            "evictedBytes": self._evictor.bytes,
+            "scrubbedBytes": self._scrub.bytes,
+            "corruptBlobs": self._scrub.corrupt,
+        }
+
+    def inventory(self) -> dict[str, object]:
+        """What the cache holds now, and what was done: settled, viewsRemoved and faults since the last inventory, the
+        others since the cache exists. `demandUnknown`: the last eviction went by value alone, since nobody answered
+        what tasks still need.
+        """
         done = {"settled": self._settled, "viewsRemoved": self._removed, "faults": self._faults}
         self._settled = self._removed = self._faults = 0
         return {
             "event": "cache-inventory",
             "node": self._node,
-            "blobs": sum(shelf.blobs for shelf in shelves),
-            "bytes": sum(shelf.bytes for shelf in shelves),
-            "pending": sum(len(shelf.pending) for shelf in shelves),
+            **self.state(),
+            "pending": len(self._shelves.pending),
             "views": self._views,
-            "freeBytes": disk.f_bavail * disk.f_frsize,
+            "demandUnknown": self._evictor.demand_unknown,
             **done,
         }
 
     def _settle(self) -> None:
-        self._look_at_shelves()
-        for shelf in self._shelves.values():
-            for digest in list(shelf.pending):
-                try:
-                    self._settled += self._store.settle(digest)
-                    shelf.pending.remove(digest)
-                except CacheFault:
-                    self._faults += 1
+        for digest in list(self._shelves.pending):
+            try:
+                self._settled += self._store.settle(digest)
+                self._shelves.pending.discard(digest)
+            except CacheFault:
+                self._faults += 1
 
-    def _look_at_shelves(self) -> None:
-        """Only folders that changed are read again, since a cache may hold very many blobs."""
-        now_ns = time.time_ns()
-        found: dict[str, _Shelf] = {}
-        with os.scandir(f"{self._root}/blobs/sha256") as folders:
-            for folder in folders:
-                mtime_ns = folder.stat(follow_symlinks=False).st_mtime_ns
-                known = self._shelves.get(folder.name)
-                if known is not None and known.mtime_ns == mtime_ns and not known.pending:
-                    found[folder.name] = known
-                else:
-                    # A folder that is still changing is remembered as never seen.
-                    found[folder.name] = self._shelf(folder.path, mtime_ns if now_ns - mtime_ns > _TICK_NS else 0)
-        self._shelves = found
-
-    def _shelf(self, path: str, mtime_ns: int) -> _Shelf:
-        shelf = _Shelf(mtime_ns)
-        with os.scandir(path) as blobs:
-            for blob in blobs:
-                if len(blob.name) != _DIGEST_CHARACTERS:
-                    continue
-                try:
-                    status = blob.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                shelf.blobs += 1
-                shelf.bytes += status.st_size
-                if read_seal(status.st_mtime_ns, blob.name, self._boot) is Seal.PENDING:
-                    shelf.pending.append(blob.name)
-        return shelf
+    def _scrub_some(self) -> None:
+        if self._scrub.step():
+            self._shelves.look()
 
     def _drop_views(self) -> None:
+        view_ns = self._view_ns
+        if view_ns is None:
+            return
         with opened(f"{self._root}/views") as views:
             names = os.listdir(views)
             self._held = {name: seen for name, seen in self._held.items() if name in names}
-            removed = sum(self._drop_view(name, views) for name in names)
+            removed = sum(self._drop_view(name, views, view_ns) for name in names)
         self._views = len(names) - removed
         self._removed += removed
 
-    def _drop_view(self, name: str, views: int) -> bool:
+    def _drop_view(self, name: str, views: int, view_ns: int) -> bool:
         """Removes the view if its pod is gone; True if it did."""
         try:
             view = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=views)
@@ -163,7 +173,7 @@ class Keeper:
                 self._held[name] = before
                 return False
             now = _state(view)
-            if self._held.get(name) != now and time.time_ns() - now[1] < self._view_ns:
+            if self._held.get(name) != now and time.time_ns() - now[1] < view_ns:
                 return False
             remove_tree(name, views)
         finally:
@@ -172,7 +182,9 @@ class Keeper:
         return True
 
     def _drop_leftovers(self) -> None:
-        """A file in tmp/ is its lock's holder's; without a holder nobody will finish it."""
+        """A file in tmp/ is its lock's holder's; without a holder nobody will finish it. The same of a ref that was cut
+        off.
+        """
         for name in os.listdir(f"{self._root}/{_TMP}"):
             try:
                 lock = os.open(f"{self._root}/locks/{name}", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -185,6 +197,26 @@ class Keeper:
                 continue
             finally:
                 os.close(lock)
+        if time.monotonic() >= self._leftovers_at:
+            self._leftovers_at = time.monotonic() + _LEFTOVER_SECONDS
+            self._drop_unfinished(f"{self._root}/refs")
+
+    def _drop_unfinished(self, folder: str) -> None:
+        """What folders.write_whole has begun and not ended."""
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(".new"):
+                    with contextlib.suppress(FileNotFoundError):
+                        if time.time() - entry.stat(follow_symlinks=False).st_mtime > _LEFTOVER_SECONDS:
+                            os.unlink(entry.path)
+
+
+def _limits(settings: KeepSettings) -> Limits:
+    free = settings.free_bytes
+    if free is None:
+        disk = os.statvfs(settings.cache_dir)
+        free = int(disk.f_blocks * disk.f_frsize * FREE_SHARE)
+    return Limits(settings.limit_bytes, settings.high, settings.low, free)
 
 
 def _state(view: int) -> tuple[int, int]:
@@ -201,21 +233,43 @@ def _lock(fd: int, kind: int) -> bool:
     return True
 
 
-def keep(settings: KeepSettings, say: Callable[[bytes], object], wait: Callable[[float], bool]) -> None:
-    """Goes round until `wait` returns False. Raises CacheFault when the cache cannot be used at all."""
-    keeper = Keeper(settings.cache_dir, settings.node, settings.view_hours)
+def keep(
+    settings: KeepSettings,
+    say: Callable[[bytes], object],
+    wait: Callable[[float], bool],
+    sync: Callable[[Keeper], None] | None = None,
+    needed: Needed | None = None,
+) -> None:
+    """Goes round until `wait` returns False. Raises CacheFault when the cache cannot be used at all.
+
+    `sync` is called after every round and must raise nothing; `needed` is asked before blobs are evicted.
+    """
+    try:
+        keeper = Keeper(settings, needed)
+    except OSError as error:
+        raise CacheFault(f"{settings.cache_dir}: {error.strerror}") from error
     keeper.prepare()
     report_due = 0.0
     while True:
         keeper.round()
+        if sync is not None:
+            sync(keeper)
         if time.monotonic() >= report_due:
-            line = json.dumps(keeper.inventory(), separators=(",", ":"))
-            say(line.encode() + b"\n")
-            with contextlib.suppress(OSError):  # it is there for people to look at, and comes again
-                leave_inventory(settings.cache_dir, line)
+            _report(keeper, settings.cache_dir, say)
             report_due = time.monotonic() + settings.report_seconds
-        if not wait(settings.period_seconds):
-            return
+        left = settings.period_seconds
+        while left > 0:
+            if not wait(min(left, _WISH_SECONDS)):
+                return
+            left -= _WISH_SECONDS
+            keeper.make_room()
+
+
+def _report(keeper: Keeper, root: str, say: Callable[[bytes], object]) -> None:
+    with contextlib.suppress(OSError):  # it is there for people to look at, and comes again
+        line = json.dumps(keeper.inventory(), separators=(",", ":"))
+        say(line.encode() + b"\n")
+        leave_inventory(root, line)
 
 
 def keep_verb(env: Mapping[str, str]) -> int:

@@ -1,4 +1,4 @@
-"""One holder for each name, by flock on files that are never unlinked.
+"""One holder for each name, by flock on files that are not unlinked while anybody may wait for them.
 
 flock ends with the holder, however it dies, so the next in line takes over. Waiting is bounded by the holder's
 progress, not by the size of what it does: a waiter gives up when `progress` has shown the same value for the whole

@@ -61,9 +61,14 @@ def check_view(name: str) -> str:
     return name
 
 
+def is_digest(text: str) -> bool:
+    """Whether it is a SHA-256 in lower-case hexadecimal."""
+    return len(text) == 64 and _HEX.issuperset(text)
+
+
 def check_digest(digest: str) -> str:
     """A SHA-256 in lower-case hexadecimal, or NameRefused."""
-    if len(digest) != 64 or not _HEX.issuperset(digest):
+    if not is_digest(digest):
         raise NameRefused(f"{escape(digest[:80])} is not a sha256 digest")
     return digest
 

@@ -30,18 +30,18 @@ class FileContent:
 
     def __init__(self, name: str, fd: int) -> None:
         self.name = name
-        self._fd = fd
+        self.fd = fd
         found = os.fstat(fd)
         self.size = found.st_size
         self._mtime_ns = found.st_mtime_ns
 
     def pieces(self, start: int, end: int) -> Generator[memoryview]:
         """The bytes [start, end) in pieces; each is valid until the next is asked for. Raises OutputRefused."""
-        yield from _pieces(self.name, self._fd, start, end)
+        yield from _pieces(self.name, self.fd, start, end)
 
     def check(self) -> None:
         """Raises OutputRefused if the output is not what it was when it was opened."""
-        found = os.fstat(self._fd)
+        found = os.fstat(self.fd)
         if (found.st_size, found.st_mtime_ns) != (self.size, self._mtime_ns):
             raise OutputRefused(f"output {escape(self.name)} changed while it was read")
 

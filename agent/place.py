@@ -17,7 +17,7 @@ from agent.download import BUFFER, PartFile
 from agent.folders import below, opened, remove
 from agent.names import parts_of
 
-_FICLONE = 0x40049409
+FICLONE = 0x40049409
 _COPY_AT_ONCE = 64 * 1024 * 1024
 
 
@@ -105,7 +105,7 @@ def _new_file(artifacts: str, name: str, *, writable: bool) -> Generator[int]:
 
 def _copy_bytes(source: int, target: int) -> None:
     with contextlib.suppress(OSError):
-        fcntl.ioctl(target, _FICLONE, source)
+        fcntl.ioctl(target, FICLONE, source)
         return
     try:
         while os.copy_file_range(source, target, _COPY_AT_ONCE):

@@ -45,7 +45,7 @@ class PlannedOutput(Frozen, secret=("url",)):
     url: str
 
 
-class Plan(Frozen):
+class Plan(Frozen, secret=("keeper_url",)):
     run: str
     task: str
     attempt: int
@@ -56,6 +56,10 @@ class Plan(Frozen):
     """Outputs of more bytes than this go up in parts."""
     manifest: PlannedOutput | None
     """Where the list of outputs goes when the termination message has no room for it."""
+    locate: bool
+    """The endpoint knows of other nodes' caches: it is worth asking before a download."""
+    keeper_url: str | None
+    """Where outputs can be streamed to, into this node's cache; signed."""
 
 
 def read_plan(body: bytes) -> Plan:
@@ -74,6 +78,8 @@ def read_plan(body: bytes) -> Plan:
         outputs=tuple(_output(_Fields(item, "output")) for item in top.items("outputs")),
         single_put_limit=top.whole("singlePutLimit"),
         manifest=_output(top.inner("manifest")) if top.has("manifest") else None,
+        locate=top.has("locate") and top.boolean("locate"),
+        keeper_url=top.inner("keeper").url("putUrl") if top.has("keeper") else None,
     )
     try:
         check_disjoint(item.name for item in plan.inputs)

@@ -31,8 +31,10 @@ from agent.web import Web
 
 # Loaded only for a task that has inputs in the cache, or outputs to store.
 if TYPE_CHECKING:
+    from agent.outputs import Content
     from agent.store import Store
     from agent.upload import StoredOutput
+    from agent.warm import Warming
 
 UNDELIVERED = "undelivered"
 PLAN_FRESH_SECONDS = 300.0
@@ -185,10 +187,11 @@ class _Publish:
         from agent.upload import Uploader, UploadFailed
 
         uploader = Uploader(self._web, self._endpoint, self._log, plan.single_put_limit, self._fresh)
+        into = self._cache_for_outputs(plan)
 
         def store(output: PlannedOutput) -> "StoredOutput":
             with open_output(self._settings.artifacts, output.name) as content:
-                stored = uploader.store(output, content)
+                stored = uploader.store(output, content, into(content))
             self._log.line(f"Stored output {escape(stored.name)}, {stored.size} bytes")
             return stored
 
@@ -205,6 +208,25 @@ class _Publish:
         except (UploadFailed, EndpointError, PlanRefused) as failure:
             # Only an attempt whose report is lost as well would need it.
             self._log.line(logs.error(str(failure)))
+
+    def _cache_for_outputs(self, plan: Plan) -> "Callable[[Content], Warming | None]":
+        """How an output gets into this node's cache: by this step's own hand where it may, else through the keeper."""
+        from agent.warm import IntoFolder, IntoKeeper
+
+        cache, url = self._settings.cache_dir, plan.keeper_url
+        if not plan.cache_enabled:
+            return lambda _content: None
+        if cache is not None:
+            from agent.store import CacheFault, Store
+
+            store = Store(cache, self._settings.job)
+            with contextlib.suppress(CacheFault):
+                store.prepare()
+                self._store = store  # its view, empty or not, goes at the end
+                return lambda content: IntoFolder(store, content, self._log)
+        if url is not None:
+            return lambda content: IntoKeeper(self._web, url, content, self._log)
+        return lambda _content: None
 
     def _plan(self) -> Plan:
         self._asked_ahead.wait(PLAN_AHEAD_SECONDS)

@@ -2,9 +2,13 @@
 its variable.
 """
 
+import math
 from collections.abc import Mapping
 
 from agent.frozen import Frozen
+
+FREE_SHARE = 0.17
+"""kubelet deletes images and evicts pods when less than 15 % of the disk is free: the cache gives way before that."""
 
 
 class SettingsError(ValueError):
@@ -92,8 +96,19 @@ class KeepSettings(Frozen):
     """From one look at the cache to the next."""
     report_seconds: float
     """From one inventory to the next."""
-    view_hours: float
-    """How long a view stays that no task was seen to use; longer than a pod may take to start (publish waits 900 s)."""
+    view_hours: float | None
+    """How long a view stays that no task was seen to use; longer than a pod may take to start (publish waits 900 s).
+    None where views are removed by somebody else."""
+    limit_bytes: int
+    """All blobs together; 0: no limit but the floor of free disk."""
+    high: float
+    """Share of the limit above which blobs are evicted."""
+    low: float
+    """Share of the limit that is then kept."""
+    free_bytes: int | None
+    """Floor of free disk, below which blobs are evicted; None: FREE_SHARE of the disk."""
+    scrub_bytes_per_second: float
+    """How fast blobs are read again to check them; 0: not at all."""
 
 
 def fetch_settings(env: Mapping[str, str]) -> FetchSettings:
@@ -137,13 +152,47 @@ def exec_settings(env: Mapping[str, str]) -> ExecSettings:
 
 
 def keep_settings(env: Mapping[str, str]) -> KeepSettings:
+    high, low = _share(env, "HELIOS_CACHE_HIGH", 0.95), _share(env, "HELIOS_CACHE_LOW", 0.85)
+    if low > high:
+        raise SettingsError(f"HELIOS_CACHE_LOW must not be above HELIOS_CACHE_HIGH, {high:g}, but is {low:g}")
     return KeepSettings(
         cache_dir=_path(env, "HELIOS_CACHE_DIR"),
         node=_text(env, "HELIOS_NODE"),
         period_seconds=_seconds(env, "HELIOS_KEEP_SECONDS", 15.0) or 1.0,
         report_seconds=_seconds(env, "HELIOS_REPORT_SECONDS", 60.0) or 0.0,
-        view_hours=_seconds(env, "HELIOS_VIEW_HOURS", 1.0) or 0.0,
+        view_hours=None if env.get("HELIOS_VIEW_HOURS") == "never" else _seconds(env, "HELIOS_VIEW_HOURS", 1.0),
+        limit_bytes=_bytes(env, "HELIOS_CACHE_LIMIT_BYTES") or 0,
+        high=high,
+        low=low,
+        free_bytes=_bytes(env, "HELIOS_CACHE_FREE_BYTES"),
+        scrub_bytes_per_second=1e6 * _number(env, "HELIOS_SCRUB_MB_PER_S", 2.0, 0.0, 1e6, "megabytes"),
     )
+
+
+def _bytes(env: Mapping[str, str], name: str) -> int | None:
+    value = env.get(name, "")
+    if not value:
+        return None
+    if not value.isascii() or not value.isdigit() or len(value) > 18:
+        raise SettingsError(f"{name} must be a whole number of bytes, not {value!r}")
+    return int(value)
+
+
+def _share(env: Mapping[str, str], name: str, default: float) -> float:
+    return _number(env, name, default, 0.0, 1.0, "a share, 1 being all")
+
+
+def _number(env: Mapping[str, str], name: str, default: float, least: float, most: float, unit: str) -> float:
+    value = env.get(name, "")
+    if not value:
+        return default
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not least <= number <= most:
+        raise SettingsError(f"{name} must be a number from {least:g} to {most:g} ({unit}), not {value!r}")
+    return number
 
 
 def _wrapper(env: Mapping[str, str]) -> WrapperPlace | None:

@@ -3,7 +3,8 @@
 """The node's cache: blobs by the SHA-256 of their content, views of hard links for tasks, and what is known of sources.
 
     <root>/blobs/sha256/ab/<digest>      0444; complete and checked whenever it exists; mtime is its seal (agent.stamp)
-          /refs/<sha256 of an identity>  what a source's version contained, and which contents were ever here
+          /refs/<sha256 of a key>        what a source's version contained, and what is known of each content
+          /rate.json                     how fast the store is, from this node
           /views/<job>/<name>            hard links to blobs: what one task may see; the link count tells of use
           /locks/  /tmp/  /quarantine/
 
@@ -36,14 +37,17 @@ SPARE_BYTES = 64 * 1024 * 1024
 """What a download leaves free on the cache's file system."""
 
 _TMP = "tmp"
+_RATE = "rate.json"
+_TELLING_BYTES = 1024 * 1024
 _PRIVATE = ("blobs", "blobs/sha256", "refs", "locks", _TMP, "quarantine")
 
 if TYPE_CHECKING:
     from typing import Literal
 
     Absence = Literal["never-here", "evicted", "changed", "corrupt"]
+    Kind = Literal["store", "peer", "output", "seed"]
 else:
-    Absence = str
+    Absence = Kind = str
 
 
 class CacheFault(Exception):
@@ -68,9 +72,18 @@ class Linked(Frozen):
 
 
 class Absent(Frozen):
-    """Why a blob cannot be linked."""
+    """Why a blob cannot be linked; `detail` has more on it, for people."""
 
     cause: Absence
+    detail: str
+
+
+class Origin(Frozen):
+    """Where a blob's bytes came from, and how long that took: what it would take to bring them again."""
+
+    kind: Kind
+    ms: int | None
+    """None where the bytes were made on this node, or did not come from the store."""
 
 
 class Store:
@@ -122,11 +135,12 @@ class Store:
             try:
                 os.link(self._blob(digest), last, dst_dir_fd=folder, follow_symlinks=False)
             except FileNotFoundError:
-                return Absent("evicted" if self._known(f"content\n{digest}") else "never-here")
+                known = self.content(digest)
+                return Absent("never-here", "") if known is None else Absent("evicted", _eviction(known))
             if self._is_sound(last, folder, digest, size, read_through):
                 return Linked(self._view_path(name))
             remove(last, folder)
-            return Absent("corrupt")
+            return Absent("corrupt", "")
 
     def quarantine(self, digest: str) -> None:
         """Takes a blob out of use, keeping its bytes for whoever wants to know what happened. One that is gone is no
@@ -190,23 +204,58 @@ class Store:
             with contextlib.suppress(OSError):
                 os.unlink(path)
 
-    def keep(self, part: PartFile, lock: str, digest: str, size: int, name: str) -> Linked:
+    @contextlib.contextmanager
+    def own_part(self, size: int) -> Generator[tuple[PartFile, str]]:
+        """A new file in tmp/ that nobody else waits for, with its lock's name."""
+        with contextlib.ExitStack() as stack:
+            lock = os.urandom(32).hex()
+            with _faults("locking"):
+                # Its name is nobody else's, so it may go; a lock that others wait for must stay.
+                stack.callback(_unlink, f"{self.root}/locks/{lock}")
+                stack.enter_context(held(f"{self.root}/locks/{lock}", 0.0, lambda: None))
+            yield stack.enter_context(self.part(lock, size)), lock
+
+    def keep(self, part: PartFile, lock: str, digest: str, size: int, name: str, origin: Origin) -> Linked:
         """Makes a complete file whose digest is known a blob, and links it into the view."""
         with _faults("keeping a blob"):
-            if os.fstat(part.fd).st_size != size:
-                raise OSError(errno.EIO, "the file under way has another size than was written")
-            os.fchmod(part.fd, 0o444)
-            self._seal(part.fd, digest)
-            path = self._tmp(lock)
+            self._complete(part, digest, size)
             with self._view_folder(name) as (folder, last):
                 # Linked before it has its name: an eviction that is quicker than this line cannot take it from the
                 # task.
                 remove(last, folder)
-                os.link(path, last, dst_dir_fd=folder, follow_symlinks=False)
-            _make_folder(os.path.dirname(self._blob(digest)), 0o700)
-            os.rename(path, self._blob(digest))
-            self._remember(f"content\n{digest}", {"sha256": digest, "bytes": size})
+                os.link(self._tmp(lock), last, dst_dir_fd=folder, follow_symlinks=False)
+            self._name(lock, digest, size, origin)
         return Linked(self._view_path(name))
+
+    def admit(self, part: PartFile, lock: str, digest: str, size: int, origin: Origin) -> None:
+        """Makes a complete file whose digest is known a blob that no view has yet. One that is here already stays."""
+        with _faults("admitting a blob"):
+            if os.access(self._blob(digest), os.F_OK):
+                return
+            self._complete(part, digest, size)
+            self._name(lock, digest, size, origin)
+
+    def content(self, digest: str) -> dict[str, Json] | None:
+        """What is known of a content that is or was here: sha256, bytes, at, origin, ms, evictedAt, evictedFor; all but
+        the first two may be missing. None if it was never here.
+        """
+        return self._read_ref(f"content\n{digest}")
+
+    def bytes_per_second(self) -> float | None:
+        """How fast downloads from the store were of late; None before the first."""
+        rate = _read(f"{self.root}/{_RATE}")
+        found = rate.get("bytesPerSecond") if rate is not None else None
+        return float(found) if isinstance(found, int | float) and found > 0 else None
+
+    def note_download(self, size: int, ms: int) -> None:
+        """Counts a download from the store in the rate. Small ones say more about the way than about its width."""
+        if size < _TELLING_BYTES:
+            return
+        now, before = size / max(ms, 1) * 1000, self.bytes_per_second()
+        smoothed = now if before is None else before + (now - before) / 4
+        document = json.dumps({"v": 1, "bytesPerSecond": round(smoothed)}).encode()
+        with contextlib.suppress(OSError):  # an estimate less
+            write_whole(f"{self.root}/{_RATE}", document, 0o600)
 
     def recall(self, identity: Identity) -> str | None:
         """The digest of a source's version, if it was ever here."""
@@ -214,22 +263,43 @@ class Store:
         digest = document.get("sha256") if document is not None else None
         return digest if isinstance(digest, str) and len(digest) == 64 else None
 
-    def saw_other_version(self, identity: Identity) -> bool:
-        """Whether another version of this source was ever here."""
+    def other_version(self, identity: Identity) -> str | None:
+        """The version of this source that was here last, if it was another; may be empty, from an older ref."""
         document = self._read_ref(f"source\n{identity.source}")
-        return document is not None and document.get("identity") != identity.key()
+        if document is None or document.get("identity") == identity.key():
+            return None
+        version = document.get("version")
+        return version if isinstance(version, str) else ""
 
     def remember(self, identity: Identity, digest: str) -> None:
         """Writes down what a source's version contained."""
         with _faults("writing a ref"):
             record = {"source": identity.source, "version": identity.version, "bytes": identity.size, "sha256": digest}
             self._remember(identity.key(), record)
-            self._remember(f"source\n{identity.source}", {"source": identity.source, "identity": identity.key()})
+            named = {
+                "source": identity.source,
+                "identity": identity.key(),
+                "version": identity.version,
+            }
+            self._remember(f"source\n{identity.source}", named)
 
     def unlink(self, name: str) -> None:
         """Takes a name out of the view, for an input that the task gets as its own copy."""
         with _faults("unlinking"), self._view_folder(name) as (folder, last):
             remove(last, folder)
+
+    def open_blob(self, digest: str) -> int | None:
+        """A descriptor of a blob whose seal is whole; None when there is none such, or it would have to be read
+        through first.
+        """
+        try:
+            fd = os.open(self._blob(digest), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return None
+        if self._fd_seal(fd, digest) in (Seal.DURABLE, Seal.PENDING):
+            return fd
+        os.close(fd)
+        return None
 
     def check_view_link(self, digest: str, name: str) -> bool:
         """Whether the view's link is still the untouched blob; one that is gone counts as untouched, since the blob is
@@ -310,6 +380,22 @@ class Store:
         finally:
             os.close(fd)
 
+    def _complete(self, part: PartFile, digest: str, size: int) -> None:
+        if os.fstat(part.fd).st_size != size:
+            raise OSError(errno.EIO, "the file under way has another size than was written")
+        os.fchmod(part.fd, 0o444)
+        self._seal(part.fd, digest)
+
+    def _name(self, lock: str, digest: str, size: int, origin: Origin) -> None:
+        _make_folder(os.path.dirname(self._blob(digest)), 0o700)
+        os.rename(self._tmp(lock), self._blob(digest))
+        about: dict[str, object] = {"sha256": digest, "bytes": size, "at": int(time.time()), "origin": origin.kind}
+        if origin.ms is not None:
+            about["ms"] = origin.ms
+        elif (known := self.content(digest)) is not None and isinstance(known.get("ms"), int):
+            about["ms"] = known["ms"]  # what it took to bring it from the store stays known, whoever gave it this time
+        self._remember(f"content\n{digest}", about)
+
     def _seal(self, fd: int, digest: str) -> None:
         if self._boot is None:
             os.fsync(fd)
@@ -341,9 +427,6 @@ class Store:
     def _ref(self, key: str) -> str:
         return f"{self.root}/refs/{hashlib.sha256(key.encode()).hexdigest()}"
 
-    def _known(self, key: str) -> bool:
-        return os.access(self._ref(key), os.F_OK)
-
     def _remember(self, key: str, record: Mapping[str, object]) -> None:
         if not self._same(key, record):
             write_whole(self._ref(key), json.dumps({"v": 1, **record}, separators=(",", ":")).encode(), 0o600)
@@ -352,15 +435,32 @@ class Store:
         return self._read_ref(key) == {"v": 1, **record}
 
     def _read_ref(self, key: str) -> dict[str, Json] | None:
-        """The ref, or None: one that a crash left empty or that cannot be read is one that was never written."""
+        return _read(self._ref(key))
+
+
+def _read(path: str) -> dict[str, Json] | None:
+    """A small document, or None: one that a crash left empty or that cannot be read is one that was never written."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            fd = os.open(self._ref(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                return read_object(os.read(fd, 65536))
-            finally:
-                os.close(fd)
-        except OSError:
-            return None
+            return read_object(os.read(fd, 65536))
+        finally:
+            os.close(fd)
+    except OSError:
+        return None
+
+
+def _eviction(known: Mapping[str, Json]) -> str:
+    at, reason = known.get("evictedAt"), known.get("evictedFor")
+    if not isinstance(at, int | float):
+        return ""
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
+    return f"evicted {when} to make room for {reason}" if isinstance(reason, str) and reason else f"evicted {when}"
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
 
 
 def _make_folder(path: str, mode: int) -> None:

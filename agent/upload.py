@@ -15,6 +15,7 @@ from agent.outputs import Content
 from agent.pace import Backoff, Every
 from agent.parallel import for_each
 from agent.plan import PlannedOutput
+from agent.warm import Warming
 from agent.web import Response, Web, WebError
 
 TRIES = 8
@@ -43,6 +44,8 @@ class StoredOutput(Frozen):
     size: int
     sha256: str
     archive: bool
+    warm: bool
+    """It is in this node's cache."""
 
     def document(self) -> dict[str, object]:
         return {
@@ -51,6 +54,7 @@ class StoredOutput(Frozen):
             "bytes": self.size,
             "sha256": self.sha256,
             "archive": self.archive,
+            "warm": self.warm,
         }
 
 
@@ -71,33 +75,40 @@ class Uploader:
         self._limit = single_put_limit
         self._fresh = fresh
 
-    def store(self, output: PlannedOutput, content: Content) -> StoredOutput:
-        """Uploads the whole content. Raises UploadFailed, OutputRefused, or what the endpoint raises."""
+    def store(self, output: PlannedOutput, content: Content, warming: Warming | None = None) -> StoredOutput:
+        """Uploads the whole content, and into the node's cache what the same read brings. Raises UploadFailed,
+        OutputRefused, or what the endpoint raises.
+        """
         counter = _Counter(self._log, output.name, content.size)
-        if content.size <= self._limit:
-            digest = self._put(output, content, counter)
-        else:
-            digest = self._put_parts(output, content, counter)
-        content.check()
-        return StoredOutput(output.name, output.key, content.size, digest, content.archive)
+        try:
+            if content.size <= self._limit:
+                digest = self._put(output, content, counter, warming)
+            else:
+                digest = self._put_parts(output, content, counter, warming)
+            content.check()
+            warm = warming is not None and warming.finish(digest)
+        finally:
+            if warming is not None:
+                warming.close()
+        return StoredOutput(output.name, output.key, content.size, digest, content.archive, warm)
 
     def store_list(self, output: PlannedOutput, content: Content) -> str:
         """Uploads what is no output itself, so the endpoint opens no parts for it; returns its digest."""
         return self._put(output, content, _Counter(self._log, output.name, content.size))
 
-    def _put(self, output: PlannedOutput, content: Content, counter: "_Counter") -> str:
+    def _put(self, output: PlannedOutput, content: Content, counter: "_Counter", warming: Warming | None = None) -> str:
         backoff = Backoff(0.1, 5.0)
         renewals = 0
         trouble = ""
         for _ in range(TRIES):
             counter.clear()
-            hasher = hashlib.sha256()
-            body = _watched(content.pieces(0, content.size), hasher.update, counter)
+            reading = _Reading(warming)
+            body = _watched(content.pieces(0, content.size), reading.take, counter)
             try:
                 with self._web.upload("PUT", output.url, {}, content.size, body) as response:
                     _accept(response)
                     response.read(4096)
-                return hasher.hexdigest()
+                return reading.digest()
             except _Expired as refusal:
                 renewals += 1
                 if renewals > RENEWALS:
@@ -111,12 +122,12 @@ class Uploader:
             backoff.pause()
         raise UploadFailed(f"output {escape(output.name)}: upload given up after {TRIES} tries: {trouble}")
 
-    def _put_parts(self, output: PlannedOutput, content: Content, counter: "_Counter") -> str:
+    def _put_parts(self, output: PlannedOutput, content: Content, counter: "_Counter", warming: Warming | None) -> str:
         trouble = ""
         for _ in range(RENEWALS):
             counter.clear()
             parts = self._endpoint.multipart(output.name, content.size)
-            hashing = _HashingAlongside(content)
+            hashing = _HashingAlongside(content, warming)
             try:
                 etags = for_each(
                     range(len(parts.urls)),
@@ -202,13 +213,32 @@ class _Counter:
                 self._log.line(progress("Uploading", self._name, self._sent, self._total, seconds))
 
 
+class _Reading:
+    """One pass over a content, from its first byte: its digest, and what goes into the cache."""
+
+    def __init__(self, warming: Warming | None) -> None:
+        self._hasher = hashlib.sha256()
+        self._warming = warming
+        if warming is not None:
+            warming.restart()
+
+    def take(self, piece: memoryview) -> None:
+        self._hasher.update(piece)
+        if self._warming is not None:
+            self._warming.take(piece)
+
+    def digest(self) -> str:
+        return self._hasher.hexdigest()
+
+
 class _HashingAlongside:
     """The digest of a content that goes up in parts: read once more, in order, while the parts are sent from the same
     page cache.
     """
 
-    def __init__(self, content: Content) -> None:
+    def __init__(self, content: Content, warming: Warming | None) -> None:
         self._content = content
+        self._warming = warming
         self._stopped = False
         self._digest = ""
         self._failure: Exception | None = None
@@ -216,13 +246,13 @@ class _HashingAlongside:
         self._thread.start()
 
     def _run(self) -> None:
-        hasher = hashlib.sha256()
         try:
+            reading = _Reading(self._warming)
             for piece in self._content.pieces(0, self._content.size):
                 if self._stopped:
                     return
-                hasher.update(piece)
-            self._digest = hasher.hexdigest()
+                reading.take(piece)
+            self._digest = reading.digest()
         except Exception as failure:  # noqa: BLE001  # raised by digest(), in the caller's thread
             self._failure = failure
 

@@ -111,6 +111,24 @@ class Response:
         self.close()
 
 
+class Sending:
+    """A request whose body is under way: send its pieces, then take the answer, or close it."""
+
+    def __init__(self, web: "Web", origin: tuple[str, str], connection: http.client.HTTPConnection) -> None:
+        self._web = web
+        self._origin = origin
+        self._connection = connection
+
+    def send(self, piece: memoryview | bytes) -> None:
+        _guarded(self._connection.send, piece)
+
+    def answer(self) -> Response:
+        return Response(self._web, self._origin, self._connection)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
 class Web:
     """Sends requests; safe to use from many threads."""
 
@@ -137,20 +155,34 @@ class Web:
         """Sends a body of exactly `length` bytes piece by piece, always on a new connection. Errors of `chunks` itself
         pass through.
         """
-        origin, target = _split(url)
-        connection = self._connect(origin)
+        sending = self.sending(method, url, headers, length)
         try:
+            for chunk in chunks:
+                sending.send(chunk)
+            return sending.answer()
+        except BaseException:
+            sending.close()
+            raise
+
+    def sending(
+        self, method: str, url: str, headers: Mapping[str, str], length: int, silence: float = SILENCE_SECONDS
+    ) -> "Sending":
+        """Begins a request whose body of `length` bytes follows piece by piece, on a new connection; `silence` in
+        seconds is how long the other side may do nothing.
+        """
+        origin, target = _split(url)
+        connection = self._connect(origin, min(silence, CONNECT_SECONDS))
+        try:
+            connection.sock.settimeout(silence)
             _guarded(connection.putrequest, method, target, skip_accept_encoding=True)
             for name, value in headers.items():
                 connection.putheader(name, value)
             connection.putheader("Content-Length", str(length))
             _guarded(connection.endheaders)
-            for chunk in chunks:
-                _guarded(connection.send, chunk)
-            return Response(self, origin, connection)
         except BaseException:
             connection.close()
             raise
+        return Sending(self, origin, connection)
 
     def keep(self, origin: tuple[str, str], connection: http.client.HTTPConnection) -> None:
         with self._lock:
@@ -172,10 +204,10 @@ class Web:
             idle = self._idle.get(origin)
             return idle.pop() if idle else None
 
-    def _connect(self, origin: tuple[str, str]) -> http.client.HTTPConnection:
+    def _connect(self, origin: tuple[str, str], patience: float = CONNECT_SECONDS) -> http.client.HTTPConnection:
         scheme, host = origin
         kind = _TlsConnection if scheme == "https" else _PlainConnection
-        connection = kind(host, timeout=CONNECT_SECONDS)
+        connection = kind(host, timeout=patience)
         _guarded(connection.connect)
         connection.sock.settimeout(SILENCE_SECONDS)
         return connection

@@ -36,6 +36,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("why", "RUN TASK [--input NAME]", "Say why a task ran, and why its inputs were hits or misses."),
         Command("assert", "RUN --hit-bytes 0.8 …", "Check that a run kept to what is expected of it, for CI."),
         Command("logs", "RUN TASK [--follow]", "Print what a task printed."),
+        Command("cache", "stats [--dag NAME] [--node NODE]", "Show what the cache saved, by DAG and by node."),
         Command("record", "FILE [RUN ...]", "Write the records of runs into a file for `helios tui --recording`."),
         Command("artifacts", "RUN [TASK] [NAME] [--to DIR]", "List the outputs of a run, or fetch them."),
     ),

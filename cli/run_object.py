@@ -11,7 +11,7 @@ from cli.connection import Link
 from cli.failure import CommandFailed
 from cli.lookup import task_names
 from cli.output import readable
-from helios.records import RUN_COUNTERS, RUN_NUMBERS, TaskView, read_tasks, run_numbers
+from helios.records import RUN_ACCOUNT, RUN_COUNTERS, RUN_NUMBERS, InputRecord, TaskView, read_tasks, run_numbers
 from helios.transitions import pipelined
 
 TEXTS = ("dagId", "dagName", "status", "cacheHit", "nodes", "reason")
@@ -27,13 +27,14 @@ ORDER = (
     "cacheHit",
     "taskCount",
     *RUN_COUNTERS,
+    *RUN_ACCOUNT,
     "nodes",
     "reason",
     "problems",
     "warnings",
 )
 
-NULLABLE = ("startTime", "endTime", "durationMs")
+NULLABLE = ("startTime", "endTime", "durationMs", *RUN_ACCOUNT)
 
 
 def read_run(link: Link, run: str) -> dict[str, Any]:
@@ -90,12 +91,31 @@ def task_object(view: TaskView) -> dict[str, Any]:
         "cache": view.cache,
         "cacheHitBytes": view.cacheHitBytes,
         "cacheMissBytes": view.cacheMissBytes,
-        "inputs": [{"name": each.name, "bytes": each.bytes, "cause": each.cause} for each in view.inputs],
+        "fetchMs": view.fetchMs,
+        "savedMs": view.savedMs,
+        "peerBytes": view.peerBytes,
+        "storeBytes": view.storeBytes,
+        "inputs": [_input_object(each) for each in view.inputs],
         "startTime": view.startTime,
         "endTime": view.endTime,
         "exitCode": view.exitCode,
         "reason": readable(view.reason) if view.reason is not None else None,
         "outputs": [{"name": each.name, "bytes": each.bytes, "sha256": each.sha256} for each in view.outputs],
+    }
+
+
+def _input_object(each: InputRecord) -> dict[str, Any]:
+    """An account without a source is of fetch's log or of an earlier version: it knows no times either."""
+    return {
+        "name": each.name,
+        "bytes": each.bytes,
+        "cause": each.cause,
+        "source": each.source or None,
+        "ms": each.ms if each.source else None,
+        "savedMs": each.savedMs if each.source else None,
+        "sha256": each.sha256 or None,
+        "version": readable(each.version) if each.version else None,
+        "detail": readable(each.detail) if each.detail else None,
     }
 
 

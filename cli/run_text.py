@@ -95,7 +95,10 @@ def cache_line(run: Mapping[str, Any], paint: Painter = plain) -> str:
     outcome: str = run["cacheHit"]
     tasks = f"{run['cacheHitTasks']:,} tasks hit, {run['cachePartialTasks']:,} partly, {run['cacheMissTasks']:,} missed"
     moved = f"{size(run['cacheHitBytes'])} from the cache, {size(run['cacheMissBytes'])} downloaded"
-    return f"{paint(outcome, CACHE_STYLES.get(outcome, ''))}; {tasks}; {moved}"
+    if run["cachePeerBytes"]:
+        moved += f" ({size(run['cachePeerBytes'])} of them from other nodes)"
+    saved = f"; saved {duration(run['cacheSavedMs'])} of downloading" if run["cacheSavedMs"] else ""
+    return f"{paint(outcome, CACHE_STYLES.get(outcome, ''))}; {tasks}; {moved}{saved}"
 
 
 def task_lines(views: Sequence[TaskView], paint: Painter = plain, limit: int | None = None) -> list[str]:

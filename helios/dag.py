@@ -7,8 +7,9 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-from helios.dag_format import DagSpec, EnvSpec, InputSpec, SecretRef, TaskSpec, plain_text
+from helios.dag_format import DagSpec, EnvSpec, InputSpec, MemoizeSpec, SecretRef, TaskSpec, plain_text
 from helios.dag_graph import Graph
+from helios.dag_names import duration_seconds
 from helios.dag_problem import LIMITS, DagInvalid, DagLimits, Findings, Problem
 from helios.dag_rules import RESERVED_ENV, check_rules, find_warnings
 from helios.dag_shape import to_spec
@@ -85,6 +86,17 @@ class Toleration(
     toleration_seconds: int | None = None
 
 
+class Memoize(
+    Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True, kw_only=True, gc=False
+):
+    """An earlier success of the same work may stand for the task."""
+
+    max_age_seconds: int | None = None
+    """None: however old it is."""
+    verify: float = 0.0
+    """The share of skips that run all the same, from 0 to 1."""
+
+
 class Task(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True, kw_only=True):
     """One container to run. Encodes to JSON of its own, which is stored for each task."""
 
@@ -110,6 +122,8 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit
     tolerations: tuple[Toleration, ...] = ()
     service_account_name: str | None = None
     """The task's own or else the DAG's; Kubernetes only."""
+    memoize: Memoize | None = None
+    """None: it always runs."""
 
 
 class Dag(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
@@ -193,6 +207,15 @@ def _task(spec: TaskSpec, account: str | None) -> Task:
             for each in spec.tolerations or ()
         ),
         service_account_name=spec.service_account_name or account,
+        memoize=_memoize(spec.memoize),
+    )
+
+
+def _memoize(spec: bool | MemoizeSpec | None) -> Memoize | None:
+    if not isinstance(spec, MemoizeSpec):
+        return Memoize() if spec else None
+    return Memoize(
+        max_age_seconds=duration_seconds(spec.max_age) if spec.max_age is not None else None, verify=spec.verify
     )
 
 

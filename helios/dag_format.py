@@ -91,6 +91,28 @@ class RetriesSpec(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     ] = 0
 
 
+class MemoizeSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", gc=False):
+    """When a task's earlier success may stand for it."""
+
+    max_age: (
+        Annotated[
+            str,
+            Meta(
+                description="How old that success may be: 30m, 12h, 7d.",
+                extra_json_schema={"pattern": "^[1-9][0-9]*(s|m|h|d)$"},
+            ),
+        ]
+        | None
+    ) = None
+    verify: Annotated[
+        float,
+        Meta(
+            description="The share of skips that run all the same, to compare their outputs: 0 to 1.",
+            extra_json_schema={"minimum": 0, "maximum": 1},
+        ),
+    ] = 0.0
+
+
 class ResourcesSpec(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """Kubernetes quantities by resource name, such as {cpu: 500m, memory: 2Gi}."""
 
@@ -142,6 +164,15 @@ class TaskSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", 
     resources: ResourcesSpec | None = None
     timeout_seconds: (
         Annotated[int, Meta(description="Ends the attempt, which then failed.", extra_json_schema={"minimum": 1})]
+        | None
+    ) = None
+    memoize: (
+        Annotated[
+            bool | MemoizeSpec,
+            Meta(
+                description="Whether an earlier success with the same image, command, env and inputs may stand for it."
+            ),
+        ]
         | None
     ) = None
     node_selector: (

@@ -24,6 +24,9 @@ _LABEL = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:([KMGTPE]i|[numkMGTPE])|[eE]([+-]?[0-9]{1,2}))?")
 _DECIMAL_UNITS = {"n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 _BINARY_UNITS = {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40, "Pi": 50, "Ei": 60}
+_DURATION = re.compile(r"([1-9][0-9]{0,9})([smhd])")
+_DURATION_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_PINNED = re.compile(r"[!-~]+@(sha256:[0-9a-f]{64})")
 _RESOURCES = frozenset({"cpu", "memory", "ephemeral-storage"})
 
 
@@ -127,6 +130,18 @@ def image_fault(image: str, limits: DagLimits) -> str | None:
     if len(image) > limits.max_image_chars:
         return f"has {len(image):,} characters; the limit is {limits.max_image_chars}"
     return None if _IMAGE.fullmatch(image) else f"{quoted(image)} holds a space or another character no image has"
+
+
+def image_digest(image: str) -> str | None:
+    """The digest, `sha256:…`, that a reference pins; None for a tag."""
+    match = _PINNED.fullmatch(image)
+    return match[1] if match else None
+
+
+def duration_seconds(text: str) -> int | None:
+    """How long `90s`, `30m`, `12h` or `7d` is; None for anything else."""
+    match = _DURATION.fullmatch(text)
+    return int(match[1]) * _DURATION_UNITS[match[2]] if match else None
 
 
 def env_name_fault(name: str) -> str | None:

@@ -58,6 +58,8 @@ class DagLimits(Struct, frozen=True, kw_only=True):
     """`retries.count`."""
     max_timeout_seconds: int = 366 * 24 * 3600
     """`timeoutSeconds`."""
+    max_age_seconds: int = 366 * 24 * 3600
+    """`memoize.maxAge`."""
     max_integer_digits: int = 18
     """Of any number without a fraction, so that it fits 64 bits everywhere."""
     max_problems: int = 100

@@ -7,11 +7,22 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 
 from helios.dag_files import check_files
-from helios.dag_format import DagSpec, InputSpec, ResourcesSpec, SecretRef, TaskSpec, TolerationSpec, plain_text
+from helios.dag_format import (
+    DagSpec,
+    InputSpec,
+    MemoizeSpec,
+    ResourcesSpec,
+    SecretRef,
+    TaskSpec,
+    TolerationSpec,
+    plain_text,
+)
 from helios.dag_graph import Graph, cycles
 from helios.dag_names import (
     argument_fault,
+    duration_seconds,
     env_name_fault,
+    image_digest,
     image_fault,
     label_key_fault,
     label_value_fault,
@@ -66,6 +77,8 @@ def find_warnings(spec: DagSpec, findings: Findings) -> None:
                 findings.add(
                     ("tasks", at, "outputs", position), "is taken as a path, not as a pattern; name a folder instead"
                 )
+        if task.memoize:
+            _warn_of_memoize(task, ("tasks", at), findings)
         if not task.env:
             continue
         if isinstance(task.env, list):
@@ -73,6 +86,16 @@ def find_warnings(spec: DagSpec, findings: Findings) -> None:
         for name, path, _ in _variables(task, ("tasks", at)):
             if name in RESERVED_ENV:
                 findings.add(path, f"has no effect: Helios sets {name} itself")
+
+
+def _warn_of_memoize(task: TaskSpec, path: Path, findings: Findings) -> None:
+    if image_digest(task.image) is None:
+        findings.add(
+            (*path, "image"),
+            "is a tag, which may move: memoize goes by the image that last ran under it; @sha256:… pins one",
+        )
+    if not task.outputs:
+        findings.add((*path, "memoize"), "skips whatever the task does, and it declares no outputs")
 
 
 def _report(findings: Findings, path: Path, fault: str | None) -> None:
@@ -106,6 +129,8 @@ def _check_task(task: TaskSpec, path: Path, limits: DagLimits, findings: Finding
         )
     if task.service_account_name is not None:
         _report(findings, (*path, "serviceAccountName"), object_name_fault(task.service_account_name))
+    if isinstance(task.memoize, MemoizeSpec):
+        _check_memoize(task.memoize, (*path, "memoize"), limits, findings)
     if task.resources is not None:
         _check_resources(task.resources, (*path, "resources"), findings)
     for key, value in (task.node_selector or {}).items():
@@ -113,6 +138,17 @@ def _check_task(task: TaskSpec, path: Path, limits: DagLimits, findings: Finding
         _report(findings, here, label_key_fault(key) or label_value_fault(value))
     for at, toleration in enumerate(task.tolerations or ()):
         _check_toleration(toleration, (*path, "tolerations", at), findings)
+
+
+def _check_memoize(memoize: MemoizeSpec, path: Path, limits: DagLimits, findings: Findings) -> None:
+    if memoize.max_age is not None:
+        seconds = duration_seconds(memoize.max_age)
+        if seconds is None:
+            findings.add((*path, "maxAge"), f"{quoted(memoize.max_age)} is not a duration such as 30m, 12h or 7d")
+        elif seconds > limits.max_age_seconds:
+            findings.add((*path, "maxAge"), f"{memoize.max_age} is above {limits.max_age_seconds // 86_400} days")
+    if not 0 <= memoize.verify <= 1:
+        findings.add((*path, "verify"), f"{memoize.verify:g} is not within 0 to 1")
 
 
 def _check_texts(task: TaskSpec, path: Path, limits: DagLimits, findings: Findings) -> None:

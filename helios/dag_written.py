@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from helios.dag import Dag, EnvSecret, Input, Task, TaskInput
+from helios.dag import Dag, EnvSecret, Input, Memoize, Task, TaskInput
 
 
 def written(stored: bytes) -> bytes:
@@ -35,8 +35,17 @@ def _task(task: Task) -> dict[str, Any]:
         "nodeSelector": task.node_selector,
         "tolerations": task.tolerations,
         "serviceAccountName": task.service_account_name,
+        "memoize": _memoize(task.memoize) if task.memoize is not None else None,
     }
     return {**shown, **{name: value for name, value in optional.items() if value}}
+
+
+def _memoize(memoize: Memoize) -> dict[str, Any] | bool:
+    options: dict[str, Any] = {
+        "maxAge": f"{memoize.max_age_seconds}s" if memoize.max_age_seconds is not None else None,
+        "verify": memoize.verify,
+    }
+    return {name: value for name, value in options.items() if value} or True
 
 
 def _input(source: Input) -> dict[str, Any]:

@@ -10,6 +10,13 @@ EVENTS_KEPT = 100_000
 """The feed is capped at about this many entries; who was away longer takes a snapshot."""
 
 
+class Producer(msgspec.Struct, frozen=True):
+    """The task whose success stands for a skipped one."""
+
+    run: str
+    task: str
+
+
 class Event(msgspec.Struct, frozen=True, tag_field="type"):
     run: str
 
@@ -58,6 +65,8 @@ class TaskEnded(Event, frozen=True, tag=True):
     cacheMissBytes: int
     node: str
     reason: str | None = None
+    skipped: Producer | None = None
+    """It did not run: this one's success stands for it."""
 
 
 class TaskFailed(Event, frozen=True, tag=True):

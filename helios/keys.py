@@ -17,6 +17,7 @@ NODES = "helios:nodes"
 MEMO_PREFIX = "helios:memo:"
 RETENTION = "helios:gc"
 """The replica that deletes what is left of forgotten runs, or has done so lately; expires when it is time again."""
+NODE_COUNTED = ":node:"
 PROBE = "helios:probe"
 """Written and deleted again to see whether Redis takes writes."""
 
@@ -59,6 +60,11 @@ def memo(key: str) -> str:
     return f"{MEMO_PREFIX}{key}"
 
 
+def image_known(reference: str) -> str:
+    """The digest of the image that ran last under a tag."""
+    return f"helios:image:{_digest(reference)}"
+
+
 def _digest(text: str) -> str:
     return sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -70,6 +76,7 @@ class Keys:
         self.partition = partition
         self.prefix = f"helios:{{p{partition}}}:"
         self.ready = f"{self.prefix}tasks:ready"
+        self.checks = f"{self.prefix}tasks:checks"
         self.launched = f"{self.prefix}jobs:launched"
         self.cancelled = f"{self.prefix}jobs:cancelled"
         self.finished = f"{self.prefix}tasks:finished"
@@ -84,6 +91,8 @@ class Keys:
         """Stream of the runs that fell out of the window, with their DAGs' names."""
         self.log_sizes = f"{self.prefix}runs:logs"
         """Sorted set of the runs that have logs, scored by their bytes."""
+        self.counted = f"{self.prefix}dag::counted"
+        """Sorted set of whose sums are kept, scored by their last run's end: DAGs' names, and `:node:<node>`."""
 
     def run(self, run: str) -> str:
         return f"{self.prefix}run:{run}"
@@ -118,17 +127,26 @@ class Keys:
         """Sorted set of one DAG name's stored runs, scored by their start."""
         return f"{self.prefix}dag:{dag_name}:runs"
 
+    def stats(self, whose: str) -> str:
+        """Hash: the sums of one member of `counted`."""
+        return f"{self.prefix}dag:{whose}:stats"
+
     def dag_stats(self, dag_name: str) -> str:
         """Hash: what the cache did for one DAG name's runs, over all that ended in this partition."""
-        return f"{self.prefix}dag:{dag_name}:stats"
+        return self.stats(dag_name)
 
     def node_stats(self, node: str) -> str:
         """Hash: what the cache did on one node, over all runs that ended in this partition."""
-        return f"{self.prefix}node:{node}:stats"
+        return self.stats(node_counted(node))
 
     def request(self, request_id: str) -> str:
         """Which run a request id stands for."""
         return f"{self.prefix}request:{request_id}"
+
+
+def node_counted(node: str) -> str:
+    """A node among those whose sums are kept; no DAG has such a name."""
+    return f"{NODE_COUNTED}{node}"
 
 
 def all_partitions(partitions: int) -> list[Keys]:

@@ -16,6 +16,7 @@ from minio.deleteobjects import DeleteObject
 from minio.error import S3Error
 
 from helios.keys import MEMO_PREFIX, Keys, all_partitions
+from helios.records import ENDED
 from helios.retention import ARTIFACTS, UNKNOWN, Account, Artifact, Tally, run_of, verdict
 from helios.wire import hash_values, send
 
@@ -182,7 +183,7 @@ def record_outputs(client: redis.Redis, stored: dict[Keys, list[str]], known: fr
     """The keys that stored tasks name as their outputs although they belong to runs that are not stored."""
     found: set[str] = set()
     for keys, runs in stored.items():
-        for tasks in _chunks(_task_keys(client, keys, runs)):
+        for tasks in _chunks(_task_keys(client, keys, list(_with_skipped(client, keys, runs)))):
             for (record,) in _read(client, tasks, "record"):
                 if record:
                     found |= {key for key in _decoded(_record_decoder, record) if run_of(key) not in known}
@@ -196,6 +197,15 @@ def forgotten_names(client: redis.Redis, partitions: Sequence[Keys]) -> dict[str
         entries: Any = client.xrange(keys.forgotten)
         names.update((fields["run"], fields["dag"]) for _, fields in entries if "run" in fields and "dag" in fields)
     return names
+
+
+def _with_skipped(client: redis.Redis, keys: Keys, runs: Sequence[str]) -> Iterator[str]:
+    """Runs that may name others' outputs: those that go on, and those in which tasks were skipped."""
+    for chunk in _chunks(runs):
+        found = hash_values(client, [keys.run(run) for run in chunk], ("status", "taskSkipped"))
+        for run, values in zip(chunk, found, strict=True):
+            if isinstance(values, Exception) or values[0] not in ENDED or values[1] != "0":
+                yield run
 
 
 def _task_keys(client: redis.Redis, keys: Keys, runs: Sequence[str]) -> Iterator[str]:

@@ -81,6 +81,8 @@ class PodStatus(msgspec.Struct, kw_only=True):
     """The pod was lost to the node, not to its own doing: the attempt does not count against the user's retries."""
     overrules: bool = False
     """`reason` says what the task itself cannot know, such as an OOM kill, and so outranks its own report."""
+    image: str = ""
+    """The digest, `sha256:…`, of the image that the task's container ran; empty where there is none, as here."""
     logs_known: bool = True
     """Of a pod that is over: nothing of its logs is still to come."""
 

@@ -15,6 +15,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     dag: str
     useCache: str | None = None
     requestId: str | None = None
+    memoize: str | None = None
 
 
 class Control(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,6 +27,14 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
 
 class Ready(msgspec.Struct, frozen=True):
     """An entry of `tasks:ready`: this attempt wants a Job."""
+
+    run: str
+    task: str
+    attempt: int
+
+
+class Check(msgspec.Struct, frozen=True):
+    """An entry of `tasks:checks`: this attempt of a memoized task waits to be skipped, or to be ready again."""
 
     run: str
     task: str
@@ -68,7 +77,7 @@ class Settled(msgspec.Struct, frozen=True):
     run: str
 
 
-Message = TypeVar("Message", Submission, Control, Ready, Launched, Cancelled, Finished, Settled)
+Message = TypeVar("Message", Submission, Control, Ready, Check, Launched, Cancelled, Finished, Settled)
 
 
 def decode(fields: Mapping[str, str], kind: type[Message]) -> Message:

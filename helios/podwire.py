@@ -64,6 +64,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     singlePutLimit: int
     manifest: PlanOutput | None = None
     """Where the list of outputs goes when the termination message has no room for it."""
+    locate: bool = False
+    """Other nodes' caches are known: it is worth asking before a download."""
     keeper: PlanKeeper | None = None
     """The keeper of the pod's node, if it is known where it listens."""
 
@@ -310,15 +312,6 @@ class SourceKnown(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int
     sha256: str
     at: int = 0
-
-
-class CacheInventory(msgspec.Struct, frozen=True):
-    """The header `Helios-Cache` of a request for a plan: what the keeper last found in the node's cache, as JSON."""
-
-    node: str
-    blobs: Size
-    bytes: Size
-    freeBytes: Size
 
 
 class ResultAnswer(msgspec.Struct, frozen=True):

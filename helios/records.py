@@ -10,6 +10,7 @@ import msgspec
 import redis
 from redis.exceptions import ResponseError
 
+from helios.events import Producer
 from helios.keys import Keys
 from helios.podwire import Stored
 from helios.wire import hash_values
@@ -21,11 +22,15 @@ HIT_CAUSES = ("cached", "coalesced", "warm")
 MISS_CAUSES = ("never-here", "evicted", "changed", "corrupt", "disabled", "cache-fault")
 """Why an input was taken from the cache, or was not."""
 
+SOURCES = ("cache", "peer", "store")
+"""Where an input's bytes came from: this node, another one, the object store."""
+
 END_COUNTERS = ("taskSucceeded", "taskFailed", "taskUpstreamFailed", "taskCancelled")
 """How tasks ended; together they come to taskCount when the run is settled."""
 
 RUN_COUNTERS = (
     *END_COUNTERS,
+    "taskSkipped",
     "cacheHitTasks",
     "cachePartialTasks",
     "cacheMissTasks",
@@ -34,7 +39,11 @@ RUN_COUNTERS = (
 )
 """What the scripts count while a run goes on; the fold of its tasks must come to the same."""
 
-RUN_NUMBERS = ("startTime", "endTime", "durationMs", "taskCount", *RUN_COUNTERS)
+RUN_ACCOUNT = ("cacheFetchMs", "cacheSavedMs", "cachePeerBytes", "cacheStoreBytes")
+"""What a run's inputs took, and what its hits saved; where its missed bytes came from. Folded when it ends, and not
+counted live. Missed bytes beyond those of peers and store are of an account that does not say where from."""
+
+RUN_NUMBERS = ("startTime", "endTime", "durationMs", "taskCount", *RUN_COUNTERS, *RUN_ACCOUNT)
 """Fields of the run hash that hold numbers; times in epoch milliseconds of the Redis server's clock."""
 
 TASK_FIELDS = (
@@ -49,6 +58,10 @@ TASK_FIELDS = (
     "record",
     "earlierHitBytes",
     "earlierMissBytes",
+    "earlierFetchMs",
+    "earlierSavedMs",
+    "earlierPeerBytes",
+    "earlierStoreBytes",
 )
 
 
@@ -88,6 +101,15 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     cache: str = "N/A"
     cacheHitBytes: int = 0
     cacheMissBytes: int = 0
+    fetchMs: int = 0
+    """What its inputs took, each for itself, added up; they are brought side by side."""
+    savedMs: int = 0
+    """What its hits saved, added up in the same way."""
+    peerBytes: int = 0
+    storeBytes: int = 0
+    """Missed bytes by where they came from; both 0 where only a short account is left."""
+    fetchElapsedMs: int | None = None
+    """How long fetch was at work in all."""
     inputs: Sequence[InputRecord] = ()
     outputs: Sequence[OutputRecord] = ()
     cpuMs: int | None = None
@@ -96,11 +118,13 @@ class AttemptRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     startedAt: int | None = None
     finishedAt: int | None = None
     publishedAt: int | None = None
+    skipped: Producer | None = None
+    """It did not run: these are the outputs of that task."""
 
 
 class TaskView(msgspec.Struct, kw_only=True):
-    """A task as readers see it; what is not known yet is None. Its outcome is that of its last attempt that ended, its
-    bytes are those of all of them."""
+    """A task as readers see it; what is not known yet is None. Its outcome is that of its last attempt that ended; its
+    bytes, and what they took and saved, are those of all of them."""
 
     name: str
     status: str
@@ -109,6 +133,12 @@ class TaskView(msgspec.Struct, kw_only=True):
     cache: str = "N/A"
     cacheHitBytes: int = 0
     cacheMissBytes: int = 0
+    fetchMs: int = 0
+    savedMs: int = 0
+    peerBytes: int = 0
+    storeBytes: int = 0
+    fetchElapsedMs: int | None = None
+    """Of the last attempt that ended, as the inputs are."""
     inputs: Sequence[InputRecord] = ()
     queuedTime: int | None = None
     startTime: int | None = None
@@ -123,6 +153,8 @@ class TaskView(msgspec.Struct, kw_only=True):
     finishedAt: int | None = None
     publishedAt: int | None = None
     """These four are by the node's clock: when its inputs were there, when its command ran, when all was stored."""
+    skipped: Producer | None = None
+    """It succeeded without running: that task's success stands for it."""
 
 
 _attempt_decoder = msgspec.json.Decoder(AttemptRecord)
@@ -135,14 +167,19 @@ def decode_attempt(text: str | bytes) -> AttemptRecord:
 
 def task_view(name: str, values: Sequence[str | None]) -> TaskView:
     """A task from the values of TASK_FIELDS. A record that cannot be read leaves the task Unknown, never raises."""
-    status, attempt, _, queued, launched, ended, node, cause, record, hits, misses = values
+    status, attempt, _, queued, launched, ended, node, cause, record, *earlier = values
+    hits, misses, fetch_ms, saved_ms, peer_bytes, store_bytes = (_number(each) or 0 for each in earlier)
     view = TaskView(
         name=name,
         status=status or "UNKNOWN",
         attempt=_number(attempt) or 0,
         node=node or "",
-        cacheHitBytes=_number(hits) or 0,
-        cacheMissBytes=_number(misses) or 0,
+        cacheHitBytes=hits,
+        cacheMissBytes=misses,
+        fetchMs=fetch_ms,
+        savedMs=saved_ms,
+        peerBytes=peer_bytes,
+        storeBytes=store_bytes,
         queuedTime=_number(queued),
         startTime=_number(launched),
         endTime=_number(ended),
@@ -162,16 +199,18 @@ def task_view(name: str, values: Sequence[str | None]) -> TaskView:
         view.cache = "Unknown"
         view.reason = "the record of its last attempt is unreadable"
         return view
-    for field in ("cache", "inputs", "outputs", "exitCode", "reason"):
+    for field in ("cache", "inputs", "outputs", "exitCode", "reason", "fetchElapsedMs"):
         setattr(view, field, getattr(known, field))
     if view.status in ("SUCCEEDED", "FAILED"):
-        # Else the record is of an earlier attempt, whose bytes were added when the next one was queued.
-        view.cacheHitBytes += known.cacheHitBytes
-        view.cacheMissBytes += known.cacheMissBytes
+        # Else the record is of an earlier attempt, whose account was added when the next one was queued.
+        for field in ("cacheHitBytes", "cacheMissBytes", "fetchMs", "savedMs", "peerBytes", "storeBytes"):
+            setattr(view, field, getattr(view, field) + getattr(known, field))
     view.cpuMs, view.peakMemoryBytes = known.cpuMs, known.peakMemoryBytes
     for field in ("fetchedAt", "startedAt", "finishedAt", "publishedAt"):
         setattr(view, field, getattr(known, field))
     view.node = known.node or view.node
+    if view.status == "SUCCEEDED":
+        view.skipped = known.skipped
     return view
 
 
@@ -200,8 +239,9 @@ def run_numbers(fields: Mapping[str, str]) -> dict[str, Any]:
     for name in RUN_NUMBERS:
         if name in shown:
             shown[name] = int(shown[name])
-    if "cacheEnabled" in shown:
-        shown["cacheEnabled"] = shown["cacheEnabled"] == "true"
+    for name in ("cacheEnabled", "memoize"):
+        if name in shown:
+            shown[name] = shown[name] == "true"
     for name in ("problems", "warnings"):
         if name in shown:
             shown[name] = str(shown[name]).splitlines()

@@ -11,6 +11,7 @@ from msgspec import Meta
 CHOICES: dict[str, tuple[str, ...]] = {
     "log_level": ("debug", "info", "warning", "error"),
     "launcher": ("local", "kubernetes"),
+    "affinity": ("on", "off"),
 }
 """What the settings take that are one of a few words."""
 
@@ -48,6 +49,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     gc_hours: Annotated[float, Meta(ge=0, le=8760)] = 24.0
     """How often the collector deletes the artifacts of forgotten runs that nothing refers to; 0: never."""
+
+    inventory_blobs: Annotated[int, Meta(ge=1000, le=10**9)] = 1_000_000
+    """Blobs that are known of all nodes' caches together, the largest of each node first; a million take
+    some 100 MB of Redis."""
+
+    memo_days: Annotated[int, Meta(ge=1, le=3650)] = 90
+    """How long a memoized task's success is remembered."""
 
     log_bytes: Annotated[int, Meta(ge=1024**2, le=2**40)] = 128 * 1024**2
     """What the logs of all stored runs may take in Redis together; above that the oldest runs lose theirs."""
@@ -116,6 +124,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     job_create_threads: Annotated[int, Meta(ge=1, le=1000)] = 16
     """Jobs that are created at the same time."""
+
+    affinity: str = "on"
+    """on or off: whether Jobs prefer the nodes that hold most of their inputs' bytes."""
 
     job_ttl_seconds: Annotated[int, Meta(ge=0, le=30 * 24 * 3600)] = 3600
     """How long a finished Job stays in Kubernetes when nothing else removes it."""

@@ -78,13 +78,16 @@ class Inbox:
         streams: Sequence[str],
         batch_entries: int,
         lease_seconds: float,
+        put_off_at_most: int | None = None,
     ) -> None:
+        """Above `put_off_at_most` entries that are put off nothing more is taken in hand; a batch, unless given."""
         self.client = client
         self.group = group
         self.consumer = consumer
         self.streams = list(streams)
         self.batch_entries = batch_entries
         self.lease_seconds = lease_seconds
+        self.put_off_at_most = put_off_at_most
         self.groups_exist = False
         self.history_unread = True
         self.again: list[Redelivery] = []
@@ -114,7 +117,7 @@ class Inbox:
                     del self.later[position]
                     return [entry]
                 block_ms = min(block_ms, max(1, int((due - now) * 1000)))
-            if len(self.later) >= self.batch_entries:
+            if len(self.later) >= (self.put_off_at_most or self.batch_entries):
                 time.sleep(block_ms / 1000)  # nothing more is taken in hand while so much is put off
                 return []
             while self.again:

@@ -27,6 +27,10 @@ class Later(Exception):
     """What the entry needs is not there yet; it is tried again without counting against it."""
 
 
+class Waits(Later):
+    """The same, and it is as it should be: nobody is to be told."""
+
+
 class Refused(Exception):
     """The entry can never be handled; it goes to the dead letters with these words."""
 
@@ -138,7 +142,8 @@ def _handle(
     for failure in failures:
         entry, error, text = failure.entry, failure.error, str(failure.error)
         if isinstance(error, Later) or error_code(error) in TRANSIENT:
-            log.warning("an entry is put off", reason=text, stream=entry.stream, entry=entry.id)
+            if not isinstance(error, Waits):
+                log.warning("an entry is put off", reason=text, stream=entry.stream, entry=entry.id)
             inbox.put_off(entry)
         elif (
             isinstance(error, msgspec.ValidationError | UnicodeEncodeError | Refused) or error_code(error) in PERMANENT

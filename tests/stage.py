@@ -21,7 +21,7 @@ from helios.transitions import (
     launch,
     settle,
 )
-from services.collector.metrics import fold
+from services.collector.metrics import fold, sums
 from services.submitter.accept import open_calls
 
 RUN = "1764027260123-0"
@@ -133,8 +133,10 @@ class Stage:
         node: str = "n1",
         disrupted: bool = False,
         run: str = RUN,
+        **more: Any,
     ) -> Call:
-        record = AttemptRecord(exitCode=0, node=node, cache=cache, cacheHitBytes=hit, cacheMissBytes=miss)
+        """`more`: fields of the record."""
+        record = AttemptRecord(exitCode=0, node=node, cache=cache, cacheHitBytes=hit, cacheMissBytes=miss, **more)
         return end_attempt(
             self.keys,
             entry=self.entry_of(self.keys.launched, task, attempt, run) if entry is None else entry,
@@ -188,12 +190,14 @@ class Stage:
         self.deliver(self.keys.settled)
         found = [i for i, fields in self.entries(self.keys.settled) if fields["run"] == run]
         final = self.folded(run)
+        tasks = read_tasks(self.client, self.keys, run, self.client.lrange(self.keys.task_names(run), 0, -1))
         return finalise(
             self.keys,
             entry=entry or (found[0] if found else "1-1"),
             run=run,
             dag_name=self.run(run).get("dagName", ""),
             fields=final,
+            sums=sums(tasks, self.run(run)),
             runs_kept_per_dag=kept,
             runs_kept_in_all=in_all,
             event=RunEnded(run, final["status"]),

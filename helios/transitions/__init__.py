@@ -8,7 +8,7 @@ not stop the work. A stale or repeated delivery acknowledges and changes nothing
 A function here builds a Call; `commit` sends many in one round trip.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from helios.events import EVENTS_KEPT, Event, encode_event
 from helios.keys import COLLECTOR_GROUP, JOBRUNNER_GROUP, SUBMITTER_GROUP, Keys
+from helios.keys import flight as flight_key
 from helios.wire import send
 
 DISRUPTIONS_ALLOWED = 5
@@ -30,6 +31,9 @@ UNREADABLE_DAG = "(unreadable)"
 
 REJECTED_KEPT = 100
 """So many rejected submissions of a partition stay readable, however many come."""
+
+SUMS_KEPT = 2_000
+"""So many DAGs and nodes of a partition keep their sums; those whose last run ended longest ago go."""
 
 NAMES_IN_A_CALL = 1_000
 """Scripts that touch many tasks take them in chunks of this size, so that none holds the server up for long."""
@@ -57,6 +61,16 @@ OPEN_RUN = Script("open_run")
 REJECT_RUN = Script("reject_run")
 CLAIM_REQUEST = Script("claim_request")
 LAUNCH = Script("launch")
+CHECK = Script("check")
+UNSKIP = Script("unskip")
+SKIP = Script("skip")
+NOTE_MEMO = Script("note_memo")
+WARN_RUN = Script("warn_run")
+MEMO_CLAIM = Script("memo_claim")
+MEMO_RELEASE = Script("memo_release")
+MEMO_KEEP = Script("memo_keep")
+MEMO_FORGET = Script("memo_forget")
+MEMO_QUARANTINE = Script("memo_quarantine")
 END_ATTEMPT = Script("end_attempt")
 KEEP_REPORT = Script("keep_report")
 DROP_LOGS = Script("drop_logs")
@@ -68,6 +82,7 @@ FINALISE = Script("finalise")
 DEAD_LETTER = Script("dead_letter")
 RENEW = Script("renew")
 TAKE = Script("take")
+TAKE_FLIGHT = Script("take_flight")
 TIDY_CONSUMERS = Script("tidy_consumers")
 ABANDON_RUN = Script("abandon_run")
 RETRY_LETTER = Script("retry_letter")
@@ -179,6 +194,84 @@ def launch(
         (keys.task(run, task), keys.ready, keys.launched, keys.events),
         (JOBRUNNER_GROUP, entry, run, task, attempt, job, encode_event(event), EVENTS_KEPT, refused),
     )
+
+
+def check(keys: Keys, *, entry: str, run: str, task: str, attempt: int) -> Call:
+    """Returns 1 if the attempt now waits to be looked at, 0 when it does already, was, or is not QUEUED any more."""
+    return Call(
+        CHECK,
+        (keys.task(run, task), keys.ready, keys.checks),
+        (JOBRUNNER_GROUP, entry, run, task, attempt),
+    )
+
+
+def unskip(keys: Keys, *, entry: str, run: str, task: str, attempt: int, memo: bytes) -> Call:
+    """Returns 1 if this call made the attempt ready again. `memo` is JSON of a MemoCheck (helios/memo.py)."""
+    return Call(
+        UNSKIP,
+        (keys.task(run, task), keys.checks, keys.ready),
+        (COLLECTOR_GROUP, entry, run, task, attempt, memo),
+    )
+
+
+def skip(
+    keys: Keys, *, entry: str, run: str, task: str, attempt: int, record: bytes, memo: bytes, event: Event
+) -> Call:
+    """Returns 1 if this call ended the attempt: another task's success stands for it."""
+    return Call(
+        SKIP,
+        (keys.task(run, task), keys.run(run), keys.checks, keys.finished, keys.events),
+        (COLLECTOR_GROUP, entry, run, task, attempt, record, memo, encode_event(event), EVENTS_KEPT),
+    )
+
+
+def note_memo(keys: Keys, *, run: str, task: str, attempt: int, memo: bytes) -> Call:
+    """Returns 0 when the task is at another attempt, or kept no more."""
+    return Call(NOTE_MEMO, (keys.task(run, task),), (attempt, memo))
+
+
+def warn_run(keys: Keys, *, run: str, warning: str) -> Call:
+    """Returns 1 if the warning is new; `warning` is one line."""
+    return Call(WARN_RUN, (keys.run(run),), (warning,))
+
+
+def claim_memo(memo: str, *, claim: str, dead: str, known_at: str, kept_seconds: int) -> Call:
+    """Returns the claim that holds now: this one, or another than `dead`. Empty when the success that is remembered is
+    not the one that ended at `known_at` (empty: none): then it is to be looked at first.
+    """
+    return Call(MEMO_CLAIM, (memo,), (claim, dead, known_at, kept_seconds))
+
+
+def release_memo(memo: str, *, claim: str) -> Call:
+    """Returns 0 when the claim is not this one."""
+    return Call(MEMO_RELEASE, (memo,), (claim,))
+
+
+def keep_memo(
+    memo: str,
+    *,
+    claim: str,
+    kept_seconds: int,
+    run: str,
+    task: str,
+    attempt: int,
+    node: str,
+    outputs: bytes,
+    parts: bytes,
+    ended_ms: int,
+) -> Call:
+    """Returns 1 if the success is remembered now, 0 if it was, or the key is quarantined."""
+    return Call(MEMO_KEEP, (memo,), (claim, kept_seconds, run, task, attempt, node, outputs, parts, ended_ms))
+
+
+def forget_memo(memo: str, *, run: str, task: str, attempt: int) -> Call:
+    """Returns 0 when another success, or none, is remembered."""
+    return Call(MEMO_FORGET, (memo,), (run, task, attempt))
+
+
+def quarantine_memo(memo: str, *, reason: str, kept_seconds: int) -> Call:
+    """Returns 1 if this call quarantined it."""
+    return Call(MEMO_QUARANTINE, (memo,), (reason, kept_seconds))
 
 
 def end_attempt(
@@ -312,15 +405,18 @@ def finalise(
     run: str,
     dag_name: str,
     fields: dict[str, str],
+    sums: Mapping[str, Mapping[str, int]],
     runs_kept_per_dag: int,
     runs_kept_in_all: int,
     event: Event,
 ) -> Call:
-    """Returns 1 if this call ended the run."""
-    flat = [text for pair in fields.items() for text in pair]
+    """Returns 1 if this call ended the run. `sums`: by member of `keys.counted`, what this run adds to its counters."""
+    flat: list[str | int] = [text for pair in fields.items() for text in pair]
+    for whose, counters in sums.items():
+        flat += (whose, len(counters), *(part for pair in counters.items() for part in pair))
     return Call(
         FINALISE,
-        (keys.run(run), keys.settled, keys.events, keys.runs, keys.active, keys.dag_runs(dag_name)),
+        (keys.run(run), keys.settled, keys.events, keys.runs, keys.active, keys.dag_runs(dag_name), keys.counted),
         (
             COLLECTOR_GROUP,
             entry,
@@ -330,6 +426,8 @@ def finalise(
             runs_kept_in_all,
             encode_event(event),
             EVENTS_KEPT,
+            SUMS_KEPT,
+            len(fields),
             *flat,
         ),
     )
@@ -359,6 +457,11 @@ def take(stream: str, *, group: str, consumer: str, entry: str, lease_ms: int) -
 def renew(stream: str, *, group: str, consumer: str, entries: Sequence[str]) -> Call:
     """Returns the entries that this consumer still owns, their idle time set back to zero."""
     return Call(RENEW, (stream,), (group, consumer, *entries))
+
+
+def take_flight(key: str, *, node: str, pod: str, seconds: int) -> Call:
+    """Returns 1 if the blob that `key` stands for is this node's to bring from the store, for so many seconds."""
+    return Call(TAKE_FLIGHT, (flight_key(key),), (node, pod, seconds))
 
 
 def tidy_consumers(stream: str, *, group: str, leaving: str = "", dead_after_ms: int) -> Call:

@@ -1,7 +1,10 @@
--- Ends a settled run: writes the metrics folded from its tasks, and deletes the runs that fall out of the window.
--- KEYS: run, runs settled, events, runs, active, dag runs
--- ARGV: group, entry, run, key prefix, runs kept per dag, runs kept in all, event, events kept, fields and values …
+-- Ends a settled run: writes the metrics folded from its tasks, adds what the cache did to the sums of its DAG and of its
+-- nodes, and deletes the runs that fall out of the window.
+-- KEYS: run, runs settled, events, runs, active, dag runs, counted (whose sums are kept, by when they were last added to)
+-- ARGV: group, entry, run, key prefix, runs kept per dag, runs kept in all, event, events kept, sums kept,
+--       number of run fields, run fields and values …, then for each sum: whose, number of counters, counters and increments …
 local run, runs_settled, events, runs, active, dag_runs = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local counted = KEYS[7]
 local group, entry, id, prefix = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local state = redis.call('HMGET', run, 'status', 'startTime')
 local applied = 0
@@ -40,6 +43,26 @@ local function trim(index, kept)
   end
 end
 
+-- Sums are for people to look at, like events: one that is broken, or full, must not keep a run from its end.
+local function count(first, now)
+  local at = first
+  while at < #ARGV do
+    local whose, counters = ARGV[at], tonumber(ARGV[at + 1])
+    for i = at + 2, at + 1 + counters * 2, 2 do
+      redis.pcall('HINCRBY', prefix .. 'dag:' .. whose .. ':stats', ARGV[i], ARGV[i + 1])
+    end
+    redis.pcall('ZADD', counted, now, whose)
+    at = at + 2 + counters * 2
+  end
+  local excess = redis.pcall('ZCARD', counted)
+  if type(excess) == 'number' and excess > tonumber(ARGV[9]) then
+    for _, whose in ipairs(redis.call('ZRANGE', counted, 0, excess - tonumber(ARGV[9]) - 1)) do
+      redis.call('UNLINK', prefix .. 'dag:' .. whose .. ':stats')
+      redis.call('ZREM', counted, whose)
+    end
+  end
+end
+
 if state[1] == 'RUNNING' then
   redis.call('ZCARD', runs)
   redis.call('ZCARD', active)
@@ -47,11 +70,13 @@ if state[1] == 'RUNNING' then
   local time = redis.call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
   redis.pcall('XADD', events, 'MAXLEN', '~', ARGV[8], '*', 'event', ARGV[7])
-  for i = 9, #ARGV, 2 do
+  local first_sum = 11 + tonumber(ARGV[10]) * 2
+  for i = 11, first_sum - 1, 2 do
     redis.call('HSET', run, ARGV[i], ARGV[i + 1])
   end
   redis.call('HSET', run, 'endTime', now, 'durationMs', now - (tonumber(state[2]) or now))
   redis.call('ZREM', active, id)
+  count(first_sum, now)
   trim(dag_runs, tonumber(ARGV[5]))
   trim(runs, tonumber(ARGV[6]))
   applied = 1

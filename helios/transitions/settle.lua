@@ -15,7 +15,7 @@ local function announce(event)
 end
 
 local state = redis.call('HMGET', task, 'status', 'attempt', 'settled', 'children', 'retriesLeft', 'disrupted', 'disruptions',
-  'hitBytes', 'missBytes')
+  'hitBytes', 'missBytes', 'record')
 if (state[1] ~= 'SUCCEEDED' and state[1] ~= 'FAILED') or state[2] ~= attempt or state[3] ~= '0' then
   acknowledge()
   return 'stale'
@@ -45,6 +45,15 @@ if state[1] == 'FAILED' then
     if bytes and bytes ~= '0' and tonumber(bytes) then
       redis.call('HINCRBY', task, 'earlier' .. field .. 'Bytes', bytes)
       redis.call('HINCRBY', run, 'cache' .. field .. 'Bytes', bytes)
+    end
+  end
+  -- Nor is what that took, or came from; only its record says so, and one that cannot be read says nothing.
+  local known, record = pcall(cjson.decode, state[10] or '')
+  for _, field in ipairs({'fetchMs', 'savedMs', 'peerBytes', 'storeBytes'}) do
+    local number = known and type(record) == 'table' and record[field]
+    if type(number) == 'number' and number > 0 and number < 2 ^ 50 then
+      redis.call('HINCRBY', task, 'earlier' .. string.upper(string.sub(field, 1, 1)) .. string.sub(field, 2),
+        string.format('%.0f', number))
     end
   end
   redis.call('HSET', task, 'status', 'QUEUED', 'attempt', following, 'queuedAt', string.match(emitted, '^%d+'))

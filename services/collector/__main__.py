@@ -24,9 +24,11 @@ from services.collector.kube_api import api_from_environment
 from services.collector.kube_pods import KubernetesPods
 from services.collector.logroom import LOOK_SECONDS, make_room
 from services.collector.manifests import Manifests
+from services.collector.node_loads import COUNT_SECONDS, NodeLoads
 from services.collector.pods import JobOf, LocalPods, Pods
 from services.collector.retention import LOOK_SECONDS as RETENTION_SECONDS
 from services.collector.retention import tidy_store
+from services.collector.skip import THREADS, WAITING_AT_MOST, Skipper
 from services.collector.store import Store
 from services.process import configure_logging, connect, repeat, run_loops
 
@@ -46,8 +48,9 @@ def run(
     *others: Callable[[], None],
     kept: KeptReports | None = None,
     manifest: Manifest = no_manifest,
+    store: Store | None = None,
 ) -> None:
-    """Serve launched Jobs and settled runs until stopped, with `others` beside."""
+    """Serve launched Jobs, settled runs and what may be skipped until stopped, with `others` beside."""
     partitions = all_partitions(settings.partitions)
     inbox = Inbox(
         client,
@@ -58,14 +61,26 @@ def run(
         lease_seconds=settings.lease_seconds,
     )
     collector = Collector(client, inbox, pods, settings, kept, manifest)
+    checks = Inbox(
+        client,
+        group=COLLECTOR_GROUP,
+        consumer=settings.replica,
+        streams=[keys.checks for keys in partitions],
+        batch_entries=THREADS,
+        lease_seconds=settings.lease_seconds,
+        put_off_at_most=WAITING_AT_MOST,
+    )
+    skipper = Skipper(client, store or Store(settings), settings)
     heartbeat = Heartbeat(client, "collector", settings.replica)
     run_loops(
         stop,
         lambda: work(
             inbox, collector.handle, settings=settings, stop=stop, heartbeat=heartbeat, on_turn=collector.turn
         ),
+        lambda: work(checks, skipper.handle, settings=settings, stop=stop),
         *others,
     )
+    skipper.close()
     heartbeat.end()
 
 
@@ -173,8 +188,12 @@ def main() -> None:
     ]
     if isinstance(pods, KubernetesPods):
         pods.start()
-        others.append(lambda: pods.supervise(stop))
-    run(settings, pods, client, stop, *others, kept=kept, manifest=manifests.get)
+        loads = NodeLoads(client, pods.at_work)
+        others += [
+            lambda: pods.supervise(stop),
+            lambda: repeat(stop, COUNT_SECONDS, loads.note),
+        ]
+    run(settings, pods, client, stop, *others, kept=kept, manifest=manifests.get, store=store)
     manifests.close()
     endpoint.close()
 

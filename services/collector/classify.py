@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from helios.podwire import FetchedInput, FetchManifest
-from helios.records import InputRecord
+from helios.records import SOURCES, InputRecord
 
 _INPUT_LINE = re.compile(r"^\[HELIOS\] Input '((?:[^'\\]|\\.)*)': (hit|miss) ([a-z-]+), (\d{1,15}) bytes$")
 _PLAN_LINE = re.compile(r"^\[HELIOS\] Plan: (\d{1,15}) inputs, cache (on|off)$")
@@ -19,7 +19,11 @@ _STARTING = "[HELIOS] Init container starting for task '"
 _COMPLETED = "[HELIOS] Init container completed."
 
 COUNTED_AT_MOST = 2**49
-"""Of bytes or inputs in one account: ten thousand tasks of these still add up below 2**63."""
+"""Of bytes, inputs or milliseconds in one account: ten thousand tasks of these still add up below 2**63."""
+
+VERSION_CHARACTERS = 1_100
+"""A longer version is not kept at all, since part of one compares with nothing; S3's version ids have 1,024 at most."""
+DETAIL_CHARACTERS = 300
 
 
 class Classification(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +32,13 @@ class Classification(msgspec.Struct, frozen=True, kw_only=True):
     cache: str
     hit_bytes: int = 0
     miss_bytes: int = 0
+    fetch_ms: int = 0
+    saved_ms: int = 0
+    peer_bytes: int = 0
+    store_bytes: int = 0
+    """Sums over the inputs, so 0 without them, and 0 by an account from fetch's log, which tells neither."""
+    elapsed_ms: int | None = None
+    """How long fetch was at work."""
     inputs: Sequence[InputRecord] = ()
 
 
@@ -50,19 +61,49 @@ def classify(
     account = next((each for each in accounts if each is not None and _plausible(each, inputs_declared)), None)
     if account is None:
         return UNKNOWN
-    inputs = tuple(InputRecord(each.name, each.bytes, each.cause) for each in account.inputs or ())
+    inputs = account.inputs or ()
     return Classification(
         cache=_outcome(cache_enabled and account.cacheEnabled, inputs_declared, account),
         hit_bytes=account.hitBytes,
         miss_bytes=account.missBytes,
-        inputs=inputs,
+        fetch_ms=sum(each.ms for each in inputs),
+        saved_ms=sum(each.savedMs for each in inputs if each.hit),
+        peer_bytes=_bytes_from("peer", inputs),
+        store_bytes=_bytes_from("store", inputs),
+        elapsed_ms=account.elapsedMs or None,
+        inputs=tuple(_input_record(each) for each in inputs),
+    )
+
+
+def _bytes_from(source: str, inputs: Iterable[FetchedInput]) -> int:
+    return sum(each.bytes for each in inputs if each.source == source and not each.hit)
+
+
+def _input_record(each: FetchedInput) -> InputRecord:
+    return InputRecord(
+        each.name,
+        each.bytes,
+        each.cause,
+        source=each.source if each.source in SOURCES else "",
+        ms=each.ms,
+        savedMs=each.savedMs if each.hit else 0,
+        sha256=each.sha256 or "",
+        version=each.version if each.version and len(each.version) <= VERSION_CHARACTERS else "",
+        detail=each.detail[:DETAIL_CHARACTERS],
     )
 
 
 def _plausible(account: FetchManifest, inputs_declared: int) -> bool:
     """Whether it accounts for no more inputs than there are, in numbers that Redis can add up for the largest run."""
-    numbers = (account.hits, account.misses, account.hitBytes, account.missBytes)
-    return all(0 <= number <= COUNTED_AT_MOST for number in numbers) and (
+    numbers = [account.hits, account.misses, account.hitBytes, account.missBytes, account.elapsedMs]
+    inputs = account.inputs or ()
+    if len(inputs) > inputs_declared:
+        return False
+    for each in inputs:
+        numbers += (each.bytes, each.ms, each.savedMs)
+    # No sum of theirs is above the bound either, since none is negative.
+    total = sum(each.bytes + each.ms + each.savedMs for each in inputs)
+    return all(0 <= number <= COUNTED_AT_MOST for number in (*numbers, total)) and (
         account.hits + account.misses <= inputs_declared
     )
 

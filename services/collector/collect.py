@@ -22,7 +22,8 @@ from helios.worker import Failure
 from services.collector.ends import TASK_VALUES, Manifest, end_overdue, ended_of, no_manifest
 from services.collector.kept import KeptReports
 from services.collector.manifests import NotYet
-from services.collector.metrics import disagreements, fold
+from services.collector.memo import memoized, remember
+from services.collector.metrics import disagreements, fold, sums
 from services.collector.outcome import Ended, contradicts, end_call
 from services.collector.pods import Pods
 from services.collector.tail import LogTail
@@ -178,7 +179,7 @@ class Collector:
         enabled = dict(zip(runs, switches, strict=True))
         tasks = [held.keys.task(held.launched.run, held.launched.task) for held, _ in over]
         calls: list[Call] = []
-        committing: list[Held] = []
+        committing: list[tuple[Held, bool]] = []
         for (held, pod), values in zip(over, hash_values(self.client, tasks, TASK_VALUES), strict=True):
             switch = enabled[held.launched.run]
             broken = next((each for each in (values, switch) if isinstance(each, ResponseError)), None)
@@ -202,16 +203,24 @@ class Collector:
             except (OSError, ValueError) as error:
                 failures.append(Failure(held.entry, error))
                 continue
+            is_current = values[:2] == ["RUNNING", str(held.launched.attempt)]
+            task = memoized(values[2]) if wrap_up else None
+            if task is not None and not is_current:
+                remember(
+                    self.client, self.settings, held.keys, held.launched, task, pod.image if pod is not None else ""
+                )
+            # A memoized task's end is committed first: its entry stays until what it came to is remembered.
+            done = wrap_up and (task is None or not is_current)
             disagrees = contradicts(pod, values[0], values[1], held.launched.attempt)
             if disagrees:
                 log.warning("a pod failed whose attempt had succeeded; the success stays", **_named(held, pod))
-            calls.append(self._end_call(held, ended, disagrees=disagrees, wrap_up=wrap_up))
-            committing.append(held)
-        for held, result in zip(committing, commit(self.client, calls), strict=True):
+            calls.append(self._end_call(held, ended, disagrees=disagrees, wrap_up=done))
+            committing.append((held, done))
+        for (held, done), result in zip(committing, commit(self.client, calls), strict=True):
             if isinstance(result, ResponseError):
                 failures.append(Failure(held.entry, result))
                 continue
-            if not wrap_up:
+            if not done:
                 held.ended = True
                 continue
             if not held.launched.refused:
@@ -235,7 +244,8 @@ class Collector:
         keys = keys_of_run(run, self.settings.partitions)
         fields: dict[str, str] = self.client.hgetall(keys.run(run))  # pyright: ignore[reportAssignmentType] -- stubs
         names: list[str] = self.client.lrange(keys.task_names(run), 0, -1)  # pyright: ignore[reportAssignmentType]
-        final = fold(read_tasks(self.client, keys, run, names), fields)
+        tasks = read_tasks(self.client, keys, run, names)
+        final = fold(tasks, fields)
         result = commit_one(
             self.client,
             finalise(
@@ -244,6 +254,7 @@ class Collector:
                 run=run,
                 dag_name=fields.get("dagName", ""),
                 fields=final,
+                sums=sums(tasks, fields),
                 runs_kept_per_dag=self.settings.runs_kept_per_dag,
                 runs_kept_in_all=self.settings.runs_kept_in_all,
                 event=RunEnded(run, final["status"]),

@@ -15,15 +15,30 @@ import structlog
 
 from helios.dag import ExternalInput, Input, Task
 from helios.keys import Keys, keys_of_run
-from helios.podwire import Multipart, MultipartWanted, Plan, PlanInput, PlanOutput, Report, ResultAnswer
+from helios.podwire import (
+    Locate,
+    LocateAnswer,
+    Multipart,
+    MultipartWanted,
+    Plan,
+    PlanInput,
+    PlanKeeper,
+    PlanOutput,
+    Report,
+    ResultAnswer,
+)
 from helios.records import OutputRecord, decode_attempt
 from helios.settings import Settings
 from helios.tokens import Attempt, TokenInvalid, check
 from helios.transitions import commit_one, keep_report, pipelined
 from services.collector.classify import classify
+from services.collector.demand import Demand
+from services.collector.keepers import Keepers
 from services.collector.kept import KeptReports
-from services.collector.node_caches import NodeCaches
+from services.collector.locate import Declared, Locator
+from services.collector.nodes import Nodes, Refused, adding, ask, checked_node
 from services.collector.outcome import end_call, ended_well, from_report, manifest_key, output_prefix
+from services.collector.seed import Seeding
 from services.collector.store import ObjectRefused, Store, StoreRefused
 
 log = structlog.get_logger()
@@ -53,7 +68,10 @@ class PodEndpoint:
         self.store = store
         self.settings = settings
         self.kept = kept or KeptReports()
-        self.node_caches = NodeCaches(client)
+        self.nodes = Nodes(client, settings.keeper_key, settings.inventory_blobs)
+        self.locator = Locator(client, self.nodes)
+        demand = Demand(client, settings.partitions, store.bucket, store.source)
+        self.keepers = Keepers(self.nodes, demand, Seeding(client, demand, self.locator, store))
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         status = "200 OK"
@@ -61,6 +79,8 @@ class PodEndpoint:
             body = msgspec.json.encode(self._answer(environ))
         except Answer as answer:
             status, body = answer.status, _error(answer.error)
+        except Refused as refusal:
+            status, body = "400 Bad Request", _error(str(refusal))
         except ObjectRefused as refusal:
             # Not 5xx, which pods repeat: the answer would stay the same.
             status, body = "409 Conflict", _error(str(refusal))
@@ -77,20 +97,32 @@ class PodEndpoint:
         method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
         if (method, path) == ("GET", "/healthz"):
             return {"ok": True}
+        if method == "POST" and path in Keepers.PATHS:
+            return self._answer_keeper(path, environ)
         attempt = self._attempt(environ.get("HTTP_AUTHORIZATION", ""))
-        pod = environ.get("HTTP_HELIOS_POD", "")
+        pod, node = environ.get("HTTP_HELIOS_POD", ""), environ.get("HTTP_HELIOS_NODE", "")
         if not _POD.fullmatch(pod):
             raise Answer("400 Bad Request", "the header Helios-Pod must hold the pod's uid")
         match method, path:
             case "GET", "/v1/plan":
-                self.node_caches.note(environ.get("HTTP_HELIOS_CACHE", ""))
-                return self.plan(attempt, pod)
+                return self.plan(attempt, pod, node)
+            case "POST", "/v1/locate":
+                return self.locate(attempt, pod, _body(environ, Locate))
+            case "POST", "/v1/brought":
+                return self.brought(attempt, _body(environ, Locate))
             case "POST", "/v1/multipart":
                 return self.multipart(attempt, pod, _body(environ, MultipartWanted))
             case "POST", "/v1/result":
                 return self.result(attempt, _body(environ, Report))
             case _:
                 raise Answer("404 Not Found", f"there is no {method} {path[:80]}")
+
+    def _answer_keeper(self, path: str, environ: dict[str, Any]) -> Any:
+        kind, _, token = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        node = environ.get("HTTP_HELIOS_NODE", "")
+        if kind != "Bearer" or not self.nodes.is_keeper(node, token):
+            raise Answer("401 Unauthorized", "that is not the token of this node's keeper")
+        return self.keepers.answer(node, path, lambda struct: _body(environ, struct))
 
     def _attempt(self, authorization: str) -> Attempt:
         kind, _, token = authorization.partition(" ")
@@ -109,15 +141,16 @@ class PodEndpoint:
             raise Answer("410 Gone", f"attempt {attempt.attempt} of task {attempt.task!r} is over")
         return status, _task_decoder.decode(spec)
 
-    def plan(self, attempt: Attempt, pod: str) -> Plan:
+    def plan(self, attempt: Attempt, pod: str, node: str) -> Plan:
         keys = keys_of_run(attempt.run, self.settings.partitions)
         _, task = self._current(attempt, keys)
         prefix = output_prefix(attempt.run, attempt.task, attempt.attempt)
+        cache_enabled = self.client.hget(keys.run(attempt.run), "cacheEnabled") == "true"
         return Plan(
             run=attempt.run,
             task=attempt.task,
             attempt=attempt.attempt,
-            cacheEnabled=self.client.hget(keys.run(attempt.run), "cacheEnabled") == "true",
+            cacheEnabled=cache_enabled,
             inputs=self._inputs(keys, attempt.run, task.inputs),
             outputs=[
                 PlanOutput(name=name, key=f"{prefix}{pod}/{name}", url=self.store.put_url(f"{prefix}{pod}/{name}"))
@@ -125,7 +158,16 @@ class PodEndpoint:
             ],
             singlePutLimit=self.settings.single_put_limit_bytes,
             manifest=self._manifest(manifest_key(prefix, pod)) if task.outputs else None,
+            keeper=self._keeper(node, attempt) if task.outputs and cache_enabled else None,
         )
+
+    def _keeper(self, node: str, attempt: Attempt) -> PlanKeeper | None:
+        try:
+            url = self.nodes.put_url(node, attempt)
+        except redis.ResponseError as error:  # a plan does without
+            log.warning("the keeper of a node cannot be looked up", node=node, error=str(error))
+            return None
+        return None if url is None else PlanKeeper(putUrl=url)
 
     def _manifest(self, key: str) -> PlanOutput:
         return PlanOutput(name="the list of outputs", key=key, url=self.store.put_url(key))
@@ -180,6 +222,29 @@ class PodEndpoint:
             for output in decode_attempt(record).outputs
         }
 
+    def locate(self, attempt: Attempt, pod: str, wanted: Locate) -> LocateAnswer:
+        declared = self._declared(attempt)
+        return LocateAnswer(inputs=self.locator.locate(wanted.node, pod, wanted.inputs, declared))
+
+    def brought(self, attempt: Attempt, brought: Locate) -> dict[str, Any]:
+        self.locator.brought(brought.node, brought.inputs, self._declared(attempt))
+        return {}
+
+    def _declared(self, attempt: Attempt) -> dict[str, Declared]:
+        """The inputs of the attempt's task by name, those that do not exist left out."""
+        keys = keys_of_run(attempt.run, self.settings.partitions)
+        _, task = self._current(attempt, keys)
+        parents = {each.from_task for each in task.inputs if not isinstance(each, ExternalInput)}
+        made = self._outputs_of(keys, attempt.run, parents)
+        declared: dict[str, Declared] = {}
+        for each in task.inputs:
+            if isinstance(each, ExternalInput):
+                declared[each.as_] = Declared(self.store.source(each.bucket, each.key))
+            elif (output := made.get((each.from_task, each.name))) is not None:
+                source = self.store.source(self.store.bucket, output.key)
+                declared[each.as_] = Declared(source, output.sha256, output.bytes)
+        return declared
+
     def multipart(self, attempt: Attempt, pod: str, wanted: MultipartWanted) -> Multipart:
         keys = keys_of_run(attempt.run, self.settings.partitions)
         _, task = self._current(attempt, keys)
@@ -226,9 +291,18 @@ class PodEndpoint:
             message=None,
             log=None,
         )
+        self._note_warm(report)
         ended = from_report(report, classification)
         applied = commit_one(self.client, end_call(keys, "", attempt.run, attempt.task, attempt.attempt, ended))
         return ResultAnswer("committed" if applied else "stale")
+
+    def _note_warm(self, report: Report) -> None:
+        """Ahead of the commit, so that whoever places the tasks that follow knows where their inputs are."""
+        try:
+            warm = {output.sha256: output.bytes for output in report.outputs if output.warm}
+            ask(self.client, adding(checked_node(report.node), warm))
+        except (Refused, redis.RedisError) as error:
+            log.warning("what a node kept of an attempt's outputs is not noted", node=report.node, error=str(error))
 
 
 def _error(text: str) -> bytes:

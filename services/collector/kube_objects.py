@@ -52,6 +52,7 @@ class ContainerStatus(msgspec.Struct):
     name: str
     state: ContainerState = msgspec.field(default_factory=ContainerState)
     lastState: ContainerState = msgspec.field(default_factory=ContainerState)
+    imageID: str = ""
 
     @property
     def ended(self) -> Terminated | None:

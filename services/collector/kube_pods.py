@@ -7,6 +7,7 @@ by name, says so.
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -57,6 +58,9 @@ WAITING_SECONDS = 0.5
 """A Job that has no pod yet is looked at this often at most, unless something of it changes."""
 
 FOREVER = float("inf")
+
+ENDED = ("Succeeded", "Failed")
+"""Phases in which a pod takes nothing of its node any more."""
 
 
 class _Seen(msgspec.Struct):
@@ -152,6 +156,13 @@ class KubernetesPods:
     def fetch_log(self, job: str) -> list[str]:
         pod = self._pod(job)
         return self.logs.fetch_log(pod) if pod else []
+
+    def at_work(self) -> dict[str, int]:
+        """How many pods that have not ended each node has; of nodes without any, nothing."""
+        with self.lock:
+            self._take_news(self.clock())
+            pods = [seen.pod for of_job in self.pods.values() for seen in of_job.values()]
+        return Counter(pod.spec.nodeName for pod in pods if pod.spec.nodeName and pod.status.phase not in ENDED)
 
     def release(self, job: str) -> None:
         with self.lock:

@@ -3,6 +3,7 @@
 Rule: whatever keeps a pod from going on ends its attempt after a stated time, in the words of whoever knows.
 """
 
+import re
 import signal
 from datetime import datetime
 from typing import NamedTuple
@@ -33,6 +34,7 @@ OUT_OF_TIME = "it ran longer than its Job may"
 
 HOOK_FAILED = "fetch was told to end before it was done, as kubelet does when a hook has failed (FailedPostStartHook)"
 
+_IMAGE_DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
 _IMAGE = {
     "ErrImagePull",
     "ImagePullBackOff",
@@ -208,7 +210,7 @@ def status_of(
     pod: Pod, *, node_lost: bool = False, job_failed: str | None = None, expired: Trouble | None = None
 ) -> PodStatus:
     """The pod's status. `expired` is a trouble that has lasted too long; `job_failed` is from `job_failure`."""
-    status = PodStatus(job=pod.job, uid=pod.metadata.uid, node=pod.spec.nodeName, steps=_steps(pod))
+    status = PodStatus(job=pod.job, uid=pod.metadata.uid, node=pod.spec.nodeName, steps=_steps(pod), image=_image(pod))
     if pod.status.phase == "Succeeded":
         status.phase = "Succeeded"
         return status
@@ -296,6 +298,13 @@ def _phase(pod: Pod) -> str:
     if task is not None and task.state.running is not None and (fetch is None or fetch.ended is not None):
         return "Running"
     return "Fetching" if fetch is not None and fetch.began else "Pending"
+
+
+def _image(pod: Pod) -> str:
+    """The digest of the task's image: container runtimes show it as `sha256:…` or `repository@sha256:…`."""
+    task = pod.container("task")
+    found = _IMAGE_DIGEST.search(task.imageID) if task is not None else None
+    return found[0] if found else ""
 
 
 def _steps(pod: Pod) -> dict[str, StepStatus]:

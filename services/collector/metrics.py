@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from helios.records import RUN_COUNTERS, TaskView
+from helios.keys import node_counted
+from helios.records import HIT_CAUSES, MISS_CAUSES, RUN_COUNTERS, TaskView
 
 
 def run_cache(tasks: Sequence[TaskView], cache_enabled: bool) -> str:
@@ -43,13 +44,51 @@ def fold(tasks: Sequence[TaskView], run: Mapping[str, str]) -> dict[str, str]:
         "taskFailed": str(statuses["FAILED"] + statuses["UNKNOWN"]),
         "taskUpstreamFailed": str(statuses["UPSTREAM_FAILED"]),
         "taskCancelled": str(statuses["CANCELLED"]),
+        "taskSkipped": str(sum(task.skipped is not None for task in tasks)),
         "cacheHitTasks": str(outcomes["Hit"]),
         "cachePartialTasks": str(outcomes["Partial"]),
         "cacheMissTasks": str(outcomes["Miss"]),
         "cacheHitBytes": str(sum(task.cacheHitBytes for task in tasks)),
         "cacheMissBytes": str(sum(task.cacheMissBytes for task in tasks)),
+        "cacheFetchMs": str(sum(task.fetchMs for task in tasks)),
+        "cacheSavedMs": str(sum(task.savedMs for task in tasks)),
+        "cachePeerBytes": str(sum(task.peerBytes for task in tasks)),
+        "cacheStoreBytes": str(sum(task.storeBytes for task in tasks)),
         "nodes": ",".join(nodes),
     }
+
+
+def sums(tasks: Sequence[TaskView], run: Mapping[str, str]) -> dict[str, dict[str, int]]:
+    """What the run adds to the sums of its DAG and of each of its nodes, by member of `Keys.counted`.
+
+    A task counts for the node of its last attempt, with what all its attempts moved. Inputs by cause are those of the
+    last attempts, and without those of which only a short account is left.
+    """
+    found: dict[str, dict[str, int]] = {}
+    if dag := run.get("dagName"):
+        found[dag] = _sum(tasks)
+    for node in sorted({task.node for task in tasks if task.node}):
+        found[node_counted(node)] = _sum([task for task in tasks if task.node == node])
+    return found
+
+
+def _sum(tasks: Sequence[TaskView]) -> dict[str, int]:
+    counts: Counter[str] = Counter(runs=1)
+    for task in tasks:
+        counts["tasks"] += task.status in ("SUCCEEDED", "FAILED")
+        counts["hitBytes"] += task.cacheHitBytes
+        counts["missBytes"] += task.cacheMissBytes
+        counts["peerBytes"] += task.peerBytes
+        counts["storeBytes"] += task.storeBytes
+        counts["fetchMs"] += task.fetchMs
+        counts["savedMs"] += task.savedMs
+        for each in task.inputs:
+            # The causes that are known, so that a forged one makes no field.
+            cause = each.cause if each.cause in HIT_CAUSES or each.cause in MISS_CAUSES else "unknown"
+            counts["hits" if cause in HIT_CAUSES else "misses"] += 1
+            counts[f"inputs:{cause}"] += 1
+            counts[f"bytes:{cause}"] += each.bytes
+    return {name: number for name, number in counts.items() if number}
 
 
 def disagreements(live: Mapping[str, str], final: Mapping[str, str]) -> dict[str, tuple[str, str]]:

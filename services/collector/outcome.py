@@ -235,6 +235,11 @@ def _record(
         cache=classification.cache,
         cacheHitBytes=classification.hit_bytes,
         cacheMissBytes=classification.miss_bytes,
+        fetchMs=classification.fetch_ms,
+        savedMs=classification.saved_ms,
+        peerBytes=classification.peer_bytes,
+        storeBytes=classification.store_bytes,
+        fetchElapsedMs=classification.elapsed_ms,
         inputs=classification.inputs,
         outputs=[
             OutputRecord(output.name, output.bytes, output.sha256, output.key, output.archive)

@@ -1,7 +1,7 @@
 """Signed URLs for single objects: what a plan may hand to a pod instead of a credential."""
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
@@ -12,10 +12,27 @@ from helios.settings import Settings
 
 PART_BYTES = 64 * 1024**2
 PARTS_AT_MOST = 9_000
+HEAD_SECONDS = 5.0
 
 
 class StoreRefused(Exception):
-    """The object store answered an error; the message holds its words."""
+    """The object store answered an error; the message holds its words. `status` is 0 where there was no answer."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+    @property
+    def lasting(self) -> bool:
+        """Whether the same question would get the same answer."""
+        return 400 <= self.status < 500 and self.status not in (408, 429)
+
+
+class ObjectHead(NamedTuple):
+    """What a HEAD says: the object's size, and its version in the words of the agent (`etag …` or `version …`)."""
+
+    bytes: int
+    version: str
 
 
 class ObjectMissing(Exception):
@@ -77,6 +94,22 @@ class Store:
         if len(content) > limit:
             raise ObjectMissing(f"{key} has more than {limit} bytes")
         return content
+
+    def head(self, bucket: str, key: str) -> ObjectHead | None:
+        """None if there is no such object. Raises StoreRefused or ObjectRefused."""
+        try:
+            answer = self.http.request("HEAD", self.head_url(bucket, key), timeout=HEAD_SECONDS, retries=False)
+        except urllib3.exceptions.HTTPError as error:
+            raise StoreRefused(f"the object store does not answer: {error.__class__.__name__}") from None
+        if answer.status == 404:
+            return None
+        if answer.status != 200:
+            raise StoreRefused(f"the object store refused to show {key}: HTTP {answer.status}", answer.status)
+        version, length = answer.headers.get("x-amz-version-id"), answer.headers.get("Content-Length", "")
+        if not length.isdecimal():
+            raise StoreRefused(f"the object store does not tell the size of {key}")
+        named = f"version {version}" if version and version != "null" else f"etag {answer.headers.get('ETag')}"
+        return ObjectHead(int(length), named)
 
     def source(self, bucket: str, key: str) -> str:
         """Names an object, its version aside."""

@@ -15,6 +15,7 @@ from helios.settings import SettingInvalid, Settings, settings_from
 from helios.streams import Inbox
 from helios.wire import hash_values, send
 from helios.worker import Stop, work
+from services.jobrunner.affinity import Affinity
 from services.jobrunner.jobs import ExistingJob, Launcher, LauncherAway
 from services.jobrunner.launch import Deleter, JobRunner, superseded
 from services.jobrunner.local import LocalLauncher
@@ -49,7 +50,9 @@ def run(settings: Settings, launcher: Launcher, client: redis.Redis, stop: Stop,
     cancelled = inbox(tuple(keys.cancelled for keys in partitions))
     ready = inbox(tuple(keys.ready for keys in partitions))
     deleter = Deleter(launcher, cancelled)
-    runner = JobRunner(client, launcher, settings, 1 if settings.launcher == "local" else settings.job_create_threads)
+    is_local = settings.launcher == "local"
+    affinity = None if is_local or settings.affinity == "off" else Affinity(client, settings)
+    runner = JobRunner(client, launcher, settings, 1 if is_local else settings.job_create_threads, affinity)
     run_loops(
         stop,
         lambda: work(ready, runner.launch, settings=settings, stop=stop, heartbeat=heartbeat, on_turn=wait_for_room),

@@ -11,6 +11,13 @@ NAME_CHARACTERS = 63
 """A Job's name ends up in a label of its pods, and a label's value has at most this many characters."""
 
 
+class Preference(NamedTuple):
+    """A node where the Job's pod would rather run; `weight` from 1 to 100, against its other preferences."""
+
+    node: str
+    weight: int
+
+
 class WantedJob(NamedTuple):
     """One attempt that is to get its Job."""
 
@@ -19,6 +26,11 @@ class WantedJob(NamedTuple):
     attempt: int
     task: Task
     agent_env: dict[str, str]
+    prefers: tuple[Preference, ...] = ()
+
+    @property
+    def cache_enabled(self) -> bool:
+        return self.agent_env["HELIOS_CACHE_ENABLED"] == "true"
 
 
 class ExistingJob(NamedTuple):

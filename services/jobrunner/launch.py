@@ -19,9 +19,10 @@ from helios.keys import keys_of_run
 from helios.messages import Cancelled, Ready, decode
 from helios.settings import Settings
 from helios.streams import Entry, Inbox
-from helios.transitions import Call, commit, launch
+from helios.transitions import Call, check, commit, launch
 from helios.wire import hash_values
 from helios.worker import Failure, Later
+from services.jobrunner.affinity import Affinity
 from services.jobrunner.jobs import JobRefused, Launcher, LauncherAway, WantedJob, job_name, wanted_job
 
 log = structlog.get_logger()
@@ -32,12 +33,23 @@ _task_decoder = msgspec.json.Decoder(Task)
 
 
 class Asked(NamedTuple):
-    """An entry of `tasks:ready` and the Job it is to get: none if its attempt is wanted no longer."""
+    """An entry of `tasks:ready` and the Job it is to get: none if its attempt is wanted no longer.
+
+    `check`: it gets none yet, because an earlier success may stand for it.
+    """
 
     entry: Entry
     ready: Ready
     name: str
     job: WantedJob | None
+    check: bool = False
+
+
+class RunSwitches(NamedTuple):
+    """What a run was submitted with."""
+
+    cache_enabled: bool
+    memoize: bool
 
 
 class Tried(NamedTuple):
@@ -54,12 +66,20 @@ class Tried(NamedTuple):
 class JobRunner:
     """Handles batches of ready attempts. `threads` Jobs are created at the same time."""
 
-    def __init__(self, client: redis.Redis, launcher: Launcher, settings: Settings, threads: int = 1) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        launcher: Launcher,
+        settings: Settings,
+        threads: int = 1,
+        affinity: Affinity | None = None,
+    ) -> None:
         self.client = client
         self.launcher = launcher
         self.settings = settings
         self.pool = ThreadPoolExecutor(threads, "create") if threads > 1 else None
-        self.cache_enabled: OrderedDict[str, bool] = OrderedDict()
+        self.affinity = affinity
+        self.switches: OrderedDict[str, RunSwitches] = OrderedDict()
 
     def launch(self, entries: list[Entry]) -> Sequence[Failure]:
         """Create the Job of each attempt that is still wanted, then tell the collector.
@@ -81,12 +101,23 @@ class JobRunner:
             try:
                 if isinstance(state, ResponseError):
                     raise state
-                status, attempt, spec = state
-                wanted = status == "QUEUED" and attempt == str(ready.attempt)
-                asked.append(Asked(entry, ready, name, self._wanted(name, ready, spec) if wanted else None))
+                status, attempt, checked, spec = state
+                if status != "QUEUED" or attempt != str(ready.attempt):
+                    asked.append(Asked(entry, ready, name, None))
+                    continue
+                task = _task_decoder.decode(spec)
+                look = task.memoize is not None and checked != attempt and self._switches(ready.run).memoize
+                asked.append(Asked(entry, ready, name, None if look else self._wanted(name, ready, task), look))
             except (ResponseError, msgspec.DecodeError, ValueError) as error:
                 failures.append(Failure(entry, error))
-        return asked
+        return self._placed(asked)
+
+    def _placed(self, batch: list[Asked]) -> list[Asked]:
+        """The same, with the nodes that their Jobs prefer."""
+        if self.affinity is None:
+            return batch
+        jobs = iter(self.affinity.preferring([asked.job for asked in batch if asked.job is not None]))
+        return [asked if asked.job is None else asked._replace(job=next(jobs)) for asked in batch]
 
     def _create_each(self, batch: list[Asked]) -> Iterator[list[Tried]]:
         away = threading.Event()
@@ -132,9 +163,11 @@ class JobRunner:
             told.append(tried)
             calls.append(self._launch_call(tried))
         for tried, found in zip(told, commit(self.client, calls), strict=True):
-            entry, ready, name, _ = tried.asked
+            entry, ready, name, _, looked = tried.asked
             if isinstance(found, ResponseError):
                 failures.append(Failure(entry, found))
+            elif looked:
+                continue
             elif tried.refused:
                 log.warning("a Job is refused", job=name, run=ready.run, task=ready.task, reason=tried.refused)
             elif superseded(found, ready.attempt):
@@ -142,9 +175,12 @@ class JobRunner:
         return failures
 
     def _launch_call(self, tried: Tried) -> Call:
-        entry, ready, name, _ = tried.asked
+        entry, ready, name, _, look = tried.asked
+        keys = keys_of_run(ready.run, self.settings.partitions)
+        if look:
+            return check(keys, entry=entry.id, run=ready.run, task=ready.task, attempt=ready.attempt)
         return launch(
-            keys_of_run(ready.run, self.settings.partitions),
+            keys,
             entry=entry.id,
             run=ready.run,
             task=ready.task,
@@ -163,26 +199,27 @@ class JobRunner:
 
     def _states(self, batch: list[Ready]) -> list[Any]:
         tasks = [keys_of_run(each.run, self.settings.partitions).task(each.run, each.task) for each in batch]
-        return hash_values(self.client, tasks, ("status", "attempt", "spec"))
+        return hash_values(self.client, tasks, ("status", "attempt", "checked", "spec"))
 
-    def _wanted(self, job: str, ready: Ready, spec: str) -> WantedJob:
+    def _wanted(self, job: str, ready: Ready, task: Task) -> WantedJob:
         return wanted_job(
             job,
-            _task_decoder.decode(spec),
+            task,
             run=ready.run,
             attempt=ready.attempt,
-            cache_enabled=self._cache_enabled(ready.run),
+            cache_enabled=self._switches(ready.run).cache_enabled,
             settings=self.settings,
             now_seconds=time.time(),
         )
 
-    def _cache_enabled(self, run: str) -> bool:
-        known = self.cache_enabled.get(run)
+    def _switches(self, run: str) -> RunSwitches:
+        known = self.switches.get(run)
         if known is None:
             keys = keys_of_run(run, self.settings.partitions)
-            known = self.cache_enabled[run] = self.client.hget(keys.run(run), "cacheEnabled") == "true"
-            if len(self.cache_enabled) > RUNS_REMEMBERED:
-                self.cache_enabled.popitem(last=False)
+            found: Any = self.client.hmget(keys.run(run), "cacheEnabled", "memoize")
+            known = self.switches[run] = RunSwitches(found[0] == "true", found[1] != "false")
+            if len(self.switches) > RUNS_REMEMBERED:
+                self.switches.popitem(last=False)
         return known
 
 

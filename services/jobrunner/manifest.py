@@ -13,7 +13,7 @@ import msgspec
 
 from helios.dag import EnvSecret, EnvValue, EnvVar, Task
 from helios.settings import Settings
-from services.jobrunner.jobs import WantedJob
+from services.jobrunner.jobs import Preference, WantedJob
 
 Manifest = dict[str, Any]
 """JSON of the Kubernetes API."""
@@ -47,6 +47,8 @@ GRACE_SECONDS = 30
 
 START_PATIENCE_SECONDS = 900
 """publish waits so long for a task that does not start; whoever watches the pod sees earlier why it does not."""
+
+PREFERRED = "preferredDuringSchedulingIgnoredDuringExecution"
 
 AGENT_RESOURCES = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}}
 
@@ -83,8 +85,10 @@ def job_manifest(job: WantedJob, settings: Settings) -> Manifest:
 
 
 def spec_hash(job: WantedJob) -> str:
-    """The same for the same attempt, whichever jobrunner asks and when: neither the token nor a setting has a part."""
-    text = msgspec.json.encode([job.run, job.attempt, _cache_enabled(job), job.task], order="sorted")
+    """The same for the same attempt, whichever jobrunner asks and when: neither the token nor a setting has a part, nor
+    where the pod would rather run.
+    """
+    text = msgspec.json.encode([job.run, job.attempt, job.cache_enabled, job.task], order="sorted")
     return hashlib.sha256(text).hexdigest()[:32]
 
 
@@ -113,6 +117,8 @@ def _pod(job: WantedJob, settings: Settings) -> Manifest:
         spec["activeDeadlineSeconds"] = min(seconds, _ACTIVE_SECONDS_AT_MOST)
     if task.node_selector:
         spec["nodeSelector"] = task.node_selector
+    if job.prefers:
+        spec["affinity"] = {"nodeAffinity": {PREFERRED: [_term(each) for each in job.prefers]}}
     if task.service_account_name:
         spec["serviceAccountName"] = task.service_account_name
     if secrets := [name.strip() for name in settings.image_pull_secrets.split(",") if name.strip()]:
@@ -260,6 +266,12 @@ def _tolerations(task: Task) -> list[Manifest]:
     return [*msgspec.to_builtins(task.tolerations), *ours]
 
 
+def _term(preferred: Preference) -> Manifest:
+    """By the node's name, which its label kubernetes.io/hostname need not be."""
+    is_node = {"key": "metadata.name", "operator": "In", "values": [preferred.node]}
+    return {"weight": preferred.weight, "preference": {"matchFields": [is_node]}}
+
+
 def _volumes(job: WantedJob, settings: Settings, linked: bool) -> list[Manifest]:
     volumes: list[Manifest] = [{"name": name, "emptyDir": {}} for name in ("artifacts", "control", "exec", "state")]
     if linked:
@@ -277,10 +289,6 @@ def _mount(volume: str, path: str, *, read_only: bool = False) -> Manifest:
     return {"name": volume, "mountPath": path, **({"readOnly": True} if read_only else {})}
 
 
-def _cache_enabled(job: WantedJob) -> bool:
-    return job.agent_env["HELIOS_CACHE_ENABLED"] == "true"
-
-
 def _links_inputs(job: WantedJob) -> bool:
     """Whether the pod has a use for the node's cache: without it, it mounts nothing of the node."""
-    return bool(job.task.inputs) and _cache_enabled(job)
+    return bool(job.task.inputs) and job.cache_enabled

@@ -57,7 +57,8 @@ def accept(client: redis.Redis, entry: Entry, partitions: int) -> str:
     try:
         submission = _submission(entry)
         text = submission.dag.encode("utf-8", "surrogateescape")
-        use_cache = _use_cache(submission.useCache)
+        use_cache = _switch("useCache", submission.useCache)
+        memoize = _switch("memoize", submission.memoize)
         first = _claim(client, entry.id, submission, text, partitions)
         if first != entry.id:
             _alias(client, keys, entry.id, first)
@@ -66,7 +67,7 @@ def accept(client: redis.Redis, entry: Entry, partitions: int) -> str:
     except Refusal as refusal:
         reject(client, entry.id, refusal.problems, partitions, stated_name(entry.fields.get("dag", "")))
         return "rejected"
-    _open(client, keys, entry.id, parsed, use_cache)
+    _open(client, keys, entry.id, parsed, use_cache, memoize)
     return "accepted"
 
 
@@ -106,7 +107,7 @@ def _submission(entry: Entry) -> Submission:
     return submission
 
 
-def _use_cache(text: str | None) -> bool | None:
+def _switch(field: str, text: str | None) -> bool | None:
     match (text or "").strip().lower():
         case "":
             return None
@@ -115,7 +116,7 @@ def _use_cache(text: str | None) -> bool | None:
         case "false" | "0":
             return False
         case other:
-            raise Refusal([f"useCache is {other[:40]!r}, but it takes true or false"])
+            raise Refusal([f"{field} is {other[:40]!r}, but it takes true or false"])
 
 
 def _claim(client: redis.Redis, run: str, submission: Submission, text: bytes, partitions: int) -> str:
@@ -123,7 +124,9 @@ def _claim(client: redis.Redis, run: str, submission: Submission, text: bytes, p
     if submission.requestId is None:
         return run
     keys = Keys(partition_of(submission.requestId, partitions))
-    digest = hashlib.sha256(text + b"\0" + (submission.useCache or "").encode("utf-8", "surrogateescape")).hexdigest()
+    # A submission without the newer field keeps the digest that it had before there was one.
+    switches = (submission.useCache or "") + (f"\0{submission.memoize}" if submission.memoize else "")
+    digest = hashlib.sha256(text + b"\0" + switches.encode("utf-8", "surrogateescape")).hexdigest()
     first, known = commit_one(client, claim_request(keys, request_id=submission.requestId, run=run, digest=digest))
     if known != digest:
         raise Refusal([f"requestId {submission.requestId!r} was used for another DAG by run {first}; send a new one"])
@@ -158,8 +161,10 @@ def new_tasks(dag: Dag, graph: Graph) -> list[NewTask]:
     ]
 
 
-def open_calls(keys: Keys, run: str, parsed: ParsedDag, use_cache: bool | None) -> list[Call]:
-    """The calls that open a run; only the last makes it visible."""
+def open_calls(
+    keys: Keys, run: str, parsed: ParsedDag, use_cache: bool | None, memoize: bool | None = None
+) -> list[Call]:
+    """The calls that open a run; only the last makes it visible. `memoize` False: none of its tasks is skipped."""
     dag = parsed.dag
     graph = dag.graph()
     tasks = new_tasks(dag, graph)
@@ -172,6 +177,8 @@ def open_calls(keys: Keys, run: str, parsed: ParsedDag, use_cache: bool | None) 
         "cacheHit": "N/A",
         **_zero_counts(len(tasks)),
     }
+    if memoize is False:
+        fields["memoize"] = "false"
     if parsed.warnings:
         fields["warnings"] = "\n".join(str(warning) for warning in parsed.warnings)
     calls = [
@@ -193,8 +200,10 @@ def open_calls(keys: Keys, run: str, parsed: ParsedDag, use_cache: bool | None) 
     return calls
 
 
-def _open(client: redis.Redis, keys: Keys, run: str, parsed: ParsedDag, use_cache: bool | None) -> None:
-    for call in open_calls(keys, run, parsed, use_cache):
+def _open(
+    client: redis.Redis, keys: Keys, run: str, parsed: ParsedDag, use_cache: bool | None, memoize: bool | None
+) -> None:
+    for call in open_calls(keys, run, parsed, use_cache, memoize):
         commit_one(client, call)
 
 

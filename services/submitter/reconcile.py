@@ -24,6 +24,9 @@ ENTRIES_AT_MOST = 50_000
 """A stream longer than this is busy, not lost; the look at it is left for the next time."""
 
 
+STATE = ("status", "attempt", "settled", "children", "job", "checking")
+
+
 class Missing(NamedTuple):
     """An entry that should be there: its stream and its fields."""
 
@@ -32,11 +35,11 @@ class Missing(NamedTuple):
 
 
 def wanted(keys: Keys, run: str, task: str, state: Iterable[str | None]) -> Missing | None:
-    """The entry that a task in this state waits for. `state`: status, attempt, settled, children, job."""
-    status, attempt, settled, children, job = state
+    """The entry that a task in this state waits for. `state` are the values of STATE."""
+    status, attempt, settled, children, job, checking = state
     named = (("run", run), ("task", task), ("attempt", attempt or ""))
     if status == "QUEUED":
-        return Missing(keys.ready, named)
+        return Missing(keys.checks if checking == attempt else keys.ready, named)
     if status == "RUNNING":
         return Missing(keys.launched, (*named, ("job", job or "")))
     if settled == "0" and (status == "FAILED" or (status == "SUCCEEDED" and children)):
@@ -86,7 +89,7 @@ class Reconciler:
         pipeline = pipelined(self.client)
         pipeline.hmget(keys.run(run), "taskCount", *END_COUNTERS)
         for name in names:
-            pipeline.hmget(keys.task(run, name), "status", "attempt", "settled", "children", "job")
+            pipeline.hmget(keys.task(run, name), *STATE)
         counts, *states = pipeline.execute(raise_on_error=False)
         found = {
             each

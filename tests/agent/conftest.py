@@ -211,6 +211,10 @@ class PodEndpoint:
         """What each request for a plan told of the node's cache."""
         self.port = 0
         self.make_url: Callable[[str, str], str] | None = None
+        self.locate: Callable[[str, dict[str, Any]], dict[str, Any]] | None = None
+        """Says who has an input that a node lacks, by that node and the input; None: other nodes are not known of."""
+        self.brought: list[tuple[str, dict[str, Any]]] = []
+        self.keeper_url: str | None = None
 
     @property
     def url(self) -> str:
@@ -251,6 +255,8 @@ class PodEndpoint:
             "outputs": [{**item, "url": self.sign("PUT", item["key"])} for item in self.outputs],
             "singlePutLimit": self.single_put_limit,
             "manifest": self.manifest(),
+            "locate": self.locate is not None,
+            "keeper": {"putUrl": self.keeper_url} if self.keeper_url else None,
         }
 
     def manifest(self) -> dict[str, Any] | None:
@@ -290,6 +296,13 @@ class PodEndpoint:
                 if self.path == "/v1/result":
                     endpoint.reports.append(document)
                     return self.reply(200, {"status": "committed"})
+                if self.path == "/v1/locate":
+                    assert endpoint.locate is not None
+                    answers = [endpoint.locate(document["node"], each) for each in document["inputs"]]
+                    return self.reply(200, {"inputs": answers})
+                if self.path == "/v1/brought":
+                    endpoint.brought += [(document["node"], each) for each in document["inputs"]]
+                    return self.reply(200, {})
                 key = next(item["key"] for item in endpoint.outputs if item["name"] == document["name"])
                 count = -(-document["bytes"] // endpoint.part_bytes)
                 base = endpoint.store.url(key, endpoint.generation)
@@ -304,7 +317,10 @@ class PodEndpoint:
 class Node:
     """Folders of one pod on a node, and its steps. Several pods may share one cache folder."""
 
-    def __init__(self, root: Path, endpoint: PodEndpoint, cache: Path, job: str = "job-1") -> None:
+    def __init__(
+        self, root: Path, endpoint: PodEndpoint, cache: Path, job: str = "job-1", name: str = "node-1"
+    ) -> None:
+        self.name = name
         self.root = root
         self.endpoint = endpoint
         self.cache = cache
@@ -316,7 +332,7 @@ class Node:
         self.control = root / "control"
 
     def attempt(self, patience: float = 20.0) -> Attempt:
-        return Attempt(self.endpoint.url, TOKEN, "r", "t", 0, "pod", "node-1", patience)
+        return Attempt(self.endpoint.url, TOKEN, "r", "t", 0, "pod", self.name, patience)
 
     def log(self) -> Log:
         return Log(lambda data: self.lines.append(data.decode()))
@@ -336,10 +352,12 @@ class Node:
         )
         return fetch(settings, self.log())
 
-    def publish(self, *, patience: float = 20.0, start_patience: float | None = 10.0) -> Outcome:
+    def publish(
+        self, *, patience: float = 20.0, start_patience: float | None = 10.0, sees_cache: bool = True
+    ) -> Outcome:
         settings = PublishSettings(
             attempt=self.attempt(patience),
-            cache_dir=str(self.cache),
+            cache_dir=str(self.cache) if sees_cache else None,
             job=self.job,
             artifacts=str(self.artifacts),
             control_dir=str(self.control),

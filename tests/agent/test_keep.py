@@ -26,6 +26,19 @@ from tests.agent.wrappers import StaticWrapper
 HOUR = 3600
 
 
+def settings(cache: Path, **env: str) -> KeepSettings:
+    """As a keeper has them by default, with a view that is old after a day, and a disk that has enough room."""
+    return keep_settings(
+        {
+            "HELIOS_CACHE_DIR": str(cache),
+            "HELIOS_NODE": "node-1",
+            "HELIOS_VIEW_HOURS": "24",
+            "HELIOS_CACHE_FREE_BYTES": "0",
+            **env,
+        }
+    )
+
+
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
@@ -34,7 +47,7 @@ def cache(tmp_path: Path) -> Path:
 @pytest.fixture
 def keeper(cache: Path) -> Keeper:
     cache.mkdir()
-    made = Keeper(str(cache), "node-1", 24)
+    made = Keeper(settings(cache))
     made.prepare()
     return made
 
@@ -61,7 +74,7 @@ def view(cache: Path, name: str, *, hours_old: float = 0) -> Path:
 
 def test_preparing_leaves_no_view_behind_and_repairs_the_mode(cache: Path) -> None:
     cache.mkdir(mode=0o700)
-    keeper = Keeper(str(cache), "node-1", 24)
+    keeper = Keeper(settings(cache))
     keeper.prepare()
     assert (cache.stat().st_mode & 0o7777) == 0o755
     assert list((cache / "views").iterdir()) == []
@@ -71,7 +84,7 @@ def test_preparing_leaves_no_view_behind_and_repairs_the_mode(cache: Path) -> No
 def test_a_cache_folder_that_is_missing_is_not_made_by_the_keeper(cache: Path) -> None:
     """Whoever makes it must give it to the agent's user; a folder in the container's own file system helps nobody."""
     with pytest.raises(CacheFault, match="No such file"):
-        Keeper(str(cache), "node-1", 24).prepare()
+        Keeper(settings(cache)).prepare()
 
 
 def test_pending_blobs_are_settled_and_counted(cache: Path, store: Any, endpoint: Any, make_node: Any) -> None:
@@ -79,7 +92,7 @@ def test_pending_blobs_are_settled_and_counted(cache: Path, store: Any, endpoint
     for name in "abc":
         endpoint.add_input(name, f"bucket/{name}")
     make_node("job-1").fetch()
-    keeper = Keeper(str(cache), "node-1", 24)
+    keeper = Keeper(settings(cache))
     keeper.prepare()
     keeper.round()
     found = keeper.inventory()
@@ -99,7 +112,7 @@ def test_a_blob_that_comes_or_goes_is_seen_in_the_next_round(
 ) -> None:
     digest = store.put("bucket/a", b"a" * 10)
     endpoint.add_input("a", "bucket/a")
-    keeper = Keeper(str(cache), "node-1", 24)
+    keeper = Keeper(settings(cache))
     cache.mkdir()
     keeper.prepare()
     keeper.round()
@@ -112,9 +125,10 @@ def test_a_blob_that_comes_or_goes_is_seen_in_the_next_round(
     assert keeper.inventory()["blobs"] == 0
 
 
-def test_folders_that_did_not_change_are_not_read_again(
-    keeper: Keeper, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folders_that_did_not_change_are_not_read_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.mkdir()
+    keeper = Keeper(settings(cache, HELIOS_SCRUB_MB_PER_S="0"))
+    keeper.prepare()
     shelf = cache / "blobs" / "sha256" / "ab"
     shelf.mkdir()
     (shelf / ("ab" * 32)).write_bytes(b"x" * 7)
@@ -310,7 +324,11 @@ def test_the_inventory_is_one_line_of_json_now_and_then(cache: Path) -> None:
     cache.mkdir()
     said: list[bytes] = []
     rounds = iter((True, True, False))
-    keep(KeepSettings(str(cache), "node-1", 1, 3600, 24), said.append, lambda seconds: next(rounds))
+    keep(
+        settings(cache, HELIOS_KEEP_SECONDS="1", HELIOS_REPORT_SECONDS="3600"),
+        said.append,
+        lambda seconds: next(rounds),
+    )
     assert len(said) == 1
     assert said[0].endswith(b"}\n")
     assert json.loads(said[0])["event"] == "cache-inventory"
@@ -319,7 +337,7 @@ def test_the_inventory_is_one_line_of_json_now_and_then(cache: Path) -> None:
 def test_the_inventory_is_left_for_fetch(cache: Path) -> None:
     cache.mkdir()
     said: list[bytes] = []
-    keep(KeepSettings(str(cache), "node-1", 1, 3600, 24), said.append, lambda seconds: False)
+    keep(settings(cache, HELIOS_KEEP_SECONDS="1", HELIOS_REPORT_SECONDS="3600"), said.append, lambda seconds: False)
     assert read_inventory(str(cache)).encode() + b"\n" == said[0]
 
 

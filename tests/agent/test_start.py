@@ -82,7 +82,7 @@ def test_a_frozen_struct_takes_exactly_its_fields_and_cannot_be_changed() -> Non
     wanted = Wanted("n", 1, etag=None, sha256="00")
     assert wanted == Wanted(name="n", size=1, etag=None, sha256="00")
     assert hash(wanted) == hash(Wanted(sha256="00", etag=None, size=1, name="n"))
-    assert Linked("never-here") != Absent("never-here")
+    assert Linked("never-here") != Absent("never-here", "")
     for values, named in [(("n", 1, None), {}), (("n", 1, None, None, 2), {}), (("n", 1, None), {"name": "m"})]:
         with pytest.raises(TypeError, match="takes exactly name, size, etag, sha256"):
             Wanted(*values, **named)  # type: ignore[arg-type]

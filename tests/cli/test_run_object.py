@@ -32,6 +32,10 @@ GOLDEN = {
     "cacheMissTasks": 1,
     "cacheHitBytes": 0,
     "cacheMissBytes": 7,
+    "cacheFetchMs": 40,
+    "cacheSavedMs": 0,
+    "cachePeerBytes": 0,
+    "cacheStoreBytes": 7,
     "nodes": "n1",
     "reason": None,
     "problems": [],
@@ -45,7 +49,23 @@ GOLDEN = {
             "cache": "Miss",
             "cacheHitBytes": 0,
             "cacheMissBytes": 7,
-            "inputs": [{"name": "in", "bytes": 7, "cause": "never-here"}],
+            "fetchMs": 40,
+            "savedMs": 0,
+            "peerBytes": 0,
+            "storeBytes": 7,
+            "inputs": [
+                {
+                    "name": "in",
+                    "bytes": 7,
+                    "cause": "never-here",
+                    "source": "store",
+                    "ms": 40,
+                    "savedMs": 0,
+                    "sha256": "1" * 64,
+                    "version": 'etag "A"',
+                    "detail": None,
+                }
+            ],
             "exitCode": 0,
             "reason": None,
             "outputs": [{"name": "out", "bytes": 3, "sha256": "0" * 64}],
@@ -64,7 +84,9 @@ def finished(client: redis.Redis) -> Stage:
         node="n1",
         cache="Miss",
         cacheMissBytes=7,
-        inputs=[InputRecord("in", 7, "never-here")],
+        fetchMs=40,
+        storeBytes=7,
+        inputs=[InputRecord("in", 7, "never-here", "store", 40, 0, "1" * 64, 'etag "A"')],
         outputs=[OutputRecord("out", 3, "0" * 64, "runs/x/out")],
     )
     client.hset(stage.keys.task(RUN, "a"), "record", msgspec.json.encode(record))
@@ -93,8 +115,25 @@ def test_what_is_not_known_yet_is_null(link: Link, client: redis.Redis) -> None:
     Stage(client).open({"a": ()})
     run = shown(link)
     assert (run["status"], run["endTime"], run["durationMs"], run["reason"]) == ("RUNNING", None, None, None)
+    assert (run["cacheFetchMs"], run["cacheSavedMs"], run["cachePeerBytes"], run["cacheStoreBytes"]) == (None,) * 4
     task = run["tasks"][0]
     assert (task["status"], task["startTime"], task["endTime"], task["exitCode"]) == ("QUEUED", None, None, None)
+
+
+def test_of_an_input_that_only_a_log_tells_of_source_and_times_are_null() -> None:
+    view = TaskView(name="a", status="SUCCEEDED", inputs=[InputRecord("in", 7, "cached")])
+    (shown,) = task_object(view)["inputs"]
+    unknown = dict.fromkeys(("source", "ms", "savedMs", "sha256", "version", "detail"))
+    assert shown == {"name": "in", "bytes": 7, "cause": "cached", **unknown}
+
+
+def test_a_run_says_what_the_cache_saved_and_what_came_from_other_nodes(link: Link, client: redis.Redis) -> None:
+    stage = Stage(client)
+    stage.open({"a": ()})
+    stage.pass_through("a", cache="Partial", hit=600, miss=9_000, savedMs=252_000, peerBytes=2_000, storeBytes=7_000)
+    stage.finalise()
+    line = next(line for line in metrics_lines(read_run(link, RUN)) if line.startswith("cache"))
+    assert "600 B from the cache, 9 KB downloaded (2 KB of them from other nodes); saved 4 m 12 s of download" in line
 
 
 def test_a_rejected_run_lists_its_problems(link: Link, client: redis.Redis) -> None:

@@ -145,6 +145,20 @@ class Installed:
         container = pod["status"]["containerStatuses"][0]["containerID"].rpartition("/")[2]
         self.cluster.tool("kill-container", pod["spec"]["nodeName"], container)
 
+    def pid(self, pod: dict[str, Any]) -> int:
+        """Of the first container's first process, as this process sees it."""
+        container = pod["status"]["containerStatuses"][0]["containerID"].rpartition("/")[2]
+        return int(self.cluster.tool("pid", pod["spec"]["nodeName"], container))
+
+    def keeper(self, node: str) -> dict[str, Any]:
+        """The keeper's pod on a node."""
+        pods = self.tasks.labelled("pods", {"app.kubernetes.io/name": "helios-cache"})
+        return next(pod for pod in pods if pod["spec"]["nodeName"] == node and pod["status"]["phase"] == "Running")
+
+    def cache_folder(self, node: str) -> Path:
+        """A node's cache, as this process sees it."""
+        return Path(self.cluster.tool("fsof", node).strip()) / "cache"
+
     def wait_ready(self, deadline_seconds: float = 180) -> None:
         """Every replica of every service."""
         for name in DEPLOYMENTS:

@@ -20,7 +20,19 @@ from redis.exceptions import NoPermissionError
 from cli.checkup_cluster import check_logins
 from cli.connection import Link
 from helios.heartbeat import live_services
-from helios.keys import CONTROLS, RETENTION, SUBMISSIONS, Keys, heartbeat, keys_of_run, memo
+from helios.keys import (
+    CONTROLS,
+    NODES,
+    RETENTION,
+    SUBMISSIONS,
+    Keys,
+    heartbeat,
+    keys_of_run,
+    memo,
+    node_blobs,
+    node_cache,
+    source_known,
+)
 from helios.leftovers import forgotten_names, memo_outputs, partitions_in_use, record_outputs, stored_runs
 from helios.records import ENDED
 from helios.settings import Settings
@@ -360,6 +372,19 @@ def test_only_a_service_takes_consumers_off_a_group_and_only_of_streams_it_reads
         assert not any(may(user, stream) for stream in (SUBMISSIONS, KEYS.ready, KEYS.launched))
     assert not may("jobrunner", SUBMISSIONS)
     assert not may("collector", KEYS.ready)
+
+
+def test_the_jobrunner_reads_which_node_holds_what_and_changes_nothing_of_it(guarded: GuardedRedis) -> None:
+    blobs, cache, source = node_blobs("n1"), node_cache("n1"), source_known("store/bucket/key")
+    reads = (
+        ("ZRANGE", NODES, 0, "+inf", "BYSCORE"),
+        ("HMGET", blobs, "a"),
+        ("HGET", cache, "pods"),
+        ("GET", source),
+    )
+    writes = (("ZADD", NODES, 1, "n1"), ("HSET", blobs, "a", 1), ("HSET", cache, "pods", 1), ("SET", source, "{}"))
+    assert all(allowed(guarded, "jobrunner", *command) for command in reads)
+    assert not any(allowed(guarded, "jobrunner", *command) for command in writes)
 
 
 def test_the_scaler_reads_how_long_the_streams_are(guarded: GuardedRedis) -> None:

@@ -5,7 +5,8 @@ import pytest
 
 from agent import logs
 from helios.podwire import FetchedInput, FetchManifest
-from services.collector.classify import COUNTED_AT_MOST, UNKNOWN, classify
+from helios.records import InputRecord
+from services.collector.classify import COUNTED_AT_MOST, DETAIL_CHARACTERS, UNKNOWN, Classification, classify
 
 
 def manifest(*hits: bool, cache: bool = True) -> FetchManifest:
@@ -119,6 +120,76 @@ def test_a_broken_message_is_none_and_the_log_decides(broken: str) -> None:
 def test_a_manifest_that_redis_could_not_add_up_is_no_account() -> None:
     impossible = msgspec.structs.replace(manifest(True, True), hitBytes=2**63)
     assert outcome(manifest=impossible, log=log_of(False, False)) == "Miss"
+
+
+TOLD = (
+    FetchedInput(name="a", bytes=100, hit=True, cause="warm", source="cache", ms=2, savedMs=900, sha256="0" * 64),
+    FetchedInput(name="b", bytes=30, hit=False, cause="never-here", source="peer", ms=50, detail="from node n2"),
+    FetchedInput(name="c", bytes=7, hit=False, cause="changed", source="store", ms=400, version='etag "B"', savedMs=9),
+)
+
+
+def told(*inputs: FetchedInput, **fields: int) -> FetchManifest:
+    """The manifest of those inputs."""
+    hits = [each.bytes for each in inputs if each.hit]
+    misses = [each.bytes for each in inputs if not each.hit]
+    counted = {"hits": len(hits), "misses": len(misses), "hitBytes": sum(hits), "missBytes": sum(misses)}
+    return FetchManifest(ok=True, inputs=inputs, **{"elapsedMs": 410, **counted, **fields})
+
+
+def classified(account: FetchManifest, *, inputs: int = 3) -> Classification:
+    return classify(inputs_declared=inputs, cache_enabled=True, manifest=account, message=None, log=None)
+
+
+def test_each_input_says_where_its_bytes_came_from_and_what_that_took_and_saved() -> None:
+    """Only misses came from elsewhere, and only hits save anything."""
+    found = classified(told(*TOLD))
+    assert (found.fetch_ms, found.saved_ms, found.elapsed_ms) == (452, 900, 410)
+    assert (found.peer_bytes, found.store_bytes, found.miss_bytes) == (30, 7, 37)
+    assert list(found.inputs) == [
+        InputRecord("a", 100, "warm", "cache", 2, 900, "0" * 64),
+        InputRecord("b", 30, "never-here", "peer", 50, detail="from node n2"),
+        InputRecord("c", 7, "changed", "store", 400, version='etag "B"'),
+    ]
+
+
+def test_a_short_message_and_a_log_say_nothing_of_sources_and_times() -> None:
+    """What is not known is 0 or None, never a guess from the bytes."""
+    short = msgspec.structs.replace(told(*TOLD), inputs=None)
+    by_message = classify(inputs_declared=3, cache_enabled=True, manifest=None, message=message(short), log=None)
+    assert (by_message.miss_bytes, by_message.elapsed_ms, by_message.inputs) == (37, 410, ())
+    by_log = classify(inputs_declared=2, cache_enabled=True, manifest=None, message=None, log=log_of(True, False))
+    assert (by_log.miss_bytes, by_log.elapsed_ms) == (11, None)
+    assert all((each.source, each.ms, each.version) == ("", 0, "") for each in by_log.inputs)
+    for found in (by_message, by_log):
+        assert (found.fetch_ms, found.saved_ms, found.peer_bytes, found.store_bytes) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("field", ["bytes", "ms", "savedMs"])
+@pytest.mark.parametrize("forged", [-1, COUNTED_AT_MOST + 1, 2**63])
+def test_an_input_that_redis_could_not_add_up_spoils_its_account(field: str, forged: int) -> None:
+    inputs = [msgspec.structs.replace(TOLD[0], **{field: forged}), *TOLD[1:]]
+    account = told(*inputs, hitBytes=1, missBytes=1)
+    assert classified(account) == UNKNOWN
+
+
+def test_many_inputs_that_are_plausible_each_are_not_so_together() -> None:
+    half = msgspec.structs.replace(TOLD[1], ms=COUNTED_AT_MOST * 2 // 3)
+    assert classified(told(half, missBytes=1)).fetch_ms == half.ms
+    assert classified(told(half, half, missBytes=1)) == UNKNOWN
+
+
+def test_more_inputs_than_there_are_are_no_account() -> None:
+    assert classified(told(*TOLD, hits=1, misses=0), inputs=2) == UNKNOWN
+
+
+def test_what_cannot_be_kept_of_an_input_is_left_out() -> None:
+    """Part of a version would compare with nothing; a source that there is not is none."""
+    odd = FetchedInput(
+        name="a", bytes=1, hit=False, cause="changed", source="moon", version="v" * 5_000, detail="d" * 999
+    )
+    (found,) = classified(told(odd)).inputs
+    assert (found.source, found.version, len(found.detail)) == ("", "", DETAIL_CHARACTERS)
 
 
 @pytest.mark.parametrize("cut", range(1, 9))

@@ -15,7 +15,6 @@ import structlog
 from structlog.testing import LogCapture
 
 from helios.dag import parse_dag
-from helios.keys import node_cache
 from helios.podwire import FetchManifest, Plan, Report, StoredOutput
 from helios.settings import Settings
 from helios.streams import CLIENT_OPTIONS
@@ -171,55 +170,6 @@ def test_the_list_of_outputs_has_a_place_that_no_output_can_take(caller: Caller)
     assert places == [f"runs/{RUN}/a/1/p1.manifest.json", f"runs/{RUN}/a/1/p2.manifest.json"]
     assert plans[0].manifest is not None
     assert f"/{places[0]}?X-Amz-" in plans[0].manifest.url
-
-
-INVENTORY = {"event": "cache-inventory", "node": "n1", "blobs": 3, "bytes": 70, "freeBytes": 900, "views": 1}
-
-
-def test_a_pod_tells_how_full_its_nodes_cache_is(caller: Caller, client: redis.Redis) -> None:
-    told = msgspec.json.encode(INVENTORY).decode()
-    assert caller.get("/v1/plan", token("up"), HTTP_HELIOS_CACHE=told)[0] == "200 OK"
-    kept = client.hgetall(node_cache("n1"))
-    assert int(kept.pop("at")) > 0
-    assert kept == {"node": "n1", "blobs": "3", "bytes": "70", "freeBytes": "900"}
-    assert 0 < client.ttl(node_cache("n1")) <= 86_400
-
-
-def test_of_one_node_the_same_is_not_taken_again_at_once(caller: Caller, client: redis.Redis) -> None:
-    for number in (70, 71):
-        told = msgspec.json.encode({**INVENTORY, "bytes": number}).decode()
-        caller.get("/v1/plan", token("up"), HTTP_HELIOS_CACHE=told)
-    assert client.hget(node_cache("n1"), "bytes") == "70"
-
-
-@pytest.mark.parametrize(
-    "told",
-    [
-        "nonsense",
-        "[]",
-        "{}",
-        '{"node":"n1","blobs":-1,"bytes":1,"freeBytes":1}',
-        '{"node":"n1","blobs":1,"bytes":"much","freeBytes":1}',
-        '{"node":"*","blobs":1,"bytes":1,"freeBytes":1}',
-        '{"node":"","blobs":1,"bytes":1,"freeBytes":1}',
-        '{"node":"\udc80","blobs":1,"bytes":1,"freeBytes":1}',
-    ],
-)
-def test_an_inventory_that_is_none_is_passed_over(caller: Caller, client: redis.Redis, told: str) -> None:
-    assert caller.get("/v1/plan", token("up"), HTTP_HELIOS_CACHE=told)[0] == "200 OK"
-    assert list(client.scan_iter(match=node_cache("*"))) == []
-
-
-def test_a_plan_is_given_where_what_the_pod_told_cannot_be_kept(caller: Caller, client: redis.Redis) -> None:
-    client.set(node_cache("n1"), "no hash")
-    told = msgspec.json.encode(INVENTORY).decode()
-    assert caller.get("/v1/plan", token("up"), HTTP_HELIOS_CACHE=told)[0] == "200 OK"
-
-
-def test_a_pod_without_a_token_tells_nothing(caller: Caller, client: redis.Redis) -> None:
-    told = msgspec.json.encode(INVENTORY).decode()
-    assert caller.get("/v1/plan", "forged", HTTP_HELIOS_CACHE=told)[0] == "401 Unauthorized"
-    assert list(client.scan_iter(match=node_cache("*"))) == []
 
 
 def test_a_plan_before_its_inputs_exist_is_a_conflict(caller: Caller) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from helios.dag import Task, parse_dag
 from helios.settings import Settings
-from services.jobrunner.jobs import WantedJob, job_name, wanted_job
+from services.jobrunner.jobs import Preference, WantedJob, job_name, wanted_job
 from services.jobrunner.manifest import CONTROL, FOR_THE_TASK, WRAPPER, job_manifest, literal, spec_hash
 from tests.stage import RUN
 
@@ -80,8 +80,10 @@ def wanted(dag: str = PLAIN, *, attempt: int = 1, cache_enabled: bool = True, no
     )
 
 
-def manifest(dag: str = PLAIN, settings: Settings = SETTINGS, **options: Any) -> Manifest:
-    return job_manifest(wanted(dag, **options), settings)
+def manifest(
+    dag: str = PLAIN, settings: Settings = SETTINGS, prefers: tuple[Preference, ...] = (), **options: Any
+) -> Manifest:
+    return job_manifest(wanted(dag, **options)._replace(prefers=prefers), settings)
 
 
 def pod(found: Manifest) -> Manifest:
@@ -113,6 +115,7 @@ def command_of(*command: str) -> list[str]:
         ("plain", PLAIN, {}),
         ("full", FULL, {}),
         ("cache-off", FULL, {"cache_enabled": False, "attempt": 3}),
+        ("prefers", FULL, {"prefers": (Preference("n2", 100), Preference("n1", 67))}),
     ],
 )
 def test_the_job_is_the_golden_one(name: str, dag: str, options: dict[str, Any]) -> None:

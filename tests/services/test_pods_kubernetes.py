@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import redis
 
-from helios.keys import COLLECTOR_GROUP
+from helios.keys import COLLECTOR_GROUP, node_cache
 from helios.localjobs import PodStatus
 from helios.records import decode_attempt
 from helios.settings import Settings
@@ -20,6 +20,7 @@ from services.collector.kube_logs import END_SECONDS, TURN_SECONDS, PodLogs
 from services.collector.kube_objects import Pod
 from services.collector.kube_pods import SETTLING_SECONDS, KubernetesPods
 from services.collector.kube_status import PULL_SECONDS
+from services.collector.node_loads import NodeLoads
 from tests.services.kube_server import NAMESPACE, Json, KubeServer
 from tests.stage import RUN, Stage
 from tests.waiting import wait_until
@@ -72,7 +73,9 @@ class Cluster:
         self.kube.put("jobs", name, {"metadata": meta, "status": {"conditions": list(conditions)}})
         return name
 
-    def pod(self, task: str, phase: str, *states: Json, meta: Json | None = None, **status: Any) -> None:
+    def pod(
+        self, task: str, phase: str, *states: Json, meta: Json | None = None, spec: Json | None = None, **status: Any
+    ) -> None:
         """`states` are those of fetch, task and publish."""
         job = f"job-{task}-1"
         named = [
@@ -89,7 +92,7 @@ class Cluster:
                     "finalizers": ["batch.kubernetes.io/job-tracking", "helios.dev/result"],
                     **(meta or {}),
                 },
-                "spec": {"nodeName": "node1"},
+                "spec": {"nodeName": "node1"} if spec is None else spec,
                 "status": {
                     "phase": phase,
                     "containerStatuses": named,
@@ -694,3 +697,25 @@ def test_a_finished_pod_that_is_deleted_while_no_collector_runs_is_found_with_it
     assert (task["status"], decode_attempt(task["record"]).cpuMs) == ("SUCCEEDED", 7)
     assert tailed.lines("task") == ["said before the end"]
     wait_until("the pod may go", lambda: "job-a-1-x" not in cluster.kube.objects["pods"])
+
+
+def test_the_pods_at_work_on_each_node_are_noted_when_their_number_changes(
+    cluster: Cluster, client: redis.Redis
+) -> None:
+    """The jobrunner weighs a node's load by it. What nothing changed is not written again."""
+    cluster.start()
+    loads = NodeLoads(client, cluster.pods.at_work)
+
+    def noted() -> list[str | None]:
+        loads.note()
+        found: list[str | None] = [client.hget(node_cache(node), "pods") for node in ("node1", "node2")]  # pyright: ignore[reportAssignmentType]
+        return found
+
+    assert noted() == [None, None]
+    cluster.pod("a", "Running", RUNS)
+    cluster.pod("b", "Pending", spec={"nodeName": "node2"})
+    cluster.pod("c", "Pending", spec={})
+    wait_until("both are counted", lambda: noted() == ["1", "1"])
+    client.delete(node_cache("node2"))
+    cluster.over("a")
+    wait_until("one is over", lambda: noted() == ["0", None])

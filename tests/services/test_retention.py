@@ -57,6 +57,8 @@ class Ground:
         self.client.hset(self.stage.keys.task(run, "a"), "record", msgspec.json.encode(record))
         self.stage.settle("a", run=run)
         assert self.stage.finalise(run, kept=kept) == 1
+        if stored != (key,):
+            self.client.hset(self.stage.keys.run(run), "taskSkipped", "1")
         return key
 
     def left(self) -> set[str]:

@@ -14,8 +14,9 @@ from cli.checkup import Finding, check_services
 from cli.connection import Link
 from helios.heartbeat import Heartbeat
 from helios.keys import SUBMISSIONS, keys_of_run
+from helios.podwire import NodeReport, NodeState
 from helios.settings import Settings
-from services.collector.node_caches import NodeCaches
+from services.collector.nodes import Nodes
 from tests.stage import RUN, Stage
 from tests.tui.letters import bury_entry
 from tests.tui.pictures import NARROW, WIDE, assert_looks, screen_text
@@ -245,9 +246,10 @@ def test_a_read_only_look_writes_nothing(valkey: redis.Redis) -> None:
 
 
 def test_what_each_node_told_of_its_cache_is_shown(stage: Stage) -> None:
-    caches = NodeCaches(stage.client)
+    nodes = Nodes(stage.client, "", 1000)
     for node, held in (("n2", 7), ("n1", 12_000_000_000)):
-        caches.note(f'{{"node":"{node}","blobs":3,"bytes":{held},"freeBytes":80000000000}}')
+        state = NodeState(blobs=3, bytes=held, freeBytes=80_000_000_000)
+        nodes.report(NodeReport(node=node, epoch="e", seq=1, full=True, state=state))
 
     async def script(pilot: Pilot[Any], app: OneScreen, screen: HealthScreen) -> None:
         assert screen.health is not None

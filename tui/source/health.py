@@ -147,7 +147,9 @@ def _caches(link: Link) -> list[CacheSize]:
     for key in keys:
         pipeline.hgetall(key)
     found: list[Any] = pipeline.execute(raise_on_error=False) if keys else []
-    return sorted((_told(each) for each in found if isinstance(each, dict) and each), key=lambda each: each.node)
+    return sorted(
+        (_told(each) for each in found if isinstance(each, dict) and each.get("node")), key=lambda each: each.node
+    )
 
 
 def _told(fields: dict[str, str]) -> CacheSize:

@@ -1,0 +1,186 @@
+# pathlib costs ten milliseconds at every start:
+"""Which blobs a node's cache holds, in little memory: 52 bytes a blob, in one packed shelf for each folder.
+
+Folders that did not change are not read again, and in one that did only blobs that are new are looked at, since a cache
+may hold very many. What changed between two looks is told as deltas.
+"""
+
+import os
+import time
+from array import array
+from collections.abc import Callable, Iterator
+
+from agent.stamp import Seal, read_seal
+
+_DIGEST_BYTES = 32
+_TICK_NS = 2_000_000_000
+"""A folder's mtime is trusted to tell of changes only when it is older than this: clocks of file systems are coarse."""
+_MOST_CHANGES = 20_000
+"""More than these are not remembered one by one: a snapshot tells them in less."""
+
+UNKNOWN = float("nan")
+
+
+class Shelf:
+    """The blobs of one folder as they were at `mtime_ns`; the four columns have one entry a blob."""
+
+    __slots__ = ("digests", "inodes", "mtime_ns", "seconds", "sizes")
+
+    def __init__(self, mtime_ns: int) -> None:
+        self.mtime_ns = mtime_ns
+        self.digests = bytearray()
+        self.sizes = array("Q")
+        self.inodes = array("Q")
+        self.seconds = array("f")
+        """What a byte of it took to download; UNKNOWN until somebody asks, negative when nothing tells."""
+
+    def raw(self, index: int) -> bytes:
+        return bytes(self.digests[index * _DIGEST_BYTES : (index + 1) * _DIGEST_BYTES])
+
+    def put(self, raw: bytes, size: int, inode: int, seconds: float) -> None:
+        self.digests += raw
+        self.sizes.append(size)
+        self.inodes.append(inode)
+        self.seconds.append(seconds)
+
+
+class Deltas:
+    """What a reader that follows the cache from afar has not been told yet.
+
+    It begins with a snapshot. Changes are counted from there on; when they are too many, or the reader lost some, a
+    snapshot is due again.
+    """
+
+    def __init__(self, entries: Callable[[], Iterator[tuple[str, int]]]) -> None:
+        self._entries = entries
+        self._changes: dict[bytes, int] | None = None
+        """Digest to its bytes, or to -1 for one that is gone; None while a snapshot is due."""
+
+    def snapshot(self) -> Iterator[tuple[str, int]]:
+        """Every blob with its bytes, as of the last look; read it to its end before the next one."""
+        self._changes = {}
+        return self._entries()
+
+    def take(self) -> tuple[list[tuple[str, int]], list[str]] | None:
+        """(added with their bytes, removed) since the last call; None when a snapshot is due."""
+        if self._changes is None:
+            return None
+        changes, self._changes = self._changes, {}
+        added = [(raw.hex(), size) for raw, size in changes.items() if size >= 0]
+        return added, [raw.hex() for raw, size in changes.items() if size < 0]
+
+    def lose(self) -> None:
+        """What was taken did not arrive."""
+        self._changes = None
+
+    def note(self, raw: bytes, size: int) -> None:
+        """A blob is there with that size, or is gone (-1)."""
+        if self._changes is not None:
+            self._changes[raw] = size
+            if len(self._changes) > _MOST_CHANGES:
+                self._changes = None
+
+
+class Shelves:
+    """The index. One thread at a time."""
+
+    def __init__(self, root: str, boot: str | None) -> None:
+        self._folder = f"{root}/blobs/sha256"
+        self._boot = boot
+        self._shelves: dict[str, Shelf] = {}
+        self._looked = False
+        self.pending: set[str] = set()
+        """Digests of blobs that nobody has waited for the disk for yet."""
+        self.blobs = 0
+        self.bytes = 0
+        self.arrived: tuple[int, str] = (-1, "")
+        """(bytes, digest) of the largest blob that came between two looks since somebody last set this back."""
+        self.deltas = Deltas(self.entries)
+
+    def look(self) -> None:
+        """Reads what changed. Raises OSError; then what was known of folders that were not read stays."""
+        now_ns = time.time_ns()
+        with os.scandir(self._folder) as folders:
+            found = {folder.name: folder.stat(follow_symlinks=False).st_mtime_ns for folder in folders}
+        for name, mtime_ns in found.items():
+            known = self._shelves.get(name)
+            if known is None or known.mtime_ns != mtime_ns:
+                # A folder that is still changing is remembered as never seen.
+                self._shelves[name] = self._read(name, known, mtime_ns if now_ns - mtime_ns > _TICK_NS else 0)
+        for name in self._shelves.keys() - found.keys():
+            for raw, _size in _entries(self._shelves.pop(name)):
+                self._gone(raw)
+        self.blobs = sum(len(shelf.sizes) for shelf in self._shelves.values())
+        self.bytes = sum(sum(shelf.sizes) for shelf in self._shelves.values())
+        self._looked = True
+
+    def entries(self) -> Iterator[tuple[str, int]]:
+        """(digest, bytes) of every blob."""
+        for shelf in self._shelves.values():
+            for raw, size in _entries(shelf):
+                yield raw.hex(), size
+
+    def shelves(self) -> list[Shelf]:
+        return list(self._shelves.values())
+
+    def after(self, digest: str) -> list[tuple[str, int]]:
+        """The blobs that come next after that digest in the order of digests: the rest of its folder or, where nothing
+        is left of it, the whole next one that has any; empty at the end.
+        """
+        for name in sorted(each for each in self._shelves if each >= digest[:2]):
+            found = sorted((raw.hex(), size) for raw, size in _entries(self._shelves[name]))
+            if rest := [entry for entry in found if entry[0] > digest]:
+                return rest
+        return []
+
+    def _read(self, name: str, known: Shelf | None, mtime_ns: int) -> Shelf:
+        shelf = Shelf(mtime_ns)
+        before = {known.raw(index): index for index in range(len(known.sizes))} if known is not None else {}
+        try:
+            entries = os.scandir(f"{self._folder}/{name}")
+        except NotADirectoryError:
+            return shelf
+        with entries:
+            for entry in entries:
+                raw = _raw(entry.name)
+                if raw is None:
+                    continue
+                index = before.pop(raw, None)
+                if known is not None and index is not None and known.inodes[index] == entry.inode():
+                    shelf.put(raw, known.sizes[index], known.inodes[index], known.seconds[index])
+                else:
+                    self._read_blob(shelf, raw, entry)
+        for raw in before:
+            self._gone(raw)
+        return shelf
+
+    def _read_blob(self, shelf: Shelf, raw: bytes, entry: "os.DirEntry[str]") -> None:
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            self._gone(raw)
+            return
+        shelf.put(raw, status.st_size, status.st_ino, UNKNOWN)
+        if read_seal(status.st_mtime_ns, entry.name, self._boot) is Seal.PENDING:
+            self.pending.add(entry.name)
+        self.deltas.note(raw, status.st_size)
+        if self._looked:
+            self.arrived = max(self.arrived, (status.st_size, entry.name))
+
+    def _gone(self, raw: bytes) -> None:
+        self.pending.discard(raw.hex())
+        self.deltas.note(raw, -1)
+
+
+def _entries(shelf: Shelf) -> Iterator[tuple[bytes, int]]:
+    return ((shelf.raw(index), size) for index, size in enumerate(shelf.sizes))
+
+
+def _raw(name: str) -> bytes | None:
+    """A digest's bytes, or None for a name that is no digest."""
+    if len(name) != 2 * _DIGEST_BYTES or not name.isascii() or not name.isalnum() or name != name.lower():
+        return None
+    try:
+        return bytes.fromhex(name)
+    except ValueError:
+        return None

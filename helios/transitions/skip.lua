@@ -1,0 +1,22 @@
+-- An earlier success stands for the attempt: the task has succeeded without running, and the submitter is told.
+-- KEYS: task, run, checks, finished, events
+-- ARGV: group, entry, run, task, attempt, record, what the look came to, event, events kept
+local task, run, checks, finished, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local group, entry, attempt = ARGV[1], ARGV[2], ARGV[5]
+local state = redis.call('HMGET', task, 'status', 'attempt', 'checking')
+local applied = 0
+if state[1] == 'QUEUED' and state[2] == attempt and state[3] == attempt then
+  redis.call('HGET', run, 'status')
+  local emitted = redis.call('XADD', finished, '*', 'run', ARGV[3], 'task', ARGV[4], 'attempt', attempt)
+  local now = string.match(emitted, '^%d+')
+  redis.call('HSET', task, 'status', 'SUCCEEDED', 'launchedAt', now, 'endedAt', now, 'record', ARGV[6], 'memo', ARGV[7],
+    'checking', '', 'cache', 'N/A', 'hitBytes', '0', 'missBytes', '0', 'node', '', 'disrupted', '0')
+  redis.call('HDEL', task, 'pendingAt', 'fetchingAt', 'runningAt', 'publishingAt')
+  redis.call('HINCRBY', run, 'taskSucceeded', 1)
+  redis.call('HINCRBY', run, 'taskSkipped', 1)
+  redis.pcall('XADD', events, 'MAXLEN', '~', ARGV[9], '*', 'event', ARGV[8])
+  applied = 1
+end
+redis.call('XACK', checks, group, entry)
+redis.call('XDEL', checks, entry)
+return applied
