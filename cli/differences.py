@@ -9,7 +9,9 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from helios import memo
 from helios.dag import Dag, EnvSecret, ExternalInput, Input, Task, TaskInput
+from helios.memo import MemoCheck
 from helios.records import HIT_CAUSES, InputRecord, OutputRecord, TaskView
 
 ROOTS_AT_MOST = 20
@@ -17,15 +19,6 @@ PARTS_AT_MOST = 8
 """Differing parts that a sentence names."""
 
 Content = Literal["same", "changed", "new", "unknown"]
-
-
-class MemoLook(Struct, frozen=True):
-    """What the look for an earlier success of a memoized task came to."""
-
-    key: str | None = None
-    parts: dict[str, str] = {}
-    why: str = ""
-    verify: bool = False
 
 
 class Side(Struct, frozen=True, kw_only=True):
@@ -36,7 +29,7 @@ class Side(Struct, frozen=True, kw_only=True):
     memoize: bool = True
     tasks: Mapping[str, TaskView] = {}
     specs: Mapping[str, Task] = {}
-    memo: MemoLook | None = None
+    memo: MemoCheck | None = None
     """Of the task that is asked about."""
     records_by_name: dict[str, dict[str, InputRecord]] = field(default_factory=dict[str, dict[str, InputRecord]])
     declared_by_name: dict[str, dict[str, Input]] = field(default_factory=dict[str, dict[str, Input]])
@@ -148,10 +141,10 @@ def why_it_ran(now: Side, before: Side | None, task: str) -> str:
             return f"it did not run: {view.reason or view.status}"
         case _:
             pass
-    skipped = getattr(view, "skipped", None)
+    skipped = view.skipped
     if skipped is not None:
         return f"it did not run: the success of task {skipped.task} in run {skipped.run} stands for it"
-    if spec is None or getattr(spec, "memoize", None) is None:
+    if spec is None or spec.memoize is None:
         return "it ran because it is not memoized (memoize: true lets an earlier success stand for it)"
     if not now.memoize:
         return "it ran because memoization was off for this run"
@@ -162,11 +155,11 @@ def why_it_ran(now: Side, before: Side | None, task: str) -> str:
     return "it ran; why it was not skipped is not recorded"
 
 
-def differing_parts(ours: MemoLook | None, theirs: MemoLook | None) -> list[str]:
+def differing_parts(ours: MemoCheck | None, theirs: MemoCheck | None) -> list[str]:
     """Names of the parts of the memoization key that differ; none where one of the keys is not known."""
     if ours is None or theirs is None or not ours.parts or not theirs.parts:
         return []
-    return [name for name in {**ours.parts, **theirs.parts} if ours.parts.get(name) != theirs.parts.get(name)]
+    return memo.differing_parts(ours.parts, theirs.parts)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -290,7 +283,7 @@ def _words(
 
 
 def _no_account(view: TaskView) -> str:
-    if getattr(view, "skipped", None) is not None:
+    if view.skipped is not None:
         return "it was not brought, because the task was skipped"
     if view.status in ("WAITING", "QUEUED", "RUNNING"):
         return "nothing is reported yet"

@@ -6,10 +6,11 @@ from typing import Any
 import msgspec
 
 from cli.connection import Link
-from cli.differences import MemoLook, Side, specs_of
+from cli.differences import Side, specs_of
 from cli.lookup import id_order, newest_runs
 from cli.run_object import read_views
 from helios.dag import Dag
+from helios.memo import decode_check
 from helios.transitions import pipelined
 
 LOOKED_AT = 1000
@@ -55,12 +56,5 @@ def read_side(link: Link, run: str, task: str | None = None) -> Side:
         memoize=memoize != "false",
         tasks={view.name: view for view in read_views(link, run)},
         specs=specs_of(read_dag_of(link, run)),
-        memo=_look(memo),
+        memo=decode_check(memo),
     )
-
-
-def _look(text: str | None) -> MemoLook | None:
-    try:
-        return msgspec.json.decode(text, type=MemoLook) if text else None
-    except msgspec.DecodeError:
-        return None

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from cli.differences import (
     InputWhy,
-    MemoLook,
     Side,
     Why,
     definition_changes,
@@ -24,6 +23,7 @@ from cli.differences import (
 )
 from cli.why_text import why_lines
 from helios.dag import EnvSecret, EnvValue, ExternalInput, Input, Task, TaskInput
+from helios.memo import MemoCheck
 from helios.records import InputRecord, OutputRecord, TaskView
 
 OLD, NEW = "1764027260000-0", "1764027269000-0"
@@ -225,11 +225,11 @@ def test_what_changed_in_a_task_is_told_without_values() -> None:
 
 
 def test_parts_of_a_key_that_differ_are_named() -> None:
-    ours = MemoLook(key="k", parts={"image": "1", "command": "2", "input a": "3"}, why="no success is remembered")
-    theirs = MemoLook(key="l", parts={"image": "1", "command": "9", "env X": "4"})
+    ours = MemoCheck(key="k", parts={"image": "1", "command": "2", "input a": "3"}, why="no success is remembered")
+    theirs = MemoCheck(key="l", parts={"image": "1", "command": "9", "env X": "4"})
     assert differing_parts(ours, theirs) == ["command", "input a", "env X"]
     assert differing_parts(ours, None) == []
-    assert differing_parts(ours, MemoLook()) == []
+    assert differing_parts(ours, MemoCheck()) == []
 
 
 # A DAG in which every output is a function of its task and its inputs, so that what changed is known for certain.
