@@ -111,6 +111,25 @@ class KeepSettings(Frozen):
     """How fast blobs are read again to check them; 0: not at all."""
 
 
+class SyncSettings(Frozen, secret=("key",)):
+    """How the keeper speaks with the collector and listens for other nodes."""
+
+    cache_dir: str
+    node: str
+    endpoint: str
+    """Base URL of the collector's pod endpoint, without a slash at the end."""
+    key: str
+    """What keepers and the collector share; never printed."""
+    url: str
+    """Where other nodes reach this keeper, http://host:port; empty when they do not."""
+    bind: tuple[str, int] | None
+    """Host and port to listen at."""
+    seed_bytes: int
+    """What a node that joins brings at most, before work asks for it."""
+    free_bytes: int | None
+    """The floor of free disk; None: the share that eviction keeps by itself."""
+
+
 def fetch_settings(env: Mapping[str, str]) -> FetchSettings:
     return FetchSettings(
         attempt=_attempt(env),
@@ -169,6 +188,43 @@ def keep_settings(env: Mapping[str, str]) -> KeepSettings:
     )
 
 
+def sync_settings(env: Mapping[str, str]) -> SyncSettings | None:
+    """None where there is no key: then the keeper looks after its cache alone."""
+    key = env.get("HELIOS_KEEPER_KEY", "")
+    if not key:
+        return None
+    return SyncSettings(
+        cache_dir=_path(env, "HELIOS_CACHE_DIR"),
+        node=_text(env, "HELIOS_NODE"),
+        endpoint=_endpoint(env),
+        key=key,
+        url=_keeper_url(env.get("HELIOS_KEEPER_URL", "")),
+        bind=_host_and_port(env, "HELIOS_KEEPER_BIND"),
+        seed_bytes=10 * 1024**3 if (seeds := _bytes(env, "HELIOS_SEED_BYTES")) is None else seeds,
+        free_bytes=_bytes(env, "HELIOS_CACHE_FREE_BYTES"),
+    )
+
+
+def _keeper_url(url: str) -> str:
+    """With the brackets of an IPv6 address, which Kubernetes gives without them."""
+    if not url:
+        return ""
+    host, _, port = url.removeprefix("http://").rstrip("/").rpartition(":")
+    if not url.startswith("http://") or not host or not port.isascii() or not port.isdigit():
+        raise SettingsError(f"HELIOS_KEEPER_URL must be http://host:port, not {url!r}")
+    return f"http://[{host}]:{port}" if ":" in host and not host.startswith("[") else f"http://{host}:{port}"
+
+
+def _host_and_port(env: Mapping[str, str], name: str) -> tuple[str, int] | None:
+    value = env.get(name, "")
+    if not value:
+        return None
+    host, _, port = value.rpartition(":")
+    if not host:
+        raise SettingsError(f"{name} must be host:port, not {value!r}")
+    return host.strip("[]"), _integer(name, port, 0)
+
+
 def _bytes(env: Mapping[str, str], name: str) -> int | None:
     value = env.get(name, "")
     if not value:
@@ -202,9 +258,7 @@ def _wrapper(env: Mapping[str, str]) -> WrapperPlace | None:
 
 
 def _attempt(env: Mapping[str, str]) -> Attempt:
-    endpoint = _text(env, "HELIOS_ENDPOINT").rstrip("/")
-    if not endpoint.startswith(("http://", "https://")):
-        raise SettingsError("HELIOS_ENDPOINT must be http://host:port")
+    endpoint = _endpoint(env)
     token = _text(env, "HELIOS_TOKEN")
     if not token.isascii() or not token.isprintable():
         raise SettingsError("HELIOS_TOKEN cannot be sent as a header")
@@ -218,6 +272,13 @@ def _attempt(env: Mapping[str, str]) -> Attempt:
         node=_text(env, "HELIOS_NODE"),
         plan_patience_seconds=_seconds(env, "HELIOS_PLAN_PATIENCE_SECONDS", 600.0) or 0.0,
     )
+
+
+def _endpoint(env: Mapping[str, str]) -> str:
+    endpoint = _text(env, "HELIOS_ENDPOINT").rstrip("/")
+    if not endpoint.startswith(("http://", "https://")):
+        raise SettingsError("HELIOS_ENDPOINT must be http://host:port")
+    return endpoint
 
 
 def _text(env: Mapping[str, str], name: str) -> str:

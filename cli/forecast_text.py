@@ -41,14 +41,15 @@ FIGURES = {
 
 
 def forecast_lines(forecast: Forecast, paint: Painter = plain) -> list[str]:
-    lines = [*_summary(forecast, paint), "", *_task_table(forecast, paint)]
+    lines = [*summary_lines(forecast, paint), "", *_task_table(forecast, paint)]
     inputs = _inputs(forecast)
     if inputs:
         lines += ["", *_input_table(inputs, paint)]
     return lines
 
 
-def _summary(forecast: Forecast, paint: Painter) -> list[str]:
+def summary_lines(forecast: Forecast, paint: Painter = plain) -> list[str]:
+    """The forecast in a few lines."""
     cache = "cache on" if forecast.cache_enabled else "cache off"
     nodes = forecast.nodes
     where = f", {nodes[0] if len(nodes) == 1 else count(len(nodes), 'node')}" if nodes else ""

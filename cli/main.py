@@ -24,7 +24,8 @@ class Command(NamedTuple):
 
 GROUPS: dict[str, tuple[Command, ...]] = {
     "Run": (
-        Command("run", "FILE [--no-cache] [-o json]", "Run a DAG, follow it to its end and show its metrics."),
+        Command("run", "FILE [--no-cache] [--plan]", "Run a DAG, follow it to its end and show its metrics."),
+        Command("plan", "FILE [--no-cache] [-o json]", "Say what a run would fetch, skip and take."),
         Command("submit", "FILE|- [--watch]", "Submit a DAG and print the run's id."),
         Command("cancel", "RUN", "Cancel a run."),
         Command("put", "FILE s3://bucket/key", "Store a file that DAGs can name as an input."),
@@ -36,6 +37,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("why", "RUN TASK [--input NAME]", "Say why a task ran, and why its inputs were hits or misses."),
         Command("assert", "RUN --hit-bytes 0.8 …", "Check that a run kept to what is expected of it, for CI."),
         Command("logs", "RUN TASK [--follow]", "Print what a task printed."),
+        Command("critical", "RUN", "Show what a run waited for: its critical path, phase by phase."),
         Command("cache", "stats [--dag NAME] [--node NODE]", "Show what the cache saved, by DAG and by node."),
         Command("record", "FILE [RUN ...]", "Write the records of runs into a file for `helios tui --recording`."),
         Command("artifacts", "RUN [TASK] [NAME] [--to DIR]", "List the outputs of a run, or fetch them."),

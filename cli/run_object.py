@@ -24,6 +24,7 @@ ORDER = (
     "endTime",
     "durationMs",
     "cacheEnabled",
+    "memoize",
     "cacheHit",
     "taskCount",
     *RUN_COUNTERS,
@@ -33,6 +34,9 @@ ORDER = (
     "problems",
     "warnings",
 )
+
+SWITCHES: dict[str, Any] = {"cacheEnabled": False, "memoize": True}
+"""What they are in a run that does not say."""
 
 NULLABLE = ("startTime", "endTime", "durationMs", *RUN_ACCOUNT)
 
@@ -78,7 +82,7 @@ def run_object(fields: Mapping[str, str]) -> dict[str, Any]:
         elif name in TEXTS:
             shown[name] = ""
         else:
-            shown[name] = False if name == "cacheEnabled" else []
+            shown[name] = SWITCHES.get(name, [])
     return shown
 
 
@@ -100,6 +104,7 @@ def task_object(view: TaskView) -> dict[str, Any]:
         "endTime": view.endTime,
         "exitCode": view.exitCode,
         "reason": readable(view.reason) if view.reason is not None else None,
+        "skipped": {"run": view.skipped.run, "task": view.skipped.task} if view.skipped is not None else None,
         "outputs": [{"name": each.name, "bytes": each.bytes, "sha256": each.sha256} for each in view.outputs],
     }
 

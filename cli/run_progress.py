@@ -110,6 +110,8 @@ class RunProgress:
                 task = self._move(name, status, attempt, ENDED)
                 if task is not None:
                     task.cache, task.ended_at, task.reason = event.cache, at, event.reason or ""
+                    if event.skipped is not None:
+                        task.reason = event.skipped.words()
                     task.hit_bytes, task.miss_bytes = event.cacheHitBytes, event.cacheMissBytes
             case TaskFailed(task=name, attempt=attempt):
                 task = self._move(name, "FAILED", attempt, SETTLED)

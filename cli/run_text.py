@@ -70,6 +70,8 @@ def metrics_lines(run: Mapping[str, Any], paint: Painter = plain) -> list[str]:
     lines.append(f"cache    {cache_line(run, paint)}")
     if run["nodes"]:
         lines.append(f"nodes    {run['nodes'].replace(',', ', ')}")
+    if not run["memoize"]:
+        lines.append("memoize  off for this run: no task is skipped")
     if run["reason"]:
         lines.append(f"reason   {run['reason']}")
     return lines
@@ -79,7 +81,7 @@ def task_counts(run: Mapping[str, Any]) -> str:
     parts = [
         f"{run[field]:,} {word}"
         for field, word in (
-            ("taskSucceeded", "succeeded"),
+            ("taskSucceeded", f"succeeded{skipped_words(run)}"),
             ("taskFailed", "failed"),
             ("taskUpstreamFailed", "not started because of a failure above"),
             ("taskCancelled", "cancelled"),
@@ -87,6 +89,10 @@ def task_counts(run: Mapping[str, Any]) -> str:
         if run[field]
     ]
     return f"{run['taskCount']:,}: {', '.join(parts)}" if parts else f"{run['taskCount']:,}"
+
+
+def skipped_words(run: Mapping[str, Any]) -> str:
+    return f" ({run['taskSkipped']:,} skipped)" if run["taskSkipped"] else ""
 
 
 def cache_line(run: Mapping[str, Any], paint: Painter = plain) -> str:
@@ -125,7 +131,7 @@ def task_row(view: TaskView) -> tuple[Cell | str, ...]:
         why_missed(view),
         duration(waited) if waited is not None and waited >= LONG_WAIT_MS else "",
         duration(run_ms(view)),
-        shortened(view.reason or "", REASON_CHARACTERS),
+        shortened(view.skipped.words() if view.skipped else view.reason or "", REASON_CHARACTERS),
     )
 
 
@@ -161,7 +167,7 @@ def run_row(run: Mapping[str, Any]) -> tuple[Cell | str, ...]:
         Cell(status, STATUS_STYLES.get(status, "")),
         moment(run["startTime"]),
         "" if rejected else duration(run["durationMs"]),
-        "" if rejected else f"{done}/{run['taskCount']}",
+        "" if rejected else f"{done}/{run['taskCount']}{skipped_words(run)}",
         "" if rejected else Cell(run["cacheHit"], CACHE_STYLES.get(run["cacheHit"], "")),
         "" if rejected else size(run["cacheHitBytes"]),
         "" if rejected else size(run["cacheMissBytes"]),

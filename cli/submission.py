@@ -71,11 +71,15 @@ def problem_line(file: str, problem: Problem) -> str:
     return f"{place}: {path}{problem.message}"
 
 
-def submit(link: Link, text: bytes, *, use_cache: bool | None, request_id: str | None) -> str:
+def submit(
+    link: Link, text: bytes, *, use_cache: bool | None, request_id: str | None, memoize: bool | None = None
+) -> str:
     """Add a submission; returns its entry's id. A lost reply is asked for again only if there is a request id."""
     fields: dict[Any, Any] = {"dag": text}
     if use_cache is not None:
         fields["useCache"] = "true" if use_cache else "false"
+    if memoize is not None:
+        fields["memoize"] = "true" if memoize else "false"
     if request_id is not None:
         fields["requestId"] = request_id
     for left in reversed(range(TRIES)):

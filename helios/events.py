@@ -16,6 +16,9 @@ class Producer(msgspec.Struct, frozen=True):
     run: str
     task: str
 
+    def words(self) -> str:
+        return f"skipped, from run {self.run} task {self.task}"
+
 
 class Event(msgspec.Struct, frozen=True, tag_field="type"):
     run: str

@@ -12,6 +12,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "log_level": ("debug", "info", "warning", "error"),
     "launcher": ("local", "kubernetes"),
     "affinity": ("on", "off"),
+    "cache_scope": ("shared", "namespace"),
 }
 """What the settings take that are one of a few words."""
 
@@ -121,6 +122,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     cache_host_path: str = "/var/helios/cache"
     """Where the cache folder is on the nodes' own file systems."""
+
+    cache_scope: str = "shared"
+    """shared: every Helios of a cluster has the same cache on a node; namespace: the tasks' namespace has one of its
+    own below that folder."""
 
     job_create_threads: Annotated[int, Meta(ge=1, le=1000)] = 16
     """Jobs that are created at the same time."""

@@ -39,6 +39,9 @@ TASK_MARKS = {
     "UNKNOWN": Mark("?", "unknown", "warning", "?"),
 }
 
+SKIPPED = Mark("↷", "skipped", "success", "~")
+"""A task that succeeded without running, because an earlier success stands for it."""
+
 CACHE_MARKS = {
     "Hit": Mark("●", "Hit", "success", "*"),
     "Partial": Mark("◐", "Partial", "warning", "o"),
@@ -61,3 +64,8 @@ STAGE_MARKS = {
 }
 
 UNKNOWN = Mark("?", "unknown", "warning", "?")
+
+
+def task_mark(status: str, *, skipped: bool) -> Mark:
+    """How a task looks."""
+    return SKIPPED if skipped and status == "SUCCEEDED" else TASK_MARKS.get(status, UNKNOWN)

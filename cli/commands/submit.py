@@ -23,6 +23,7 @@ def submit(
     *,
     watch: Annotated[bool, Parameter(negative=())] = False,
     no_cache: Annotated[bool, Parameter(negative=())] = False,
+    no_memoize: Annotated[bool, Parameter(negative=())] = False,
     request_id: str | None = None,
 ) -> int:
     """Submit a DAG and print the run's id.
@@ -37,6 +38,8 @@ def submit(
         Follow the run to its end, on stderr; Ctrl-C ends the watching, not the run.
     no_cache
         Fetch every input anew, whatever the DAG says.
+    no_memoize
+        Run every task, whatever the DAG says of memoize.
     request_id
         Names this submission: sending the same DAG again with the same id starts no second run. Generated unless given.
     """
@@ -45,7 +48,9 @@ def submit(
         raise CommandFailed("--request-id is empty", hint="give 1 to 256 characters, or leave it out")
     with connected(ALL if watch else REDIS) as link:
         request = request_id or f"cli-{uuid.uuid4().hex}"
-        entry = send(link, text, use_cache=False if no_cache else None, request_id=request)
+        entry = send(
+            link, text, use_cache=False if no_cache else None, request_id=request, memoize=False if no_memoize else None
+        )
         alive = is_alive(link, "submitter") or link.stack is not None
         patience = WATCHED_VERDICT_SECONDS if watch else VERDICT_SECONDS if alive else NO_SUBMITTER_SECONDS
         verdict = await_verdict(link, entry, patience)

@@ -277,12 +277,18 @@ def _volumes(job: WantedJob, settings: Settings, linked: bool) -> list[Manifest]
     if linked:
         # Without a type: "DirectoryOrCreate" would make the view root's before fetch can, and "Directory" waits for
         # a folder that only fetch makes.
-        host = settings.cache_host_path.rstrip("/")
+        host = _cache_folder(settings)
         volumes += [
             {"name": "cache", "hostPath": {"path": host}},
             {"name": "view", "hostPath": {"path": f"{host}/views/{job.name}"}},
         ]
     return volumes
+
+
+def _cache_folder(settings: Settings) -> str:
+    """On the node. In the pod it is at the same place whatever the scope, and so are the links to what is in it."""
+    host = settings.cache_host_path.rstrip("/")
+    return f"{host}/namespaces/{settings.namespace}" if settings.cache_scope == "namespace" else host
 
 
 def _mount(volume: str, path: str, *, read_only: bool = False) -> Manifest:

@@ -117,6 +117,10 @@ def test_a_run_as_json_is_one_object_with_every_name_of_the_design(up: Helios) -
         "cache",
         "cacheHitBytes",
         "cacheMissBytes",
+        "fetchMs",
+        "savedMs",
+        "peerBytes",
+        "storeBytes",
         "inputs",
         "startTime",
         "endTime",
@@ -145,10 +149,35 @@ def test_the_second_run_of_a_dag_finds_every_input_in_the_cache(up: Helios, tmp_
     assert runs[1]["cacheHit"] == "Hit"
     assert runs[1]["cacheMissBytes"] == 0
     assert runs[1]["cacheHitTasks"] == runs[1]["taskCount"] == 9
+    assert [each["source"] for each in tasks_of(runs[0])["split"]["inputs"]] == ["store"]
+    assert {each["source"] for task in runs[1]["tasks"] for each in task["inputs"]} == {"cache"}
+    assert runs[0]["cacheStoreBytes"] == runs[0]["cacheMissBytes"]
+    assert runs[1]["cacheStoreBytes"] == runs[1]["cachePeerBytes"] == 0
 
     fetched = up("artifacts", runs[1]["dagId"], "report", "report.txt", "--to", str(tmp_path))
     assert fetched.code == 0, fetched.err
     assert "the whole book" in (tmp_path / "report.txt").read_text()
+
+
+def test_the_critical_path_of_a_run_is_all_of_its_time(up: Helios) -> None:
+    """From submission to end nothing is left out; the last task of the DAG is what it ends with."""
+    run = up("run", str(ROOT / "examples/opticks.yaml"), "-o", "json").json()
+    found = up("critical", run["dagId"], "-o", "json").json()
+    assert found["ms"] == run["durationMs"] == sum(step["ms"] for step in found["path"])
+    assert (found["path"][0]["task"], found["path"][-1]["task"]) == ("split", "report")
+    for step in found["path"]:
+        assert sum(ms for ms in step["phases"].values() if ms is not None) == step["ms"]
+        assert all(step["phases"][name] is not None for name in ("queue", "start", "fetch", "run", "settle"))
+    assert found["allCached"]["unknown"] == 0
+
+
+def test_what_runs_moved_is_added_up_for_their_dag_and_node(up: Helios) -> None:
+    before = up("cache", "stats", "--dag", "opticks", "-o", "json").json()["total"]
+    run = up("run", str(ROOT / "examples/opticks.yaml"), "-o", "json").json()
+    after = up("cache", "stats", "--dag", "opticks", "-o", "json").json()["total"]
+    assert after["runs"] == before["runs"] + 1
+    assert after["hitBytes"] - before["hitBytes"] == run["cacheHitBytes"] > 0
+    assert "local" in up("cache", "stats").out
 
 
 def test_no_cache_fetches_every_input_anew(up: Helios) -> None:

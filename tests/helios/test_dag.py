@@ -10,6 +10,7 @@ from helios.dag import (
     EnvSecret,
     EnvValue,
     ExternalInput,
+    Memoize,
     Task,
     TaskInput,
     parents,
@@ -93,6 +94,7 @@ def test_every_field_reaches_the_normalised_task() -> None:
             nodeSelector={"kubernetes.io/arch": "amd64"},
             tolerations=[{"key": "spot", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}],
             serviceAccountName="own",
+            memoize={"maxAge": "7d", "verify": 0.02},
             inputs=[{"uri": "s3://bkt/x/y.csv", "mode": "copy", "verify": "always"}],
             outputs=["out/y.csv"],
         ),
@@ -107,6 +109,7 @@ def test_every_field_reaches_the_normalised_task() -> None:
     assert first.env == (EnvValue("PLAIN", "v"), EnvSecret("FROM_SECRET", "s3-login", "password"))
     assert (first.requests, first.limits) == ({"cpu": "0.5", "memory": "1Gi"}, {"cpu": "1", "nvidia.com/gpu": "1"})
     assert first.timeout_seconds == 60
+    assert (first.memoize, second.memoize) == (Memoize(max_age_seconds=604_800, verify=0.02), None)
     assert first.node_selector == {"kubernetes.io/arch": "amd64"}
     assert first.tolerations[0].toleration_seconds == 30
     assert (first.service_account_name, second.service_account_name) == ("own", "shared")
@@ -531,12 +534,31 @@ def test_duplicate_names_and_empty_tasks_are_refused() -> None:
         ({"tolerations": [{"effect": "NoSchedule"}]}, "tolerations[0]: has no key"),
         ({"tolerations": [{"key": "a", "tolerationSeconds": 1}]}, "tolerations[0].tolerationSeconds: has a meaning"),
         ({"serviceAccountName": "A"}, "serviceAccountName: 'A' is not a name Kubernetes takes"),
+        ({"memoize": "yes"}, "memoize: expected true or false or a mapping, got the text 'yes'; write true"),
+        ({"memoize": {"maxAge": "7w"}}, "memoize.maxAge: '7w' is not a duration such as 30m, 12h or 7d"),
+        ({"memoize": {"maxAge": 7}}, "memoize.maxAge: expected text, got the number 7; put it in quotes"),
+        ({"memoize": {"maxAge": "367d"}}, "memoize.maxAge: 367d is above 366 days"),
+        ({"memoize": {"verify": 1.5}}, "memoize.verify: 1.5 is not within 0 to 1"),
+        ({"memoize": {"verfy": 1}}, "memoize.verfy: unknown field 'verfy'; did you mean 'verify'?"),
         ({"dependsOn": []}, "dependsOn: unknown field 'dependsOn'; did you mean 'depends_on'?"),
     ],
 )
 def test_what_a_task_may_hold(fields: dict[str, Any], problem: str) -> None:
     found = only_problem_of(dag(task(**fields)))
     assert found.startswith((f"tasks[0].{problem}", f"tasks[0]{problem}")), found
+
+
+def test_memoize_warns_of_an_image_that_may_move_and_of_work_without_outputs() -> None:
+    pinned = f"alpine@sha256:{'0' * 64}"
+    text = dag(
+        task(memoize=True, outputs=["o"]), task("b", image=pinned, memoize={"verify": 1}), task("c", memoize=False)
+    )
+    found = parse_dag(text)
+    assert [str(each).partition(": ")[2][:30] for each in found.warnings] == [
+        "is a tag, which may move: memo",
+        "skips whatever the task does, ",
+    ]
+    assert [each.memoize is not None for each in found.dag.tasks] == [True, True, False]
 
 
 def test_a_latest_tag_is_the_users_choice() -> None:

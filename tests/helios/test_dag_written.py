@@ -16,10 +16,12 @@ tasks:
     outputs: [a.txt]
     retries: {count: 2}
     timeoutSeconds: 30
+    memoize: {maxAge: 36h, verify: 0.25}
   - name: use
     image: alpine:3.20
     command: ["true"]
     args: [x]
+    memoize: true
     depends_on: [make]
     env: {A: "1", B: {secret: s, key: k}}
     inputs:

@@ -11,9 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
+from agent.settings import keep_settings, sync_settings
 from cli.checkup_rights import NEEDED
-from helios.settings import Settings
-from tests.k8s.conftest import K8S, OVERLAYS, Document, Manifests, env_file
+from helios.dag import parse_dag
+from helios.settings import Settings, settings_from
+from services.jobrunner.jobs import wanted_job
+from services.jobrunner.manifest import job_manifest
+from tests.k8s.conftest import K8S, OVERLAYS, ROOT, Document, Manifests, env_file
 
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet")
 
@@ -63,7 +67,9 @@ def test_no_pod_shares_anything_with_its_node_but_the_cache(documents: list[Docu
     for name, pod in pods(documents):
         assert not any(pod.get(each) for each in ("hostNetwork", "hostPID", "hostIPC")), name
         folders = [volume["hostPath"]["path"] for volume in pod.get("volumes", ()) if "hostPath" in volume]
-        assert folders == (["/var/helios/cache"] if name == "helios-cache" else []), name
+        for folder in folders:
+            assert name == "helios-cache"
+            assert folder in ("/var/helios/cache", "/var/helios/cache/namespaces/helios-tasks")
 
 
 def test_only_those_who_ask_the_api_server_have_a_token(documents: list[Document]) -> None:
@@ -190,19 +196,91 @@ def test_both_namespaces_deny_by_default_and_tasks_never_reach_redis(documents: 
             assert not policy["spec"].get("ingress")
             assert not policy["spec"].get("egress")
     (tasks,) = named(documents, "NetworkPolicy", "tasks")
-    assert sorted(port["port"] for rule in tasks["spec"]["egress"] for port in rule["ports"]) == [53, 53, 8414, 9000]
+    ports = sorted(port["port"] for rule in tasks["spec"]["egress"] for port in rule["ports"])
+    assert ports == [53, 53, 8414, 8415, 9000]
     (guard,) = named(documents, "NetworkPolicy", "redis")
     assert "helios-tasks" not in json.dumps(guard)
 
 
-def test_the_keeper_runs_on_every_node_and_reaches_no_network(documents: list[Document]) -> None:
+def test_the_keeper_runs_on_every_node(documents: list[Document]) -> None:
     (keeper,) = named(documents, "DaemonSet", "helios-cache")
     pod = keeper["spec"]["template"]["spec"]
     assert pod["tolerations"] == [{"operator": "Exists"}]
     assert "nodeSelector" not in pod
-    for policy in named(documents, "NetworkPolicy"):
-        if policy["metadata"]["namespace"] == "helios-tasks" and policy["spec"]["podSelector"]:
-            assert "NotIn" in json.dumps(policy["spec"]["podSelector"])
+
+
+def test_a_keeper_reaches_its_like_the_collector_and_the_store_and_is_reached_by_tasks_only(
+    documents: list[Document],
+) -> None:
+    (policy,) = named(documents, "NetworkPolicy", "cache")
+    reached = {
+        (target["podSelector"]["matchLabels"]["app.kubernetes.io/name"], port["port"])
+        for rule in policy["spec"]["egress"]
+        for target in rule["to"]
+        if "podSelector" in target
+        for port in rule["ports"]
+    }
+    assert reached == {("helios-cache", 8415), ("helios-collector", 8414), ("helios-minio", 9000)}
+    (ingress,) = policy["spec"]["ingress"]
+    assert (ingress["from"], [port["port"] for port in ingress["ports"]]) == ([{"podSelector": {}}], [8415])
+    for name in ("collector", "minio"):
+        (guard,) = named(documents, "NetworkPolicy", name)
+        sources = [source for rule in guard["spec"]["ingress"] for source in rule["from"]]
+        assert {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "helios-tasks"}}} in sources
+
+
+def test_keepers_find_the_collector_where_pods_do(documents: list[Document]) -> None:
+    (services,) = (
+        each["data"] for each in named(documents, "ConfigMap") if "helios-settings" in each["metadata"]["name"]
+    )
+    (keepers,) = (each["data"] for each in named(documents, "ConfigMap") if "helios-cache" in each["metadata"]["name"])
+    assert keepers["HELIOS_ENDPOINT"] == services["HELIOS_POD_ENDPOINT_URL"]
+
+
+def test_every_setting_of_the_keeper_is_understood(documents: list[Document]) -> None:
+    (keeper,) = named(documents, "DaemonSet", "helios-cache")
+    (container,) = keeper["spec"]["template"]["spec"]["containers"]
+    (configured,) = (
+        each["data"] for each in named(documents, "ConfigMap") if "helios-cache" in each["metadata"]["name"]
+    )
+    given = {each["name"]: each.get("value", "x") for each in container["env"]}
+    read = (ROOT / "agent" / "settings.py").read_text()
+    assert [name for name in (*configured, *given) if name != "HELIOS_POD_IP" and f'"{name}"' not in read] == []
+    environ = {name: value.replace("$(HELIOS_POD_IP)", "fd00::7") for name, value in {**configured, **given}.items()}
+    settings = sync_settings(environ)
+    assert settings is not None
+    assert (settings.url, settings.bind) == ("http://[fd00::7]:8415", ("fd00::7", 8415))
+    keep_settings(environ)
+
+
+def test_the_keepers_key_is_one_and_only_keepers_and_the_collector_have_it(documents: list[Document]) -> None:
+    secrets = named(documents, "Secret", "helios-keeper")
+    assert {each["metadata"]["namespace"] for each in secrets} == {"helios", "helios-tasks"}
+    assert len({each["data"]["HELIOS_KEEPER_KEY"] for each in secrets}) == 1
+    have_it = {name for name, container, _ in containers(documents) if "helios-keeper" in json.dumps(container)}
+    assert have_it == {"helios-cache/keep", "helios-collector/collector"}
+
+
+def test_isolated_all_who_name_the_cache_on_the_node_name_the_namespaces_own(manifests: Manifests) -> None:
+    """The keeper, what the admission policy lets in, and what the jobrunner puts into Jobs."""
+    documents = manifests.render("overlays/isolated")
+    (settings,) = (
+        each["data"] for each in named(documents, "ConfigMap") if "helios-settings" in each["metadata"]["name"]
+    )
+    scoped = settings_from({name: value for name, value in settings.items() if name.startswith("HELIOS_")})
+    parsed = parse_dag(b"{dagName: d, tasks: [{name: a, image: i, command: [x], inputs: [{uri: 's3://b/k', as: k}]}]}")
+    (task,) = parsed.dag.tasks
+    job = wanted_job("a-0", task, run="1-0", attempt=1, cache_enabled=True, settings=scoped, now_seconds=0)
+    pod = job_manifest(job, scoped)["spec"]["template"]["spec"]
+    folders = {volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume}
+    own = "/var/helios/cache/namespaces/helios-tasks"
+    assert folders == {own, f"{own}/views/{job.name}"}
+    (keeper,) = named(documents, "DaemonSet", "helios-cache")
+    (volume,) = keeper["spec"]["template"]["spec"]["volumes"]
+    (policy,) = named(documents, "ValidatingAdmissionPolicy", "helios-tasks")
+    expressions = {each["name"]: each["expression"] for each in policy["spec"]["variables"]}
+    assert volume["hostPath"]["path"] == own
+    assert expressions["folder"] == f"'{own}'"
 
 
 def test_services_are_replicated_spread_and_not_all_drained_at_once(manifests: Manifests) -> None:

@@ -185,6 +185,8 @@ def test_the_command_line_works_as_the_client(services: GuardedRedis, tmp_path: 
     assert (logins.ok, logins.detail) == (True, "nobody without a password; this is client")
     for words in (("show", run), ("logs", run, "a"), ("doctor",), ("cancel", run), ("runs", "trial"), ("logs", run)):
         helios(*words)
+    assert "a" in helios("critical", run)
+    assert "trial" in helios("cache", "stats")
     assert services.refused() == []
 
 

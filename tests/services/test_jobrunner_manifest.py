@@ -218,6 +218,15 @@ def test_the_hosts_paths_are_the_cache_and_the_jobs_own_view_without_a_type() ->
     assert paths == [{"path": "/mnt/disk/helios"}, {"path": f"/mnt/disk/helios/views/{name}"}]
 
 
+def test_a_namespace_of_its_own_scope_has_its_own_folder_on_the_node_and_the_same_one_in_its_pods() -> None:
+    found = manifest(FULL, msgspec.structs.replace(SETTINGS, cache_scope="namespace", namespace="team-a"))
+    paths = [each["hostPath"]["path"] for each in pod(found)["volumes"] if "hostPath" in each]
+    name = found["metadata"]["name"]
+    assert paths == [f"/var/helios/cache/namespaces/team-a{rest}" for rest in ("", f"/views/{name}")]
+    shared = manifest(FULL, msgspec.structs.replace(SETTINGS, namespace="team-a"))
+    assert mounts(containers(found)["task"]) == mounts(containers(shared)["task"])
+
+
 @pytest.mark.parametrize(("dag", "cache_enabled"), [(PLAIN, True), (FULL, False)])
 def test_a_pod_without_use_for_the_cache_mounts_nothing_of_the_node(dag: str, cache_enabled: bool) -> None:
     found = manifest(dag, cache_enabled=cache_enabled)

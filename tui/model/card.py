@@ -6,7 +6,7 @@ from typing import NamedTuple
 from cli.figures import duration, moment, size
 from helios.dag import EnvSecret, Task
 from helios.records import HIT_CAUSES
-from tui.glyphs import CACHE_MARKS, TASK_MARKS, UNKNOWN
+from tui.glyphs import CACHE_MARKS, UNKNOWN, task_mark
 from tui.model.table import printable
 from tui.model.tasks import TaskRow, spans
 
@@ -34,13 +34,18 @@ class Line(NamedTuple):
 
 def card_lines(row: TaskRow, task: Task | None, now_ms: int, *, ascii_only: bool = False) -> Iterator[Line]:
     """The card, top to bottom. `task` is what the DAG says of it, None while that is not read."""
-    mark = TASK_MARKS.get(row.status, UNKNOWN)
+    mark = task_mark(row.status, skipped=row.skipped is not None)
     attempt = f", attempt {row.attempt}" if row.attempt else ""
     yield Line(
         "status", f"{mark.shown(ascii_only)}{attempt}{f', {row.phase.lower()}' if row.phase else ''}", mark.style
     )
     if row.reason:
         yield Line("reason", printable(" ".join(row.reason.split())), "error" if mark.style == "error" else "warning")
+    if row.skipped is not None:
+        yield Line(
+            "skipped",
+            printable(f"it did not run: these are the outputs of run {row.skipped.run} task {row.skipped.task}"),
+        )
     if row.parents:
         yield Line("after", printable(", ".join(row.parents)))
     if row.node:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 
-from tui.glyphs import CACHE_MARKS, TASK_MARKS
+from tui.glyphs import CACHE_MARKS, task_mark
 from tui.model.tasks import TaskRow
 
 
@@ -52,11 +52,11 @@ def _passes_word(row: TaskRow, word: str) -> bool:
 
 
 def _fields(row: TaskRow) -> dict[str, list[str]]:
-    state = TASK_MARKS.get(row.status)
+    state = task_mark(row.status, skipped=row.skipped is not None)
     found: Iterable[str] = (each.cause for each in row.view.inputs) if row.view is not None else ()
     return {
         "name": [row.name.lower()],
-        "status": [row.status.lower(), state.word if state is not None else ""],
+        "status": [row.status.lower(), state.word],
         "cache": [CACHE_MARKS[row.cache].word.lower() if row.cache in CACHE_MARKS else ""],
         "node": [row.node.lower()],
         "cause": list(found),

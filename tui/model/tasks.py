@@ -10,6 +10,7 @@ import msgspec
 
 from helios.events import (
     AnyEvent,
+    Producer,
     RunAccepted,
     RunEnded,
     TaskEnded,
@@ -53,6 +54,8 @@ class TaskRow(msgspec.Struct):
     publishing_at: int | None = None
     ended_at: int | None = None
     reason: str = ""
+    skipped: Producer | None = None
+    """It succeeded without running: that task's success stands for it."""
     view: TaskView | None = None
     """The record of the last attempt that ended, once it is read: inputs with causes, outputs, exit code, CPU, peak."""
 
@@ -139,7 +142,7 @@ class Board:
         row.fetching_at = fetching or row.fetching_at
         row.running_at = running or row.running_at
         row.publishing_at = publishing or row.publishing_at
-        row.ended_at, row.reason = view.endTime, view.reason or ""
+        row.ended_at, row.reason, row.skipped = view.endTime, view.reason or "", view.skipped
         if row.ended:
             row.view = view
             _take_node_times(row, view)
@@ -175,7 +178,7 @@ class Board:
                 for row in self._move([name], status, attempt, ENDED):
                     row.ended_at, row.node, row.cache = at, event.node or row.node, event.cache
                     row.hit_bytes, row.miss_bytes = event.cacheHitBytes, event.cacheMissBytes
-                    row.reason = event.reason or ""
+                    row.reason, row.skipped = event.reason or "", event.skipped
                     self.unread.add(name)
             case TaskFailed(task=name, attempt=attempt):
                 for row in self._move([name], "FAILED", attempt, SETTLED):

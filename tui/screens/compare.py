@@ -15,7 +15,7 @@ from cli.figures import duration, size
 from cli.output import harmless
 from cli.table import shortened
 from helios.records import TaskView
-from tui.glyphs import CACHE_MARKS, CACHE_SWITCH_MARKS, RUN_MARKS, TASK_MARKS, UNKNOWN, Mark
+from tui.glyphs import CACHE_MARKS, CACHE_SWITCH_MARKS, RUN_MARKS, UNKNOWN, Mark, task_mark
 from tui.intents import OpenRun
 from tui.model.comparison import Change, Comparison, Side, TaskDelta, compare, signed_duration
 from tui.screens.screen import HeliosScreen
@@ -197,7 +197,7 @@ class CompareScreen(HeliosScreen):
         plain = self.session.options.ascii_only
         if view is None:
             return tint(self.helios, "not in it", "muted")
-        mark = TASK_MARKS.get(view.status, UNKNOWN)
+        mark = task_mark(view.status, skipped=view.skipped is not None)
         if view.status != "SUCCEEDED" or view.cache == "N/A":
             return marked(self.helios, mark, plain)
         cache = CACHE_MARKS.get(view.cache, UNKNOWN)

@@ -13,7 +13,7 @@ from textual.widgets import Input, Static
 
 from cli.failure import CommandFailed
 from cli.figures import duration, size
-from tui.glyphs import CACHE_MARKS, RUN_MARKS, STAGE_MARKS, TASK_MARKS, UNKNOWN
+from tui.glyphs import CACHE_MARKS, RUN_MARKS, STAGE_MARKS, UNKNOWN, task_mark
 from tui.intents import SelectRun
 from tui.model.card import card_lines
 from tui.model.columns import tasks_text
@@ -208,7 +208,8 @@ class RunScreen(HeliosScreen):
         if row is None:
             return [Cell("") for _ in HEADINGS]
         ascii_only = self.session.options.ascii_only
-        mark, outcome = TASK_MARKS.get(row.status, UNKNOWN), CACHE_MARKS.get(row.cache, UNKNOWN)
+        mark = task_mark(row.status, skipped=row.skipped is not None)
+        outcome = CACHE_MARKS.get(row.cache, UNKNOWN)
         moved = row.ended and row.hit_bytes + row.miss_bytes > 0
         room = self.grid.width_of(TIME)
         return [

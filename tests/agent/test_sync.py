@@ -1,0 +1,467 @@
+"""The keeper's side of the cluster, against the collector's real endpoint and a real Redis."""
+
+import hashlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+import msgspec
+import pytest
+import redis
+
+from agent import seed, sync
+from agent.collector import Collector
+from agent.follow import Follower
+from agent.logs import Log
+from agent.settings import SettingsError, SyncSettings, sync_settings
+from agent.store import Store as Cache
+from agent.sync import Sync
+from agent.web import Web
+from helios.keys import NODES, node_blobs, node_cache, source_known
+from helios.podwire import SourceKnown
+from helios.settings import Settings
+from services.collector.endpoint import PodEndpoint
+from services.collector.store import Store
+from tests.redis_servers import free_port
+from tests.services.pod_calls import KEY, tell
+from tests.services.test_demand import CHAIN, Runs, dag, outside
+from tests.waiting import wait_until
+
+A, B, C = ("a" * 64, "b" * 64, "c" * 64)
+
+
+class Keeper:
+    """A cache's index as agent.shelves keeps it."""
+
+    def __init__(self, **blobs: int) -> None:
+        self.blobs: dict[str, int] = {}
+        self.changes: dict[str, int] | None = None
+        self.free = 900
+        for name, size in blobs.items():
+            self.put(name * 64, size)
+
+    @property
+    def deltas(self) -> "Keeper":
+        return self
+
+    def state(self) -> dict[str, int]:
+        return {"blobs": len(self.blobs), "bytes": sum(self.blobs.values()), "freeBytes": self.free, "limitBytes": 0}
+
+    def put(self, digest: str, size: int) -> None:
+        self.blobs[digest] = size
+        if self.changes is not None:
+            self.changes[digest] = size
+
+    def drop(self, digest: str) -> None:
+        del self.blobs[digest]
+        if self.changes is not None:
+            self.changes[digest] = -1
+
+    def snapshot(self) -> Iterator[tuple[str, int]]:
+        self.changes = {}
+        return iter(self.blobs.items())
+
+    def take(self) -> tuple[list[tuple[str, int]], list[str]] | None:
+        if self.changes is None:
+            return None
+        changes, self.changes = self.changes, {}
+        added = [(digest, size) for digest, size in changes.items() if size >= 0]
+        return added, [digest for digest, size in changes.items() if size < 0]
+
+    def lose(self) -> None:
+        self.changes = None
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class Site:
+    """A collector's endpoint on a port, which a test may take away, and lose answers of."""
+
+    def __init__(self, client: redis.Redis, object_port: int) -> None:
+        self.client = client
+        self.settings = Settings(
+            token_key="k",
+            keeper_key=KEY,
+            s3_endpoint=f"http://127.0.0.1:{object_port}",
+            s3_access_key="access",
+            s3_secret_key="hidden",
+            s3_bucket="helios",
+        )
+        self.application = PodEndpoint(client, Store(self.settings), self.settings)
+        self.port = free_port()
+        self.lost_answers = 0
+        self.asked: list[str] = []
+        self.server: _Server | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self.server = make_server("127.0.0.1", self.port, self._serve, _Server, _Quiet)
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def stop(self) -> None:
+        if self.server is not None:
+            self.server.shutdown()
+            self.server.server_close()
+            self.server = None
+
+    def _serve(self, environ: dict[str, Any], start_response: Any) -> Any:
+        self.asked.append(environ["PATH_INFO"])
+        if self.lost_answers > 0:
+            self.lost_answers -= 1
+            self.application(environ, lambda *_: None)
+            start_response("502 Bad Gateway", [])
+            return []
+        return self.application(environ, start_response)
+
+    def held(self, node: str = "n1") -> dict[str, str]:
+        return self.client.hgetall(node_blobs(node))
+
+
+@pytest.fixture
+def site(valkey: redis.Redis, store: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setattr(sync, "AGAIN_SECONDS", (0.01, 0.02))
+    site = Site(valkey, store.port)
+    yield site
+    site.stop()
+
+
+def log_of(lines: list[bytes]) -> Log:
+    return Log(lines.append)
+
+
+class Teller:
+    """A keeper's Sync that is handed what changed, round by round."""
+
+    def __init__(self, site: Site, keeper: Keeper, key: str = KEY) -> None:
+        self.site = site
+        self.keeper = keeper
+        self.lines: list[bytes] = []
+        self.told = threading.Event()
+        collector = Collector(Web(), site.url, key, "n1")
+        self.sync = Sync(collector, "http://10.0.0.7:8415", log_of(self.lines), told=self.told.set)
+        self.sync.start()
+
+    def until_held(self, blobs: dict[str, int]) -> None:
+        wanted = {digest: str(size) for digest, size in blobs.items()}
+
+        def held() -> bool:
+            self.sync.round(self.keeper.deltas, self.keeper.state())
+            return self.site.held() == wanted
+
+        wait_until(f"the collector knows of {len(blobs)} blobs", held)
+
+
+def test_the_collector_knows_what_a_cache_holds_and_then_what_changes(site: Site) -> None:
+    keeper = Keeper(a=5, b=7)
+    teller = Teller(site, keeper)
+    teller.until_held({A: 5, B: 7})
+    assert teller.told.wait(10)
+    known = site.client.hgetall(node_cache("n1"))
+    assert (known["url"], known["blobs"], known["bytes"], known["freeBytes"]) == (
+        "http://10.0.0.7:8415",
+        "2",
+        "12",
+        "900",
+    )
+    keeper.drop(A)
+    keeper.put(C, 9)
+    teller.until_held({B: 7, C: 9})
+
+
+def test_an_empty_cache_is_known_too(site: Site) -> None:
+    teller = Teller(site, Keeper())
+    teller.until_held({})
+    wait_until("the node is listed", lambda: site.client.zscore(NODES, "n1"))
+    assert teller.told.wait(10)
+
+
+def test_a_keeper_that_has_nothing_new_to_tell_says_that_it_lives(site: Site) -> None:
+    teller = Teller(site, Keeper(a=5))
+    teller.until_held({A: 5})
+    site.client.zadd(NODES, {"n1": 1.0})
+
+    def heard() -> bool:
+        teller.sync.round(teller.keeper.deltas, teller.keeper.state())
+        return site.client.zscore(NODES, "n1") != 1.0
+
+    wait_until("the node was heard of", heard)
+
+
+def test_a_large_cache_is_told_in_parts_the_largest_blobs_first(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync, "CHUNK", 3)
+    site.application.nodes.blobs_in_all = 5
+    keeper = Keeper()
+    for size in (4, 1, 9, 7, 2, 8, 3, 6):
+        keeper.put(f"{size:064x}", size)
+    teller = Teller(site, keeper)
+    teller.until_held({f"{size:064x}": size for size in (9, 8, 7, 6, 4)})
+    assert site.asked.count("/v1/node") >= 2
+
+
+def test_answers_that_are_lost_lose_nothing(site: Site) -> None:
+    keeper = Keeper(a=5, b=7)
+    site.lost_answers = 2
+    teller = Teller(site, keeper)
+    teller.until_held({A: 5, B: 7})
+    site.lost_answers = 2
+    keeper.drop(A)
+    keeper.put(C, 9)
+    teller.until_held({B: 7, C: 9})
+
+
+def test_what_redis_has_forgotten_is_told_again(site: Site) -> None:
+    keeper = Keeper(a=5)
+    teller = Teller(site, keeper)
+    teller.until_held({A: 5})
+    site.client.flushall()
+    keeper.put(B, 7)
+    teller.until_held({A: 5, B: 7})
+
+
+def test_a_collector_that_is_away_holds_up_no_round_and_hears_everything_later(site: Site) -> None:
+    keeper = Keeper(a=5)
+    teller = Teller(site, keeper)
+    teller.until_held({A: 5})
+    site.stop()
+    for digest in (B, C):
+        keeper.put(digest, 7)
+        began = time.monotonic()
+        teller.sync.round(keeper.deltas, keeper.state())
+        assert time.monotonic() - began < 1
+    wait_until("the log says so once", lambda: len(teller.lines) == 1)
+    site.start()
+    teller.until_held({A: 5, B: 7, C: 7})
+    assert [b"does not take" in line for line in teller.lines] == [True, False]
+
+
+def test_a_keeper_with_another_key_is_not_heard_and_its_log_says_why(site: Site) -> None:
+    teller = Teller(site, Keeper(a=5), key="another")
+    teller.sync.round(teller.keeper.deltas, teller.keeper.state())
+    wait_until("the log says so", lambda: teller.lines)
+    assert b"HTTP 401" in teller.lines[0]
+    assert site.held() == {}
+
+
+def test_what_tasks_still_need_is_told_before_an_eviction(site: Site, valkey: redis.Redis) -> None:
+    runs = Runs(valkey)
+    valkey.set(
+        source_known(f"127.0.0.1:{site.settings.s3_endpoint.rpartition(':')[2]}/bucket/in.csv"),
+        msgspec.json.encode(SourceKnown(version="etag 1", bytes=9, sha256=C)),
+    )
+    runs.open(CHAIN)
+    assert Teller(site, Keeper()).sync.needed([A, C]) == {C}
+
+
+def test_an_eviction_waits_once_for_a_collector_that_does_not_answer(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync, "DEMAND_SECONDS", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        collector = Collector(Web(), f"http://127.0.0.1:{silent.getsockname()[1]}", KEY, "n1")
+        asking = Sync(collector, "", log_of([]), told=lambda: None)
+        began = time.monotonic()
+        assert [asking.needed([A]) for _ in range(50)] == [None] * 50
+        assert time.monotonic() - began < 2
+
+
+class Joined:
+    """A node whose cache is new, its keeper's follower, and runs that want its blobs."""
+
+    def __init__(self, site: Site, store: Any, folder: Path) -> None:
+        self.site = site
+        self.store = store
+        self.root = str(folder / "cache")
+        Cache(self.root, "test").prepare()
+        self.lines: list[bytes] = []
+        self.keeper = Keeper()
+        self.runs = Runs(site.client)
+
+    def source(self, key: str, content: bytes) -> str:
+        """An object that the collector knows of."""
+        digest = self.store.put(f"bucket/{key}", content)
+        known = SourceKnown(version="etag 1", bytes=len(content), sha256=digest)
+        self.site.client.set(source_known(f"127.0.0.1:{self.store.port}/bucket/{key}"), msgspec.json.encode(known))
+        return digest
+
+    def follower(self, *, seed_bytes: int = 1000) -> Follower:
+        settings = SyncSettings(
+            cache_dir=self.root,
+            node="n1",
+            endpoint=self.site.url,
+            key=KEY,
+            url="",
+            bind=None,
+            seed_bytes=seed_bytes,
+            free_bytes=0,
+        )
+        follower = Follower(settings, log_of(self.lines))
+        follower.start()
+        return follower
+
+    def path(self, digest: str) -> Path:
+        return Path(self.root) / "blobs" / "sha256" / digest[:2] / digest
+
+    def seeded(self, follower: Follower, digests: Sequence[str]) -> None:
+        follower.round(self.keeper)
+        wait_until("the seeding has ended", lambda: any(b"Seed" in line for line in self.lines))
+        held = {path.name for path in (Path(self.root) / "blobs" / "sha256").glob("*/*")}
+        assert held == set(digests)
+        for digest in digests:
+            assert hashlib.sha256(self.path(digest).read_bytes()).hexdigest() == digest
+
+    def counters(self, follower: Follower) -> tuple[int, int]:
+        """Bytes that were seeded, and of those in vain, as the collector knows after one more round."""
+
+        def told() -> tuple[int, int] | None:
+            follower.round(self.keeper)
+            known = self.site.client.hmget(node_cache("n1"), "seededBytes", "seedWastedBytes", "freeBytes")
+            return (int(known[0]), int(known[1])) if known[2] == str(self.keeper.free) else None
+
+        self.keeper.free += 1
+        return wait_until("the state is told", told)
+
+
+@pytest.fixture
+def joined(site: Site, store: Any, tmp_path: Path) -> Joined:
+    return Joined(site, store, tmp_path)
+
+
+def test_a_new_node_brings_what_queued_work_needs_from_nodes_and_the_store(joined: Joined) -> None:
+    here, there, large = (joined.source(key, key.encode() * 9) for key in ("here", "there", "l" * 200))
+    joined.runs.open(dag({"name": "a", "inputs": [outside("here"), outside("there"), outside("l" * 200)]}))
+    blob = b"there" * 9
+    joined.store.objects[f"v1/blob/{there}"] = blob
+    joined.store.etags[f"v1/blob/{there}"] = f'"{there}"'
+    tell(joined.site.application, "n2", {there: len(blob)}, url=f"http://127.0.0.1:{joined.store.port}")
+    follower = joined.follower()
+    joined.seeded(follower, [here, there])
+    assert not joined.path(large).exists(), "it is more than the budget"
+    assert joined.store.count("GET", "bucket/there") == 0
+    assert joined.counters(follower) == (len(b"here" * 9) + len(blob), 0)
+
+
+def test_bytes_of_another_digest_are_not_kept(joined: Joined) -> None:
+    good, bad = joined.source("good", b"good"), joined.source("bad", b"bad")
+    joined.store.put("bucket/bad", b"dab")
+    joined.runs.open(dag({"name": "a", "inputs": [outside("good"), outside("bad")]}))
+    joined.seeded(joined.follower(), [good])
+    assert not joined.path(bad).exists()
+
+
+def test_seeding_happens_once_in_a_caches_life(joined: Joined) -> None:
+    first = joined.source("first", b"first")
+    joined.runs.open(dag({"name": "a", "inputs": [outside("first")]}))
+    joined.seeded(joined.follower(), [first])
+    joined.path(first).unlink()
+    again = joined.follower()
+    assert joined.counters(again) == (5, 5)
+    again.round(joined.keeper)
+    assert joined.site.asked.count("/v1/seed") == 1
+
+
+def test_a_cache_that_was_not_empty_is_not_seeded(joined: Joined) -> None:
+    joined.source("first", b"first")
+    joined.runs.open(dag({"name": "a", "inputs": [outside("first")]}))
+    joined.keeper.put(A, 5)
+    follower = joined.follower()
+    assert joined.counters(follower) == (0, 0)
+    wait_until("the cache was told", lambda: joined.site.held() == {A: "5"})
+    assert joined.counters(follower) == (0, 0)
+    assert "/v1/seed" not in joined.site.asked
+
+
+def test_what_was_brought_and_evicted_unused_or_not_used_within_a_day_was_in_vain(
+    joined: Joined, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = {name: joined.source(name, name.encode() * 9) for name in ("evicted", "linked", "used", "idle")}
+    joined.runs.open(dag({"name": "a", "inputs": [outside(name) for name in digests]}))
+    follower = joined.follower()
+    joined.seeded(follower, list(digests.values()))
+    all_bytes = 9 * sum(map(len, digests))
+    joined.path(digests["evicted"]).unlink()
+    view = Path(joined.root) / "linked"
+    view.hardlink_to(joined.path(digests["linked"]))
+    gone = Path(joined.root) / "gone"
+    gone.hardlink_to(joined.path(digests["used"]))
+    gone.unlink()
+    assert joined.counters(follower) == (all_bytes, 9 * len("evicted"))
+    monkeypatch.setattr(seed, "USED_WITHIN_SECONDS", -1.0)
+    assert joined.counters(joined.follower()) == (all_bytes, 9 * (len("evicted") + len("idle")))
+
+
+def test_half_of_the_free_room_stays_free(joined: Joined) -> None:
+    for name in ("first", "second"):
+        joined.source(name, b"12345")
+    first = hashlib.sha256(b"12345").hexdigest()
+    joined.runs.open(dag({"name": "a", "inputs": [outside("first"), outside("second")]}))
+    joined.keeper.state = lambda: {"blobs": 0, "bytes": 0, "freeBytes": 1, "limitBytes": 11}
+    joined.seeded(joined.follower(), [first])
+
+
+def test_a_task_that_was_quicker_is_not_disturbed(joined: Joined, store: Any) -> None:
+    digest = joined.source("first", b"first")
+    joined.runs.open(dag({"name": "a", "inputs": [outside("first")]}))
+    joined.path(digest).parent.mkdir()
+    joined.path(digest).write_bytes(b"first")
+    inode = os.stat(joined.path(digest)).st_ino
+    follower = joined.follower()
+    joined.seeded(follower, [digest])
+    assert os.stat(joined.path(digest)).st_ino == inode
+    assert joined.counters(follower) == (0, 0)
+    assert store.count("GET", "bucket/first") == 0
+
+
+ENV = {
+    "HELIOS_CACHE_DIR": "/var/helios/cache",
+    "HELIOS_NODE": "n1",
+    "HELIOS_ENDPOINT": "http://collector:8414/",
+    "HELIOS_KEEPER_KEY": "a key",
+}
+
+
+def test_without_a_key_a_keeper_looks_after_its_cache_alone() -> None:
+    assert sync_settings({**ENV, "HELIOS_KEEPER_KEY": ""}) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [("", ""), ("http://10.0.0.7:8415", "http://10.0.0.7:8415"), ("http://fd00::7:8415", "http://[fd00::7]:8415")],
+)
+def test_a_keepers_address_may_be_of_either_kind(given: str, url: str) -> None:
+    settings = sync_settings({**ENV, "HELIOS_KEEPER_URL": given, "HELIOS_KEEPER_BIND": "[::]:8415"})
+    assert settings is not None
+    assert (settings.url, settings.bind, settings.endpoint) == (url, ("::", 8415), "http://collector:8414")
+    assert "a key" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HELIOS_KEEPER_URL", "10.0.0.7:8415"),
+        ("HELIOS_KEEPER_URL", "http://10.0.0.7"),
+        ("HELIOS_KEEPER_BIND", "8415"),
+        ("HELIOS_KEEPER_BIND", "0.0.0.0:http"),
+        ("HELIOS_SEED_BYTES", "much"),
+        ("HELIOS_ENDPOINT", "collector"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        sync_settings({**ENV, name: value})
