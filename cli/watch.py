@@ -130,7 +130,7 @@ def report(
     report_to: Callable[[str], None] = put,
     forecast: Forecast | None = None,
 ) -> int:
-    """What came of a run that ended: metrics and tasks as data, and how good its forecast was; reasons, log ends and the
+    """What came of a run that ended: metrics, tasks and how good its forecast was, as data; reasons, log ends and the
     next command as narration.
     """
     fields = read_run(link, run)

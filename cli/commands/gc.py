@@ -90,7 +90,7 @@ def gc(
                 narrate(f"interrupted after {_amount(progress.deleted)}; `helios gc` goes on from there")
             raise
         if link.stack is not None and not dry_run and progress.deleted.objects:
-            _compact(link.stack.home)
+            _compact(link.stack.home, progress.deleted.bytes)
         return _tell(leftovers.account, progress, dry_run=dry_run, grace=grace, as_json=output == "json")
 
 
@@ -133,13 +133,13 @@ def _end_uploads(leftovers: Leftovers, progress: Progress, *, dry_run: bool, bef
         narrate(f"unfinished uploads are left alone: {getattr(error, 'code', None) or error}")
 
 
-def _compact(home: Home) -> None:
+def _compact(home: Home, freed_bytes: int) -> None:
     """The embedded store keeps the bytes of deleted objects until its files are written anew."""
     from cli.embedded.s3 import compact
     from cli.embedded.state import read_state
 
     state = read_state(home)
-    if state is None or not compact(home, state.ports):
+    if state is None or not compact(home, state.ports, freed_bytes):
         narrate("the embedded store gives the space back later, while it runs")
 
 

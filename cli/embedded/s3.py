@@ -37,6 +37,7 @@ PORTS = (
     "s3-master-grpc",
 )
 COMPACT_SECONDS = 300.0
+DELETION_SECONDS = 6.0
 GARBAGE_SHARE = 0.05
 """Volumes with more of deleted bytes than that are written anew. The master looks by itself, but only every quarter of
 an hour and above 30 %, and few stacks live so long."""
@@ -206,8 +207,30 @@ class S3:
                         os.close(fd)
 
 
-def compact(home: Home, ports: dict[str, int]) -> bool:
-    """Give the disk back what deleted objects took; False if SeaweedFS could not. Objects stay readable meanwhile."""
+def compact(home: Home, ports: dict[str, int], freed_bytes: int) -> bool:
+    """Give the disk back what deleted objects took; False if SeaweedFS could not. Objects stay readable meanwhile.
+
+    The filer passes deletions on to the volumes about once a second, so it is tried until the space is there.
+    """
+    before = _volume_bytes(home)
+    wanted = freed_bytes // 2 if freed_bytes > before * GARBAGE_SHARE else 0
+    deadline = time.monotonic() + DELETION_SECONDS
+    while _vacuum(home, ports):
+        if _volume_bytes(home) <= before - wanted or time.monotonic() > deadline:
+            return True
+        time.sleep(DELETION_SECONDS / 10)
+    return False
+
+
+def _volume_bytes(home: Home) -> int:
+    total = 0
+    for path in (home.s3 / "volumes").glob("*.dat"):
+        with contextlib.suppress(OSError):
+            total += path.stat().st_size
+    return total
+
+
+def _vacuum(home: Home, ports: dict[str, int]) -> bool:
     master = f"127.0.0.1:{ports['s3-master']}.{ports['s3-master-grpc']}"
     try:
         done = subprocess.run(
