@@ -4,8 +4,10 @@ import re
 from collections.abc import Sequence
 from statistics import median
 
+from msgspec import Struct
+
 from cli.figures import count, duration, size
-from cli.forecast import Forecast, InputForecast, Score, TaskForecast, Weights
+from cli.forecast import Forecast, Score, TaskForecast, Weights
 from cli.table import Cell, Column, Painter, lay_out, plain, shortened
 
 ROWS = 30
@@ -26,6 +28,7 @@ TASK_COLUMNS = (
 )
 INPUT_COLUMNS = (
     Column("INPUT"),
+    Column("INPUTS", right=True),
     Column("BYTES", right=True),
     Column("IS ON"),
     Column("TASKS", right=True),
@@ -114,27 +117,49 @@ def _group_row(name: str, group: Weights) -> tuple[Cell | str, ...]:
     return (shortened(name, NAME_CHARACTERS), f"{group.tasks:,}", "", *figures, time, note)
 
 
-def _inputs(forecast: Forecast) -> list[tuple[InputForecast, int]]:
-    """Each content once, with how many tasks want it; the largest first."""
-    wanted: dict[str, int] = {}
-    first: dict[str, InputForecast] = {}
+class Wanted(Struct):
+    """One content, or several whose origins differ in digits only, with how many tasks want them."""
+
+    origin: str
+    nodes: Sequence[str]
+    words: str
+    contents: int = 0
+    bytes: int | None = None
+    tasks: int = 0
+
+
+def _inputs(forecast: Forecast) -> list[Wanted]:
+    """What tasks want, the largest first; put together where there would be more rows than are shown."""
+    wanted: dict[str, Wanted] = {}
     for task in forecast.tasks:
         for each in task.inputs:
-            wanted[each.content] = wanted.get(each.content, 0) + 1
-            first.setdefault(each.content, each)
-    return sorted(((first[content], tasks) for content, tasks in wanted.items()), key=lambda e: -(e[0].bytes or 0))
+            known = wanted.setdefault(each.content, Wanted(each.origin, each.nodes, each.words, 1, each.bytes))
+            known.tasks += 1
+    rows = list(wanted.values())
+    if len(rows) > INPUTS_SHOWN:
+        groups: dict[tuple[str, ...], Wanted] = {}
+        for row in rows:
+            key = (re.sub(r"[0-9]+", "*", row.origin), row.words, *row.nodes)
+            group = groups.setdefault(key, Wanted(key[0], row.nodes, row.words))
+            group.contents += row.contents
+            group.tasks += row.tasks
+            if row.bytes is not None:
+                group.bytes = (group.bytes or 0) + row.bytes
+        rows = list(groups.values())
+    return sorted(rows, key=lambda row: (-(row.bytes or 0), -row.contents))
 
 
-def _input_table(inputs: Sequence[tuple[InputForecast, int]], paint: Painter) -> list[str]:
+def _input_table(inputs: Sequence[Wanted], paint: Painter) -> list[str]:
     rows = [
         (
             shortened(each.origin, NAME_CHARACTERS),
+            f"{each.contents:,}" if each.contents > 1 else "",
             size(each.bytes) if each.bytes is not None else "?",
             _nodes(each.nodes),
-            f"{tasks:,}",
+            f"{each.tasks:,}",
             each.words,
         )
-        for each, tasks in inputs[:INPUTS_SHOWN]
+        for each in inputs[:INPUTS_SHOWN]
     ]
     lines = lay_out(INPUT_COLUMNS, rows, paint)
     if len(inputs) > INPUTS_SHOWN:

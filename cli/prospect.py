@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +17,8 @@ from cli.connection import Link
 from cli.differences import Side
 from cli.forecast import Forecast, Remembered, Source, Speed, World, foresee, slots_seen, store_rate
 from cli.history import earlier_runs, read_side
+from cli.local_cache import NODE as LOCAL_NODE
+from cli.local_cache import LocalCache
 from cli.object_store import store_client
 from helios.dag import Dag, ExternalInput, Task
 from helios.dag_names import image_digest
@@ -46,20 +47,21 @@ def prospect(link: Link, dag: Dag, *, cache_enabled: bool, memoize: bool) -> For
     """The forecast of a run of the DAG as things stand."""
     past = list(_past(link, dag.dag_name))
     uris = sorted({each.uri for task in dag.tasks for each in task.inputs if isinstance(each, ExternalInput)})
-    sources = look_at(link, uris)
     nodes = nodes_heard(link)
-    local = None if nodes or link.stack is None else link.stack.home.cache
-    holders = Holders(link, nodes, local)
+    local = LocalCache(link.stack.home.cache) if link.stack is not None else None
+    sources = look_at(link, uris, local)
+    holders = Holders(link, nodes, None if nodes else local)
     holders.ask({source.sha256 for source in sources.values()} | _digests(past))
     world = World(
         sources=sources,
         past=past,
-        nodes=nodes or (["local"] if local is not None else []),
+        nodes=nodes or ([LOCAL_NODE] if local is not None else []),
         holders=holders,
         remembered=Memory(link),
         warms=_warms(past),
     )
-    speed = Speed(slots=_slots(link, past), store=_rate(link, past))
+    rate = store_rate(past) or (local.store_rate() if local is not None else None)
+    speed = Speed(slots=_slots(link, past), store=rate)
     return foresee(dag, world, cache_enabled=cache_enabled, memoize=memoize, speed=speed)
 
 
@@ -107,21 +109,10 @@ def _slots(link: Link, past: Sequence[Side]) -> int:
     return max((slots_seen(side) for side in past), default=0) or UNKNOWN_SLOTS
 
 
-def _rate(link: Link, past: Sequence[Side]) -> float | None:
-    seen = store_rate(past)
-    if seen is not None or link.stack is None:
-        return seen
-    try:
-        document: Any = msgspec.json.decode((link.stack.home.cache / "rate.json").read_bytes())
-        return float(document["bytesPerSecond"]) or None
-    except (OSError, msgspec.DecodeError, KeyError, TypeError, ValueError):
-        return None
-
-
 # External objects.
 
 
-def look_at(link: Link, uris: Sequence[str]) -> dict[str, Source]:
+def look_at(link: Link, uris: Sequence[str], local: LocalCache | None) -> dict[str, Source]:
     """Each object's version by a HEAD, and its digest where a node has brought that version."""
     if not uris:
         return {}
@@ -133,10 +124,12 @@ def look_at(link: Link, uris: Sequence[str]) -> dict[str, Source]:
     for uri in uris:
         pipeline.get(source_known(f"{place}/{uri.removeprefix('s3://')}"))
     for uri, text in zip(uris, pipeline.execute(raise_on_error=False), strict=True):
-        known = _known(text)
-        source = seen[uri]
+        known, source, digest = _known(text), seen[uri], ""
         if known is not None and (known.version, known.bytes) == (source.version, source.bytes):
-            seen[uri] = msgspec.structs.replace(source, sha256=known.sha256)
+            digest = known.sha256
+        elif local is not None and source.bytes is not None:
+            digest = local.digest_of(f"{place}/{uri.removeprefix('s3://')}", source.version, source.bytes)
+        seen[uri] = msgspec.structs.replace(source, sha256=digest)
     return seen
 
 
@@ -176,10 +169,10 @@ class Holders:
     cache.
     """
 
-    def __init__(self, link: Link, nodes: Sequence[str], folder: Path | None) -> None:
+    def __init__(self, link: Link, nodes: Sequence[str], local: LocalCache | None) -> None:
         self.link = link
         self.nodes = nodes
-        self.folder = folder
+        self.local = local
         self.known: dict[str, tuple[str, ...]] = {}
 
     def __call__(self, digest: str) -> Sequence[str]:
@@ -190,10 +183,8 @@ class Holders:
     def ask(self, digests: Iterable[str]) -> None:
         """Ask for many together."""
         new = [digest for digest in digests if digest and digest not in self.known]
-        if self.folder is not None:
-            for digest in new:
-                there = (self.folder / "blobs" / "sha256" / digest[:2] / digest).is_file()
-                self.known[digest] = ("local",) if there else ()
+        if self.local is not None:
+            self.known.update((digest, (LOCAL_NODE,) if self.local.has(digest) else ()) for digest in new)
             return
         for start in range(0, len(new), ASKED):
             chunk = new[start : start + ASKED]

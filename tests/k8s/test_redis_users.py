@@ -183,7 +183,16 @@ def test_the_command_line_works_as_the_client(services: GuardedRedis, tmp_path: 
     with redis.Redis.from_url(services.url("client"), **CLIENT_OPTIONS) as client:
         (logins,) = check_logins(Link(client, Settings(redis_url=services.url("client"))))
     assert (logins.ok, logins.detail) == (True, "nobody without a password; this is client")
-    for words in (("show", run), ("logs", run, "a"), ("doctor",), ("cancel", run), ("runs", "trial"), ("logs", run)):
+    for words in (
+        ("show", run),
+        ("logs", run, "a"),
+        ("doctor",),
+        ("cancel", run),
+        ("runs", "trial"),
+        ("logs", run),
+        ("why", run, "d"),
+        ("assert", run),
+    ):
         helios(*words)
     assert "a" in helios("critical", run)
     assert "trial" in helios("cache", "stats")
