@@ -30,7 +30,7 @@ from agent.evict import Evictor, Limits, Needed
 from agent.folders import opened, remove_tree
 from agent.follow import Follower
 from agent.logs import Log
-from agent.room import free_bytes
+from agent.room import attended, free_bytes
 from agent.scrub import Scrub
 from agent.settings import FREE_SHARE, KeepSettings, SettingsError, keep_settings, sync_settings
 from agent.shelves import Deltas, Shelves
@@ -252,19 +252,21 @@ def keep(
         raise CacheFault(f"{settings.cache_dir}: {error.strerror}") from error
     keeper.prepare()
     report_due = 0.0
-    while True:
-        keeper.round()
-        if sync is not None:
-            sync(keeper)
-        if time.monotonic() >= report_due:
-            _report(keeper, say)
-            report_due = time.monotonic() + settings.report_seconds
-        left = settings.period_seconds
-        while left > 0:
-            if not wait(min(left, _WISH_SECONDS)):
-                return
-            left -= _WISH_SECONDS
-            keeper.make_room()
+    with attended(settings.cache_dir) as attend:
+        while True:
+            attend()
+            keeper.round()
+            if sync is not None:
+                sync(keeper)
+            if time.monotonic() >= report_due:
+                _report(keeper, say)
+                report_due = time.monotonic() + settings.report_seconds
+            left = settings.period_seconds
+            while left > 0:
+                if not wait(min(left, _WISH_SECONDS)):
+                    return
+                left -= _WISH_SECONDS
+                keeper.make_room()
 
 
 def _report(keeper: Keeper, say: Callable[[bytes], object]) -> None:

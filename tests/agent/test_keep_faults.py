@@ -81,7 +81,21 @@ def test_a_blob_that_scrub_set_apart_is_fetched_again_as_corrupt(
 
 # kill -9 of the keeper at each call that can change anything.
 
-CALLS = ("chmod", "link", "open", "preadv", "rename", "replace", "rmdir", "scandir", "stat", "unlink", "utime", "write")
+CALLS = (
+    "chmod",
+    "link",
+    "open",
+    "preadv",
+    "pwrite",
+    "rename",
+    "replace",
+    "rmdir",
+    "scandir",
+    "stat",
+    "unlink",
+    "utime",
+    "write",
+)
 
 
 def is_killed_at(number: int, work: Callable[[], None]) -> bool:

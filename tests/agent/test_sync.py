@@ -305,6 +305,7 @@ class Joined:
             bind=bind,
             seed_bytes=1000,
             free_bytes=0,
+            lib_dir=None,
         )
         return Follower(settings, log_of(self.lines))
 
