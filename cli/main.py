@@ -5,6 +5,7 @@ reason. The commands' own help comes from their signatures.
 """
 
 import io
+import keyword
 import os
 import signal
 import sys
@@ -23,7 +24,8 @@ class Command(NamedTuple):
 
 GROUPS: dict[str, tuple[Command, ...]] = {
     "Run": (
-        Command("run", "FILE [--no-cache] [--no-memoize]", "Run a DAG, follow it to its end and show its metrics."),
+        Command("run", "FILE [--no-cache] [--plan]", "Run a DAG, follow it to its end and show its metrics."),
+        Command("plan", "FILE [--no-cache] [-o json]", "Say what a run would fetch, skip and take."),
         Command("submit", "FILE|- [--watch]", "Submit a DAG and print the run's id."),
         Command("cancel", "RUN", "Cancel a run."),
         Command("put", "FILE s3://bucket/key", "Store a file that DAGs can name as an input."),
@@ -32,6 +34,8 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("tui", "[--serve] [--recording FILE]", "The dashboard: runs, tasks and logs, live on the full screen."),
         Command("runs", "[DAG] [--limit N] [--watch]", "List runs, newest first, or watch them."),
         Command("show", "RUN", "Show one run: its metrics, its tasks, its reasons."),
+        Command("why", "RUN TASK [--input NAME]", "Say why a task ran, and why its inputs were hits or misses."),
+        Command("assert", "RUN --hit-bytes 0.8 …", "Check that a run kept to what is expected of it, for CI."),
         Command("logs", "RUN TASK [--follow]", "Print what a task printed."),
         Command("critical", "RUN", "Show what a run waited for: its critical path, phase by phase."),
         Command("cache", "stats [--dag NAME] [--node NODE]", "Show what the cache saved, by DAG and by node."),
@@ -45,6 +49,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     "Operate": (
         Command("up", "[--replicas N]", "Run everything in the foreground and say how to reach it."),
         Command("env", "", "Print how to reach the embedded servers, for eval."),
+        Command("gc", "[--dry-run] [--older-than 7d]", "Delete stored outputs of runs that are no longer kept."),
         Command("doctor", "[--cluster]", "Check everything Helios needs; each failure comes with its fix."),
         Command("version", "[--services]", "Print the version, and those of the services."),
     ),
@@ -114,7 +119,8 @@ def _dispatch(tokens: Sequence[str]) -> int:
     from cyclopts import App, CycloptsError
 
     app = App(name="helios", version_flags=[], help_format="plaintext", help_formatter="plain")
-    app.command(f"cli.commands.{command.name}:{command.name}", name=command.name)
+    module = f"{command.name}_" if keyword.iskeyword(command.name) else command.name
+    app.command(f"cli.commands.{module}:{module}", name=command.name)
     try:
         code = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:

@@ -4,14 +4,16 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import redis
 
 from cli.connection import Link
 from cli.failure import INTERRUPTED, STATUS_CODES
 from cli.follow import Follower
+from cli.forecast import Forecast, score
+from cli.forecast_text import forecast_object, score_lines, score_object
 from cli.interrupts import noting_interrupts
 from cli.output import Format, harmless, is_terminal, narrate, put, put_json, silence_stdout, styled
 from cli.plain_progress import PlainProgress
@@ -39,7 +41,16 @@ class Display(Protocol):
     def close(self) -> None: ...
 
 
-def watch(link: Link, run: str, title: str, *, cancels: bool, output: Format, report_to: Callable[[str], None]) -> int:
+def watch(
+    link: Link,
+    run: str,
+    title: str,
+    *,
+    cancels: bool,
+    output: Format,
+    report_to: Callable[[str], None],
+    forecast: Forecast | None = None,
+) -> int:
     """Follow a run and report on it; returns the exit code. `cancels`: Ctrl-C cancels the run, else only the watching
     ends.
     """
@@ -78,7 +89,7 @@ def watch(link: Link, run: str, title: str, *, cancels: bool, output: Format, re
         state = "is still being cancelled" if cancels else "goes on"
         narrate(f"run {run} {state}\n  next: helios show {run}, or helios cancel {run}")
         return INTERRUPTED
-    code = report(link, run, output=output, report_to=report_to)
+    code = report(link, run, output=output, report_to=report_to, forecast=forecast)
     return INTERRUPTED if interrupts.wanted else code
 
 
@@ -111,13 +122,23 @@ def _display(title: str, progress: RunProgress) -> Display:
     return LiveProgress(title)
 
 
-def report(link: Link, run: str, *, output: Format, report_to: Callable[[str], None] = put) -> int:
-    """What came of a run that ended: metrics and tasks as data; reasons, log ends and the next command as narration."""
+def report(
+    link: Link,
+    run: str,
+    *,
+    output: Format,
+    report_to: Callable[[str], None] = put,
+    forecast: Forecast | None = None,
+) -> int:
+    """What came of a run that ended: metrics, tasks and how good its forecast was, as data; reasons, log ends and the
+    next command as narration.
+    """
     fields = read_run(link, run)
     views = read_views(link, run)
     try:
         if output == "json":
-            put_json(whole_object(fields, views))
+            told = whole_object(fields, views)
+            put_json(told if forecast is None else {**told, **_scored_object(forecast, fields)})
         else:
             stream = sys.stdout if report_to is put else sys.stderr
 
@@ -125,12 +146,18 @@ def report(link: Link, run: str, *, output: Format, report_to: Callable[[str], N
                 return styled(text, style, stream)
 
             lines = [*metrics_lines(fields, paint), "", *task_lines(views, paint, ROWS_SHOWN)]
+            if forecast is not None:
+                lines += ["", *score_lines(score(forecast, fields), paint)]
             report_to("\n".join(lines))
     except BrokenPipeError:
         silence_stdout()  # nobody reads the report; the exit code still tells how the run ended
     _tell_failures(link, run, views)
     _tell_next(run, views)
     return STATUS_CODES.get(fields["status"], 1)
+
+
+def _scored_object(forecast: Forecast, fields: Mapping[str, Any]) -> dict[str, object]:
+    return {"forecast": forecast_object(forecast), "score": score_object(score(forecast, fields))}
 
 
 def _tell_failures(link: Link, run: str, views: Sequence[TaskView]) -> None:

@@ -14,6 +14,9 @@ SERVICES_PREFIX = "helios:service:"
 NODES_PREFIX = "helios:node:"
 NODES = "helios:nodes"
 """Sorted set of the nodes that have a keeper, scored by when it last spoke, in milliseconds."""
+MEMO_PREFIX = "helios:memo:"
+RETENTION = "helios:gc"
+"""The replica that deletes what is left of forgotten runs, or has done so lately; expires when it is time again."""
 NODE_COUNTED = ":node:"
 PROBE = "helios:probe"
 """Written and deleted again to see whether Redis takes writes."""
@@ -54,7 +57,7 @@ def flight(key: str) -> str:
 
 def memo(key: str) -> str:
     """Hash: the task that succeeded with this memoization key, or is at work on it."""
-    return f"helios:memo:{key}"
+    return f"{MEMO_PREFIX}{key}"
 
 
 def image_known(reference: str) -> str:
@@ -84,6 +87,8 @@ class Keys:
         """Sorted set of all stored runs, scored by their start."""
         self.active = f"{self.prefix}runs:active"
         """Sorted set of the runs that have not ended."""
+        self.forgotten = f"{self.prefix}runs:forgotten"
+        """Stream of the runs that fell out of the window, with their DAGs' names."""
         self.log_sizes = f"{self.prefix}runs:logs"
         """Sorted set of the runs that have logs, scored by their bytes."""
         self.counted = f"{self.prefix}dag::counted"

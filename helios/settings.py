@@ -49,6 +49,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     runs_kept_in_all: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
     """Finished runs that stay readable over all DAG names."""
 
+    gc_hours: Annotated[float, Meta(ge=0, le=8760)] = 24.0
+    """How often the collector deletes the artifacts of forgotten runs that nothing refers to; 0: never."""
+
     inventory_blobs: Annotated[int, Meta(ge=1000, le=10**9)] = 1_000_000
     """Blobs that are known of all nodes' caches together, the largest of each node first; a million take
     some 100 MB of Redis."""

@@ -4,13 +4,15 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from cli.connection import ALL, connected
+from cli.connection import ALL, Link, connected
 from cli.failure import UNREACHABLE, USAGE, CommandFailed
-from cli.output import Format, narrate, put, put_json
+from cli.forecast import Forecast
+from cli.object_store import storing
+from cli.output import Format, harmless, narrate, put, put_json
 from cli.run_object import read_run, whole_object
 from cli.submission import File, await_verdict, cancel, name_of, problem_line, read_dag, submit, tell_rejected, why_idle
 from cli.watch import watch
-from helios.dag import DagInvalid, ParsedDag, parse_dag
+from helios.dag import Dag, DagInvalid, ParsedDag, parse_dag
 
 ACCEPT_SECONDS = 60.0
 QUIET_SECONDS = 4.0
@@ -23,6 +25,7 @@ def run(
     *,
     no_cache: Annotated[bool, Parameter(negative=())] = False,
     no_memoize: Annotated[bool, Parameter(negative=())] = False,
+    plan: Annotated[bool, Parameter(negative=())] = False,
     output: Annotated[Format, Parameter(name=["--output", "-o"])] = "table",
 ) -> int:
     """Run a DAG, follow it to its end and show its metrics.
@@ -37,6 +40,8 @@ def run(
         Fetch every input anew, whatever the DAG says.
     no_memoize
         Run every task, whatever the DAG says of memoize.
+    plan
+        Say before what it would cost, as `helios plan` does, and afterwards how good that was.
     output
         table for people, json for one object on stdout.
     """
@@ -46,6 +51,7 @@ def run(
     with connected(ALL) as link:
         if link.stack is not None:
             narrate("local mode: tasks run as processes on this machine; their images are not used")
+        forecast = foretold(link, parsed.dag, no_cache=no_cache, no_memoize=no_memoize) if plan else None
         entry = submit(
             link, text, use_cache=False if no_cache else None, request_id=None, memoize=False if no_memoize else None
         )
@@ -71,7 +77,19 @@ def run(
             return USAGE
         narrate(f"run {entry} of {parsed.dag.dag_name}")
         title = f"{parsed.dag.dag_name}  {entry}"
-        return watch(link, entry, title, cancels=True, output=output, report_to=put)
+        return watch(link, entry, title, cancels=True, output=output, report_to=put, forecast=forecast)
+
+
+def foretold(link: Link, dag: Dag, *, no_cache: bool, no_memoize: bool) -> Forecast:
+    """The forecast of the run that is about to be submitted; says it in a few lines."""
+    from cli.forecast_text import summary_lines
+    from cli.prospect import prospect
+
+    with storing(link.settings):
+        forecast = prospect(link, dag, cache_enabled=dag.use_cache and not no_cache, memoize=not no_memoize)
+    for line in summary_lines(forecast):
+        narrate(harmless(line))
+    return forecast
 
 
 def check(text: bytes, name: str) -> ParsedDag:

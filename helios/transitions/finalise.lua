@@ -24,6 +24,8 @@ local function forget(old)
   local dag_name = redis.call('HGET', base, 'dagName')
   if dag_name then
     redis.call('ZREM', prefix .. 'dag:' .. dag_name .. ':runs', old)
+    -- For `helios gc` alone, so its failure is ignored.
+    redis.pcall('XADD', prefix .. 'runs:forgotten', 'MAXLEN', '~', 50000, '*', 'run', old, 'dag', dag_name)
   end
   redis.call('ZREM', runs, old)
   redis.call('ZREM', prefix .. 'runs:logs', old)

@@ -1,7 +1,8 @@
 """Makes the artifact bucket in MinIO and two users, so that the root password stays with MinIO and this start-up step.
 
 The collector reads everywhere, because inputs are anywhere, and writes artifacts only, because it signs URLs for
-nothing else. The client, which is whoever runs `helios put` and `helios artifacts`, may do as it likes with objects.
+nothing else; it deletes those of forgotten runs. The client, which is whoever runs `helios put`, `helios artifacts` and
+`helios gc`, may do as it likes with objects.
 Repeating it is safe.
 """
 
@@ -23,6 +24,8 @@ PAUSE_SECONDS = 2.0
 READ = ["s3:GetObject", "s3:GetObjectVersion", "s3:GetBucketLocation", "s3:ListBucket"]
 """ListBucket too: without it the store answers 403, not 404, for an object that is not there."""
 WRITE = ["s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
+LIST_UPLOADS = ["s3:ListBucketMultipartUploads"]
+"""Uploads that were begun and never completed."""
 
 
 def policies(bucket: str) -> dict[str, dict[str, Any]]:
@@ -30,9 +33,14 @@ def policies(bucket: str) -> dict[str, dict[str, Any]]:
         return {"Effect": "Allow", "Action": actions, "Resource": [f"arn:aws:s3:::{each}" for each in resources]}
 
     return {
-        "helios-collector": policy(allow(READ, "*"), allow(WRITE, f"{bucket}/*")),
+        "helios-collector": policy(
+            allow(READ, "*"),
+            allow(WRITE, f"{bucket}/*"),
+            allow(["s3:DeleteObject"], f"{bucket}/runs/*"),
+            allow(LIST_UPLOADS, bucket),
+        ),
         "helios-client": policy(
-            allow([*READ, *WRITE, "s3:DeleteObject", "s3:CreateBucket", "s3:ListAllMyBuckets"], "*")
+            allow([*READ, *WRITE, *LIST_UPLOADS, "s3:DeleteObject", "s3:CreateBucket", "s3:ListAllMyBuckets"], "*")
         ),
     }
 

@@ -26,6 +26,8 @@ from services.collector.logroom import LOOK_SECONDS, make_room
 from services.collector.manifests import Manifests
 from services.collector.node_loads import COUNT_SECONDS, NodeLoads
 from services.collector.pods import JobOf, LocalPods, Pods
+from services.collector.retention import LOOK_SECONDS as RETENTION_SECONDS
+from services.collector.retention import tidy_store
 from services.collector.skip import THREADS, WAITING_AT_MOST, Skipper
 from services.collector.store import Store
 from services.process import configure_logging, connect, repeat, run_loops
@@ -181,6 +183,7 @@ def main() -> None:
     others: list[Callable[[], None]] = [
         lambda: repeat(stop, SWEEP_SECONDS, lambda: sweep(pods, client, settings)),
         lambda: repeat(stop, LOOK_SECONDS, lambda: make_room(client, settings)),
+        lambda: repeat(stop, RETENTION_SECONDS, lambda: tidy_store(client, settings, stop)),
         lambda: endpoint.supervise(stop),
     ]
     if isinstance(pods, KubernetesPods):

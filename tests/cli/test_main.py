@@ -14,6 +14,8 @@ from tests.cli.command import COMMAND, ROOT, Helios
 
 HEAVY = ("redis", "minio", "rich", "cyclopts", "msgspec", "yaml", "platformdirs", "urllib3")
 
+EXPLAINED = ("run", "submit", "logs", "artifacts", "doctor", "put", "up", "env", "plan", "why", "assert", "gc")
+
 VALID = "dagName: x\ntasks: [{name: a, image: i, command: [c]}]\n"
 
 
@@ -28,12 +30,12 @@ def test_help_imports_nothing_heavy() -> None:
 def test_the_overview_names_every_command(helios: Helios, words: tuple[str, ...]) -> None:
     done = helios(*words)
     assert done.code == 0
-    for name in ("run", "submit", "cancel", "runs", "show", "logs", "artifacts", "validate", "schema", "up", "doctor"):
+    for name in (*EXPLAINED, "cancel", "runs", "show", "validate", "schema"):
         assert f"\n  {name} " in done.out
     assert done.err == ""
 
 
-@pytest.mark.parametrize("name", ["run", "submit", "logs", "artifacts", "doctor", "put", "up", "env"])
+@pytest.mark.parametrize("name", EXPLAINED)
 def test_every_command_explains_itself(helios: Helios, name: str) -> None:
     done = helios(name, "--help")
     assert done.code == 0, done.err

@@ -44,6 +44,16 @@ def test_a_hundred_runs_of_a_dag_are_kept_and_no_key_of_the_next_oldest(stage: S
     assert len(stage.client.keys(f"*{runs[3]}*")) == 4 + 1 + 6, "run, dag, tasks, watched; one task; six logs"
 
 
+def test_the_dags_of_forgotten_runs_are_remembered_and_do_not_keep_a_run_from_ending(stage: Stage) -> None:
+    runs = [ended(stage, number, name=f"dag-{number % 2}", kept=1) for number in range(4)]
+    noted = [(fields["run"], fields["dag"]) for _, fields in stage.client.xrange(stage.keys.forgotten)]
+    assert noted == [(runs[0], "dag-0"), (runs[1], "dag-1")]
+    stage.client.delete(stage.keys.forgotten)
+    stage.client.set(stage.keys.forgotten, "of another type")
+    last = ended(stage, 4, name="dag-0", kept=1)
+    assert stage.client.zrange(stage.keys.runs, 0, -1) == [runs[3], last]
+
+
 def test_dags_have_windows_of_their_own(stage: Stage) -> None:
     runs = [ended(stage, number, name=f"dag-{number % 2}", kept=2) for number in range(8)]
     assert stage.client.zrange(stage.keys.runs, 0, -1) == runs[4:]

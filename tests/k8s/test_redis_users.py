@@ -23,6 +23,7 @@ from helios.heartbeat import live_services
 from helios.keys import (
     CONTROLS,
     NODES,
+    RETENTION,
     SUBMISSIONS,
     Keys,
     heartbeat,
@@ -32,6 +33,7 @@ from helios.keys import (
     node_cache,
     source_known,
 )
+from helios.leftovers import forgotten_names, memo_outputs, partitions_in_use, record_outputs, stored_runs
 from helios.podwire import LocateInput, NodeReport
 from helios.records import ENDED
 from helios.settings import Settings
@@ -199,7 +201,16 @@ def test_the_command_line_works_as_the_client(services: GuardedRedis, tmp_path: 
     with redis.Redis.from_url(services.url("client"), **CLIENT_OPTIONS) as client:
         (logins,) = check_logins(Link(client, Settings(redis_url=services.url("client"))))
     assert (logins.ok, logins.detail) == (True, "nobody without a password; this is client")
-    for words in (("show", run), ("logs", run, "a"), ("doctor",), ("cancel", run), ("runs", "trial"), ("logs", run)):
+    for words in (
+        ("show", run),
+        ("logs", run, "a"),
+        ("doctor",),
+        ("cancel", run),
+        ("runs", "trial"),
+        ("logs", run),
+        ("why", run, "d"),
+        ("assert", run),
+    ):
         helios(*words)
     assert "a" in helios("critical", run)
     assert "trial" in helios("cache", "stats")
@@ -224,6 +235,29 @@ def test_the_dashboard_works_as_the_client(services: GuardedRedis) -> None:
             assert feed.connection.state == "live"
         finally:
             feed.stop()
+    assert services.refused() == []
+
+
+@pytest.mark.parametrize("user", ["collector", "client"])
+def test_whoever_deletes_artifacts_of_forgotten_runs_can_read_what_refers_to_them(
+    services: GuardedRedis, user: str
+) -> None:
+    sender = services.client("submit")
+    with services.client(user) as client:
+        runs: list[str] = []
+        for _ in range(2):
+            runs.append(submitted(sender, tasks({"name": "a"}, name="window")))
+            ended(services.admin, runs[-1])
+        services.admin.hset(memo("k"), "outputs", '[{"key": "runs/1-0/a/1/p/n"}]')
+        partitions = partitions_in_use(client)
+        stored = stored_runs(client, partitions)
+        assert stored == {partitions[0]: runs[1:]}
+        assert record_outputs(client, stored, frozenset(runs)) == frozenset()
+        assert memo_outputs(client) == {"runs/1-0/a/1/p/n"}
+        assert forgotten_names(client, partitions) == {runs[0]: "window"}
+        if user == "collector":
+            assert client.set(RETENTION, "a", nx=True, ex=60)
+            client.delete(RETENTION)
     assert services.refused() == []
 
 
@@ -344,6 +378,7 @@ def test_no_user_can_harm_the_server_or_leave_helios_keys(guarded: GuardedRedis,
         ("jobrunner", ("HGETALL", memo("0" * 64))),
         ("submitter", ("HSET", memo("0" * 64), "state", "good")),
         ("collector", ("HSET", heartbeat("jobrunner", "x"), "a", "b")),
+        ("client", ("SET", RETENTION, "x")),
         ("client", ("HSET", KEYS.run("1-1"), "status", "SUCCEEDED")),
         ("client", ("XADD", KEYS.finished, "*", "run", "x")),
         ("client", ("XDEL", SUBMISSIONS, "1-1")),

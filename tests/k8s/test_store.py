@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import urllib3
 from minio import Minio
+from minio.deleteobjects import DeleteObject
 from minio.error import S3Error
 
 from tests.k8s.conftest import K8S
@@ -94,8 +95,23 @@ def test_the_collector_reads_everywhere_and_writes_artifacts_only(server: Server
     collector.put_object("artifacts", "runs/1/n", io.BytesIO(b"1"), 1)
     assert refused(lambda: collector.stat_object("corpora", "missing")) == "NoSuchKey"
     assert refused(lambda: collector.put_object("corpora", "x", io.BytesIO(b"1"), 1)) == "AccessDenied"
-    assert refused(lambda: collector.remove_object("artifacts", "runs/1/n")) == "AccessDenied"
+    client.put_object("artifacts", "doctor/x", io.BytesIO(b"1"), 1)
+    assert refused(lambda: collector.remove_object("artifacts", "doctor/x")) == "AccessDenied"
+    assert refused(lambda: collector.remove_object("corpora", "moby.txt")) == "AccessDenied"
     assert refused(lambda: collector.make_bucket("other")) == "AccessDenied"
+
+
+@pytest.mark.parametrize("user", ["COLLECTOR", "CLIENT"])
+def test_whoever_deletes_artifacts_of_forgotten_runs_may_do_all_it_takes(server: Server, user: str) -> None:
+    store: Any = server.client(user)
+    store.put_object("artifacts", "runs/1-0/t/1/p/n", io.BytesIO(b"1"), 1)
+    (folder,) = store.list_objects("artifacts", prefix="runs/1-0/")
+    assert folder.object_name == "runs/1-0/t/"
+    assert list(store.remove_objects("artifacts", [DeleteObject("runs/1-0/t/1/p/n")])) == []
+    assert list(store.list_objects("artifacts", prefix="runs/1-0/")) == []
+    upload = store._create_multipart_upload("artifacts", "runs/1-0/t/1/p/n", {})
+    assert store._list_multipart_uploads("artifacts", prefix="runs/") is not None
+    store._abort_multipart_upload("artifacts", "runs/1-0/t/1/p/n", upload)
 
 
 def test_the_client_puts_gets_and_deletes(server: Server) -> None:

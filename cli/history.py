@@ -1,0 +1,60 @@
+"""Earlier runs of a DAG, as commands compare with them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from cli.connection import Link
+from cli.differences import Side, specs_of
+from cli.lookup import id_order, newest_runs
+from cli.run_object import read_views
+from helios.dag import Dag
+from helios.memo import decode_check
+from helios.transitions import pipelined
+
+LOOKED_AT = 1000
+"""Runs of a DAG that are looked through; as many are kept at most, unless HELIOS_RUNS_KEPT_PER_DAG says more."""
+
+
+def earlier_runs(link: Link, dag_name: str, before: str | None = None) -> list[str]:
+    """Stored runs of a DAG that started before that one (all, if None), newest first."""
+    runs = newest_runs(link, LOOKED_AT, dag_name)
+    return runs if before is None else [run for run in runs if id_order(run) < id_order(before)]
+
+
+def runs_with_success(link: Link, runs: list[str], task: str) -> Iterator[str]:
+    """Those of the runs in which the task succeeded, in the same order."""
+    pipeline = pipelined(link.client)
+    for run in runs:
+        pipeline.hget(link.keys(run).task(run, task), "status")
+    statuses: list[Any] = pipeline.execute(raise_on_error=False) if runs else []
+    for run, status in zip(runs, statuses, strict=True):
+        if status == "SUCCEEDED":
+            yield run
+
+
+def read_dag_of(link: Link, run: str) -> Dag | None:
+    """The DAG of a stored run; None if it is gone or cannot be read."""
+    stored: Any = link.client.get(link.keys(run).dag(run))
+    if stored is None:
+        return None
+    try:
+        return msgspec.json.decode(stored.encode("utf-8", "surrogateescape"), type=Dag)
+    except msgspec.DecodeError:
+        return None
+
+
+def read_side(link: Link, run: str, task: str | None = None) -> Side:
+    """A run to compare with; `task` is the one that is asked about."""
+    keys = link.keys(run)
+    cache_enabled, memoize = link.client.hmget(keys.run(run), "cacheEnabled", "memoize")
+    memo: Any = link.client.hget(keys.task(run, task), "memo") if task is not None else None
+    return Side(
+        run=run,
+        cache_enabled=cache_enabled != "false",
+        memoize=memoize != "false",
+        tasks={view.name: view for view in read_views(link, run)},
+        specs=specs_of(read_dag_of(link, run)),
+        memo=decode_check(memo),
+    )

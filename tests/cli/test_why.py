@@ -1,0 +1,125 @@
+"""`helios why` on records in a real Redis: which earlier run it compares with, and what it prints."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import redis
+
+from helios.dag import parse_dag
+from helios.records import AttemptRecord, InputRecord, OutputRecord
+from helios.transitions import commit_one
+from services.submitter.accept import open_calls
+from tests.cli.command import Helios
+from tests.redis_servers import Valkey
+from tests.stage import Stage
+
+DAG = """
+dagName: word-count
+tasks:
+  - {name: split, image: alpine, command: [SPLIT], inputs: [{uri: "s3://corpora/opticks.txt"}], outputs: [part]}
+  - {name: count, image: alpine, command: [wc], inputs: [{fromTask: split, name: part}], outputs: [n]}
+"""
+FIRST, SECOND, THIRD = (f"{1764027260000 + number}-0" for number in range(3))
+A, B = "a" * 64, "b" * 64
+
+
+class Runs:
+    def __init__(self, client: redis.Redis) -> None:
+        self.stage = Stage(client)
+
+    def run(
+        self, run: str, *, part: str = A, command: str = "split", cause: str = "cached", node: str = "n1", **count: Any
+    ) -> None:
+        """A run of the DAG: the digest of split's output, and how its input was brought; `count` ends otherwise."""
+        for call in open_calls(self.stage.keys, run, parse_dag(DAG.replace("SPLIT", command).encode()), None):
+            commit_one(self.stage.client, call)
+        source = InputRecord("opticks.txt", 500, cause, source="store", sha256=A, version='etag "1"')
+        self._end(run, "split", node, [source], OutputRecord("part", 9, part, f"runs/{run}/split/1/p/part"))
+        brought = InputRecord("part", 9, "never-here", source="store", sha256=part)
+        self._end(run, "count", node, [brought], OutputRecord("n", 1, B, f"runs/{run}/count/1/p/n"), **count)
+        self.stage.finalise(run)
+
+    def _end(
+        self, run: str, task: str, node: str, inputs: list[InputRecord], output: OutputRecord, status: str = "SUCCEEDED"
+    ) -> None:
+        self.stage.launch(task, run=run)
+        self.stage.end(task, run=run, node=node, status=status)
+        record = AttemptRecord(exitCode=0, node=node, inputs=inputs, outputs=[output])
+        self.stage.client.hset(self.stage.keys.task(run, task), "record", msgspec.json.encode(record))
+        if status == "SUCCEEDED":
+            self.stage.settle(task, run=run)
+        else:
+            self.stage.fail(task, run=run)
+
+
+@pytest.fixture
+def runs(valkey: redis.Redis) -> Runs:
+    return Runs(valkey)
+
+
+@pytest.fixture
+def helios(shared_valkey: Valkey, tmp_path: Path) -> Helios:
+    return Helios(tmp_path, {"HELIOS_REDIS_URL": shared_valkey.url})
+
+
+def test_a_changed_command_above_is_named(runs: Runs, helios: Helios) -> None:
+    runs.run(FIRST)
+    runs.run(SECOND, part=B, command="other")
+    done = helios("why", "@latest", "count")
+    assert done.code == 0, done.err
+    assert f"compared  with run {FIRST}, where it ran on n1" in done.out
+    assert "not memoized" in done.out
+    assert "miss  part = split/part" not in done.out
+    assert f"n1 never had this content: it is not the one of run {FIRST}" in done.out
+    assert "because split: its command changed" in done.out
+    found = helios("why", SECOND, "split", "-o", "json").json()
+    assert found["definition"] == ["its command changed"]
+    assert found["inputs"] == [
+        {
+            "name": "opticks.txt",
+            "origin": "s3://corpora/opticks.txt",
+            "bytes": 500,
+            "hit": True,
+            "cause": "cached",
+            "source": "store",
+            "content": "same",
+            "why": "it was in the cache of n1",
+            "before": {"cause": "cached", "node": "n1", "version": 'etag "1"', "sha256": A},
+            "roots": [],
+        }
+    ]
+
+
+def test_a_run_in_which_the_task_failed_is_passed_over(runs: Runs, helios: Helios) -> None:
+    runs.run(FIRST, node="n2")
+    runs.run(SECOND, status="FAILED")
+    runs.run(THIRD)
+    found = helios("why", THIRD, "count", "-o", "json").json()
+    assert (found["comparedWith"], found["comparedNode"]) == (FIRST, "n2")
+    assert found["inputs"][0]["why"] == (
+        f"other node: run {FIRST} had the same content on n2, this ran on n1, which never had it"
+    )
+    chosen = helios("why", THIRD, "count", "--against", SECOND, "-o", "json").json()
+    assert chosen["comparedWith"] == SECOND
+
+
+def test_a_first_run_is_compared_with_nothing(runs: Runs, helios: Helios) -> None:
+    runs.run(FIRST)
+    done = helios("why", FIRST, "count", "--input", "part")
+    assert done.code == 0, done.err
+    assert "compared  with nothing" in done.out
+    assert "n1 never had it, and no earlier run of this DAG" in done.out
+
+
+def test_what_is_not_there_is_explained(runs: Runs, helios: Helios) -> None:
+    runs.run(FIRST)
+    for words, said in (
+        (("why", FIRST, "cuont"), "did you mean 'count'?"),
+        (("why", FIRST, "count", "--input", "prat"), "did you mean 'part'?"),
+        (("why", "1-1", "count"), "there is no run 1-1"),
+    ):
+        done = helios(*words)
+        assert done.code == 2
+        assert said in done.err
