@@ -31,7 +31,9 @@ RUN command -v python >/dev/null || ln -s "$(command -v python3)" /usr/local/bin
 COPY --from=parts /opt/helios/lib /opt/helios/lib
 COPY --from=parts /opt/helios/exec /opt/helios/exec
 COPY --from=parts /opt/helios/app /opt/helios/app
-ENV PYTHONPATH=/opt/helios/app:/opt/helios/lib PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# The agent starts without any of its libraries, and takes zstd from there when it has something to compress or to unpack.
+ENV PYTHONPATH=/opt/helios/app:/opt/helios/lib HELIOS_AGENT_LIB=/opt/helios/lib \
+    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 WORKDIR /opt/helios/app
 USER 65532:65532
 ARG TAG=untagged

@@ -175,7 +175,7 @@ class Bringer:
         """None when none of them gives it: the store does."""
         for peer in peers:
             with store.part(lock, known.size) as part:
-                if not neighbours.download(peer, Wanted(item.name, known.size, None, digest), part):
+                if not neighbours.download(peer, Wanted(item.name, known.size, None, digest, None), part):
                     continue
                 linked = store.keep(part, lock, digest, known.size, item.name, Origin("peer", None))
             self._remember(store, known, digest)
@@ -188,10 +188,10 @@ class Bringer:
         self, store: Store, item: PlannedInput, known: _Known, link: Link, missing: Absent, lock: str
     ) -> InputOutcome:
         self._log.line(logs.miss(item.name))
-        wanted = Wanted(item.name, known.size, known.etag, known.sha256)
+        wanted = Wanted(item.name, known.size, known.etag, known.sha256, item.stored)
         with store.part(lock, known.size) as part:
             began = time.monotonic()
-            digest = download(self._web, link, wanted, part, self._log)
+            digest = download(self._web, link, wanted, part, self._log, self._settings.lib_dir)
             ms = int((time.monotonic() - began) * 1000)
             linked = store.keep(part, lock, digest, known.size, item.name, Origin("store", ms))
         store.note_download(known.size, ms)
@@ -244,14 +244,14 @@ class Bringer:
     def _bring_directly(self, item: PlannedInput, known: _Known, link: Link, cause: str) -> InputOutcome:
         self._log.line(logs.miss(item.name))
         artifacts = self._settings.artifacts
-        wanted = Wanted(item.name, known.size, known.etag, known.sha256)
+        wanted = Wanted(item.name, known.size, known.etag, known.sha256, item.stored)
         target: contextlib.AbstractContextManager[PartFile]
         if item.archive:
             target = place.direct_archive(artifacts, item.name)
         else:
             target = place.direct(artifacts, item.name, writable=item.mode == "copy")
         with target as part:
-            digest = download(self._web, link, wanted, part, self._log)
+            digest = download(self._web, link, wanted, part, self._log, self._settings.lib_dir)
         return self._outcome(item, known, cause, digest, "store")
 
     def _outcome(

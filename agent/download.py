@@ -4,6 +4,9 @@ Small objects stream through one connection. From RANGED_FROM on, several connec
 by side, every one bound to the same ETag, while the calling thread hashes the file in order behind them; the read-back
 comes from the page cache and keeps the memory at one buffer for each connection. A short read or a broken connection
 resumes where it stopped.
+
+A compressed object is unpacked as it lands; what several connections bring of it lands behind the place of the content,
+in the same file, and is cut off at the end.
 """
 
 import functools
@@ -13,10 +16,14 @@ import threading
 import time
 from collections.abc import Callable
 
-from agent.frozen import Frozen
+from agent.frozen import TYPE_CHECKING, Frozen
 from agent.logs import Log, progress
 from agent.pace import Backoff, Every
+from agent.plan import Stored
 from agent.web import Response, Web, WebError
+
+if TYPE_CHECKING:
+    from agent.zstd import Unpacker
 
 BUFFER = 1024 * 1024
 RANGED_FROM = 64 * 1024 * 1024
@@ -49,6 +56,10 @@ class _RangesIgnored(Exception):
     """The server sent the whole object where a part was asked for."""
 
 
+class _NotUnpacked(Exception):
+    """The object is not what the content was compressed to; the message says in which way."""
+
+
 class Wanted(Frozen):
     """Which object, and what is known of it beforehand."""
 
@@ -56,6 +67,8 @@ class Wanted(Frozen):
     size: int
     etag: str | None
     sha256: str | None
+    stored: Stored | None
+    """The object, if it is not the content itself; `size` and `sha256` are the content's, `etag` is the object's."""
 
 
 class Link:
@@ -100,37 +113,71 @@ class PartFile:
             raise SinkFault(error.strerror) from error
 
     def clear(self) -> None:
+        self.cut(0)
+
+    def cut(self, size: int) -> None:
         try:
-            os.ftruncate(self.fd, 0)
+            os.ftruncate(self.fd, size)
         except OSError as error:
             raise SinkFault(error.strerror) from error
 
 
-def download(web: Web, link: Link, wanted: Wanted, part: PartFile, log: Log, *, doubtful: bool = False) -> str:
-    """Brings the object and returns its SHA-256. A wrong digest is tried once more from scratch. From a source that is
-    `doubtful` nothing is tried twice. Raises DownloadFailed or SinkFault.
+def download(
+    web: Web,
+    link: Link,
+    wanted: Wanted,
+    part: PartFile,
+    log: Log,
+    lib_dir: str | None = None,
+    *,
+    doubtful: bool = False,
+) -> str:
+    """Brings the content and returns its SHA-256. A wrong digest, or what cannot be unpacked, is tried once more from
+    scratch; from a source that is `doubtful` nothing is tried twice. `lib_dir` is where zstd.load looks. Raises
+    DownloadFailed or SinkFault.
     """
-    digest = ""
+    trouble = ""
     for again in (False,) if doubtful else (True, False):
         part.clear()
-        digest = _Transfer(web, link, wanted, part, log, 0 if doubtful else TRIES).run()
-        if wanted.sha256 is None or digest == wanted.sha256:
-            return digest
+        try:
+            digest = _Transfer(web, link, wanted, part, log, lib_dir, 0 if doubtful else TRIES).run()
+            if wanted.sha256 is None or digest == wanted.sha256:
+                return digest
+            trouble = f"its bytes have the digest sha256:{digest}, not sha256:{wanted.sha256}"
+        except _NotUnpacked as failure:
+            trouble = f"its object cannot be unpacked: {failure}"
         if again:
-            log.line(f"Bytes arrived with another digest than {wanted.sha256}; downloading once more")
-    raise DownloadFailed(f"its bytes have the digest sha256:{digest}, not sha256:{wanted.sha256}")
+            log.line(f"{trouble[0].upper()}{trouble[1:]}; downloading once more")
+    raise DownloadFailed(trouble)
 
 
 class _Transfer:
     """One try at one object, from its first byte to its last."""
 
-    def __init__(self, web: Web, link: Link, wanted: Wanted, part: PartFile, log: Log, tries: int) -> None:
+    def __init__(
+        self,
+        web: Web,
+        link: Link,
+        wanted: Wanted,
+        part: PartFile,
+        log: Log,
+        lib_dir: str | None,
+        tries: int,
+        *,
+        ranged: bool = True,
+    ) -> None:
         self._tries = tries
         self._web = web
         self._link = link
         self._wanted = wanted
         self._part = part
         self._log = log
+        self._lib_dir = lib_dir
+        self._size = wanted.size if wanted.stored is None else wanted.stored.size
+        self._ranged = ranged and self._size >= RANGED_FROM
+        self._lands_at = 0 if wanted.stored is None else wanted.size
+        """Where in the file the object's first byte is."""
+        self._content = _Content(wanted, part, lib_dir)
         self._etag = wanted.etag
         self._lock = threading.Condition()
         self._next_window = 0
@@ -141,25 +188,27 @@ class _Transfer:
         self._progress = Every(PROGRESS_SECONDS)
 
     def run(self) -> str:
-        if self._wanted.size >= RANGED_FROM:
-            try:
-                return self._run_ranged()
-            except _RangesIgnored:
-                self._part.clear()
-                self._received, self._failure = 0, None
-        return self._run_whole()
+        if not self._ranged:
+            self._stream(0, self._size, self._content.take)
+            return self._content.digest()
+        try:
+            self._run_ranged()
+        except _RangesIgnored:
+            self._part.clear()
+            return _Transfer(
+                self._web, self._link, self._wanted, self._part, self._log, self._lib_dir, self._tries, ranged=False
+            ).run()
+        digest = self._content.digest()
+        if self._wanted.stored is not None:
+            self._part.cut(self._wanted.size)
+        return digest
 
-    def _run_whole(self) -> str:
-        hasher = hashlib.sha256()
-        self._stream(0, self._wanted.size, hasher.update)
-        return hasher.hexdigest()
-
-    def _run_ranged(self) -> str:
+    def _run_ranged(self) -> None:
         lanes = [threading.Thread(target=self._lane, daemon=True) for _ in range(LANES)]
         for lane in lanes:
             lane.start()
         try:
-            return self._hash_behind()
+            self._take_behind()
         finally:
             with self._lock:
                 # Reached early only when something failed: it stops the other lanes at their next buffer.
@@ -172,7 +221,7 @@ class _Transfer:
             while (window := self._take_window()) is not None:
                 start = window * WINDOW
                 reached = functools.partial(self._reach, window)
-                self._stream(start, min(start + WINDOW, self._wanted.size), reached)
+                self._stream(start, min(start + WINDOW, self._size), reached)
         except Exception as failure:  # noqa: BLE001  # carried to the hashing thread and raised there
             with self._lock:
                 self._failure = self._failure or failure
@@ -180,7 +229,7 @@ class _Transfer:
 
     def _take_window(self) -> int | None:
         with self._lock:
-            if self._failure is not None or self._next_window * WINDOW >= self._wanted.size:
+            if self._failure is not None or self._next_window * WINDOW >= self._size:
                 return None
             self._next_window += 1
             return self._next_window - 1
@@ -190,19 +239,17 @@ class _Transfer:
             self._reached[window] = self._reached.get(window, window * WINDOW) + len(landed)
             self._lock.notify_all()
 
-    def _hash_behind(self) -> str:
-        hasher = hashlib.sha256()
+    def _take_behind(self) -> None:
         buffer = memoryview(bytearray(BUFFER))
         offset = 0
-        while offset < self._wanted.size:
+        while offset < self._size:
             landed = self._wait_past(offset)
             while offset < landed:
-                count = self._part.read_at(offset, buffer[: landed - offset])
+                count = self._part.read_at(self._lands_at + offset, buffer[: landed - offset])
                 if count == 0:
                     raise SinkFault("the file under way was cut short")
-                hasher.update(buffer[:count])
+                self._content.take(buffer[:count])
                 offset += count
-        return hasher.hexdigest()
 
     def _wait_past(self, offset: int) -> int:
         """Sleeps until bytes after `offset` have landed, without a gap, and returns how far; raises what stopped a
@@ -216,8 +263,9 @@ class _Transfer:
                 raise self._failure
             return self._reached[window]
 
-    def _stream(self, start: int, end: int, consume: Callable[[memoryview], object] | None) -> None:
-        """Brings the bytes [start, end), resuming after every failure that another try may cure."""
+    def _stream(self, start: int, end: int, consume: Callable[[memoryview], object]) -> None:
+        """Brings the object's bytes [start, end), resuming after every failure that another try may cure."""
+        lands = self._ranged or self._wanted.stored is None
         buffer = memoryview(bytearray(min(BUFFER, max(end - start, 1))))
         position, failures, renewals = start, 0, 0
         backoff = Backoff(0.1, 5.0)
@@ -235,9 +283,9 @@ class _Transfer:
                     else:
                         self._check(response, position, end)
                         while position < end and (count := response.readinto(buffer[: end - position])):
-                            self._part.write_at(position, buffer[:count])
-                            if consume is not None:
-                                consume(buffer[:count])
+                            if lands:
+                                self._part.write_at(self._lands_at + position, buffer[:count])
+                            consume(buffer[:count])
                             position += count
                             self._count(count)
                         if position >= end:
@@ -258,7 +306,7 @@ class _Transfer:
 
     def _open(self, url: str, position: int, end: int) -> Response:
         headers: dict[str, str] = {}
-        if position > 0 or end < self._wanted.size:
+        if position > 0 or end < self._size:
             headers["Range"] = f"bytes={position}-{end - 1}"
         if self._etag is not None:
             headers["If-Match"] = self._etag
@@ -273,14 +321,14 @@ class _Transfer:
             raise ObjectChanged("the object changed while it was downloaded")
         if status == 408 or status == 429 or status >= 500:
             raise _TryAgain(_store_words(response))
-        whole = position == 0 and end == self._wanted.size
+        whole = position == 0 and end == self._size
         if status == 200 and not whole:
             raise _RangesIgnored
         if status not in (200, 206):
             raise DownloadFailed(f"the store refuses it: {_store_words(response)}")
         total = response.length if status == 200 else _total(response.header("Content-Range"), position)
-        if total is not None and total != self._wanted.size:
-            raise ObjectChanged(f"the object has {total} bytes, not {self._wanted.size}")
+        if total is not None and total != self._size:
+            raise ObjectChanged(f"the object has {total} bytes, not {self._size}")
         etag = response.header("ETag")
         with self._lock:
             if self._etag is None:
@@ -295,7 +343,52 @@ class _Transfer:
             self._received += count
             if self._progress.due():
                 seconds = time.monotonic() - self._began
-                self._log.line(progress("Downloading", self._wanted.name, self._received, self._wanted.size, seconds))
+                self._log.line(progress("Downloading", self._wanted.name, self._received, self._size, seconds))
+
+
+class _Content:
+    """What an object's bytes, taken in order, become: the digest of the content, and the content in its file if they
+    are not the content themselves.
+    """
+
+    def __init__(self, wanted: Wanted, part: PartFile, lib_dir: str | None) -> None:
+        self._hasher = hashlib.sha256()
+        self._part = part
+        self._written = 0
+        self._unpacker: Unpacker | None = None
+        if wanted.stored is not None:
+            from agent.zstd import NoZstd, unpacker
+
+            try:
+                self._unpacker = unpacker(wanted.stored, wanted.size, lib_dir, self._write)
+            except NoZstd as lack:
+                raise DownloadFailed(f"it lies compressed in the store, and {lack}") from None
+
+    def take(self, piece: memoryview) -> None:
+        if self._unpacker is None:
+            self._hasher.update(piece)
+            return
+        from agent.zstd import Unpackable
+
+        try:
+            self._unpacker.feed(piece)
+        except Unpackable as fault:
+            raise _NotUnpacked(str(fault)) from None
+
+    def digest(self) -> str:
+        if self._unpacker is not None:
+            from agent.zstd import Unpackable
+
+            try:
+                self._unpacker.finish()
+            except Unpackable as fault:
+                raise _NotUnpacked(str(fault)) from None
+        return self._hasher.hexdigest()
+
+    def _write(self, piece: memoryview) -> None:
+        self._part.write_at(self._written, piece)
+        self._hasher.update(piece)
+        self._written += len(piece)
 
 
 class _TryAgain(Exception):

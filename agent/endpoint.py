@@ -62,20 +62,23 @@ class Endpoint:
         self._attempt = attempt
         self._log = log
 
-    def plan(self, inventory: str = "") -> Plan:
-        """The plan with fresh URLs; `inventory` tells what the node's cache holds, as agent/inventory.py read it.
-
-        Raises EndpointError, or PlanRefused when it is another attempt's or malformed.
-        """
-        plan = read_plan(self._ask("GET", "/v1/plan", None, Backoff(0.2, 10.0), inventory))
+    def plan(self) -> Plan:
+        """The plan with fresh URLs. Raises EndpointError, or PlanRefused when it is another attempt's or malformed."""
+        plan = read_plan(self._ask("GET", "/v1/plan", None, Backoff(0.2, 10.0)))
         mine = (self._attempt.run_id, self._attempt.task, self._attempt.attempt)
         if (plan.run, plan.task, plan.attempt) != mine:
             raise PlanRefused("the plan is for another attempt")
         return plan
 
-    def multipart(self, name: str, size: int) -> Parts:
-        """Opens an upload of `size` bytes in parts for the output `name`."""
-        request = {"name": name, "bytes": size}
+    def multipart(self, name: str, size: int, wanted: int | None = None, codec: str | None = None) -> Parts:
+        """Opens an upload of at most `size` bytes in parts for the output `name`; each has the `wanted` bytes, or more
+        when the endpoint is an older one, or finds that too many.
+        """
+        request: dict[str, object] = {"name": name, "bytes": size}
+        if wanted is not None:
+            request["partBytes"] = wanted
+        if codec is not None:
+            request["codec"] = codec
         answer = _object(self._ask("POST", "/v1/multipart", request, Backoff(0.2, 10.0)))
         part_bytes, urls, complete_url = answer.get("partBytes"), answer.get("urls"), answer.get("completeUrl")
         if not isinstance(part_bytes, int) or part_bytes < 1 or not isinstance(complete_url, str):
@@ -110,7 +113,6 @@ class Endpoint:
         path: str,
         document: Mapping[str, object] | None,
         backoff: Backoff,
-        inventory: str = "",
         patience: float | None = None,
     ) -> bytes:
         """`patience` in seconds; the attempt's own unless given."""
@@ -120,8 +122,6 @@ class Endpoint:
             "Helios-Node": self._attempt.node,
             "Accept": "application/json",
         }
-        if inventory:
-            headers["Helios-Cache"] = inventory
         body = None
         if document is not None:
             headers["Content-Type"] = "application/json"

@@ -1,5 +1,5 @@
 # pathlib costs ten milliseconds at every start:
-# ruff: noqa: PTH108, PTH110, PTH116
+# ruff: noqa: PTH108, PTH116
 """Which blobs a full cache lets go of, and letting go of them.
 
 The policy is pure (`room_wanted`, `value`, `choose`); bench/cache_sim.py replays recorded work through the same
@@ -16,17 +16,15 @@ there, which nobody reads as long as it is. A fetcher that comes at the same tim
 finds it missing and downloads it: links are taken first and checked after.
 """
 
-import errno
-import hashlib
 import math
 import os
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 
-from agent.documents import Json
 from agent.frozen import Frozen
-from agent.saved import read_saved, save, whole
+from agent.room import Wish, end_wish, free_bytes, is_wished, read_wish
+from agent.saved import content_ref, note_end, read_saved, save, whole
 from agent.shelves import Shelf, Shelves
 
 Needed = Callable[[Sequence[str]], "set[str] | None"]
@@ -37,12 +35,9 @@ ASSUMED_BYTES_PER_SECOND = 50e6
 ASKED_AT_ONCE = 2_000
 FLOOR_SLACK = 0.1
 """How much more than the floor of free disk is made free, as a share of it, so that it is not met at once again."""
-WISH_SECONDS = 60.0
-"""A wish for room that was left longer ago than this is nobody's any more."""
 _REST_FACTOR = 50
 """A search that found too little is repeated after this many times what it took: 2 % of a core at most."""
 _STATE = "evicted.json"
-_WISH = "room"
 
 
 class Limits(Frozen):
@@ -63,14 +58,6 @@ class Room(Frozen):
     """Of blobs that nobody is known to need."""
     must: int
     """Of any that are not in use; part of `wanted`."""
-
-
-class Wish(Frozen):
-    """Room that a fetch waits for."""
-
-    size: int
-    digest: str
-    """What it is for; empty if that is not known before the download."""
 
 
 class Choice(Frozen):
@@ -95,7 +82,11 @@ def room_wanted(limits: Limits, used: int, free: int, wished: int) -> Room:
 
 
 def value(size: int, seconds_per_byte: float, idle_seconds: float) -> float:
-    """What keeping a blob is worth: its bytes, times what one took to download, over the time since it was used."""
+    """What keeping a blob is worth: its bytes, times what one took to download, over the time since it was used.
+
+    Seconds of download saved, then, if it is used again as soon as it was long unused. The same for each byte that it
+    occupies does not hit more in bench/cache_sim.py once the demand is known.
+    """
     return size * seconds_per_byte / max(idle_seconds, 1.0)
 
 
@@ -116,6 +107,9 @@ def choose(
 ) -> Choice:
     """Takes from `order`, the least valuable first, until the room is found. `sizes` are in bytes, by number. `needed`
     says of some what tasks still need, or None when nobody knows; it is asked of no more than have to be considered.
+
+    What is needed and has to go all the same goes in the other order, the most recently used first: tasks are served
+    in the order in which they became ready, so that is what is needed again last.
     """
     victims: list[int] = []
     spared: list[int] = []
@@ -130,7 +124,7 @@ def choose(
             else:
                 victims.append(number)
                 freed += sizes[number]
-    for number in spared:
+    for number in reversed(spared):
         if freed >= room.must:
             break
         victims.append(number)
@@ -181,13 +175,18 @@ class Evictor:
 
     def is_wished(self) -> bool:
         """Whether somebody waits for room."""
-        return os.path.exists(f"{self._root}/{_WISH}")
+        return is_wished(self._root)
 
     def make_room(self) -> int:
         """Evicts what has to go now; how many blobs went. Raises OSError when the cache cannot be read."""
-        wish = self._take_wish()
-        disk = os.statvfs(self._root)
-        room = room_wanted(self._limits, self._shelves.bytes, disk.f_bavail * disk.f_frsize, wish.size)
+        wish = read_wish(self._root)
+        try:
+            return self._make_room(wish)
+        finally:
+            end_wish(self._root)
+
+    def _make_room(self, wish: Wish) -> int:
+        room = room_wanted(self._limits, self._shelves.bytes, free_bytes(self._root), wish.size)
         if not room.wanted or (time.monotonic() < self._rest_until and not wish.size):
             return 0
         began = time.monotonic()
@@ -244,7 +243,8 @@ class Evictor:
             before = os.stat(self._blob(digest), follow_symlinks=False)
             if before.st_nlink > 1 or before.st_ctime_ns >= scanned_ns:
                 return False
-            self._note(digest, before.st_size, reason)
+            # A disk that is too full to note it is the more reason to evict.
+            note_end(self._root, digest, before.st_size, {"evictedAt": int(time.time()), "evictedFor": reason})
             # Again: writing takes long enough for somebody to come.
             now = os.stat(self._blob(digest), follow_symlinks=False)
             if now.st_ino != before.st_ino or now.st_nlink > 1:
@@ -254,40 +254,14 @@ class Evictor:
             return False
         return True
 
-    def _note(self, digest: str, size: int, reason: str) -> None:
-        """Writes down what became of it. A disk that is too full for that is the more reason to evict."""
-        ref = self._ref(digest)
-        document: dict[str, Json] = {"v": 1, "sha256": digest, "bytes": size, **read_saved(ref)}
-        document |= {"evictedAt": int(time.time()), "evictedFor": reason}
-        try:
-            save(ref, document, f"{self._root}/{_STATE}.ref")
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-
     def _seconds(self, digest: str, size: int) -> float:
         """What a byte of the blob took to download; negative if nothing tells."""
-        spent = read_saved(self._ref(digest)).get("ms")
+        spent = read_saved(content_ref(self._root, digest)).get("ms")
         return spent / 1000 / size if isinstance(spent, int) and spent > 0 else -1.0
 
     def _usual_seconds(self) -> float:
         rate = read_saved(f"{self._root}/rate.json").get("bytesPerSecond")
         return 1 / (rate if isinstance(rate, int | float) and rate > 0 else ASSUMED_BYTES_PER_SECOND)
 
-    def _take_wish(self) -> Wish:
-        path = f"{self._root}/{_WISH}"
-        document = read_saved(path)
-        try:
-            age = time.time() - os.stat(path, follow_symlinks=False).st_mtime
-            os.unlink(path)
-        except FileNotFoundError:
-            return Wish(0, "")
-        digest = document.get("for")
-        return Wish(whole(document, "bytes") if age < WISH_SECONDS else 0, digest if isinstance(digest, str) else "")
-
     def _blob(self, digest: str) -> str:
         return f"{self._root}/blobs/sha256/{digest[:2]}/{digest}"
-
-    def _ref(self, digest: str) -> str:
-        key = f"content\n{digest}"
-        return f"{self._root}/refs/{hashlib.sha256(key.encode()).hexdigest()}"

@@ -16,7 +16,6 @@ from agent.endpoint import Endpoint, EndpointError
 from agent.folders import write_whole
 from agent.gate import Gate, wait_for_hook
 from agent.handover import note_nothing_to_store, place_wrapper, write_message
-from agent.inventory import read_inventory
 from agent.logs import Log
 from agent.manifest import InputOutcome, compact, fetch_manifest, fetch_message
 from agent.names import NameRefused, check_view
@@ -96,7 +95,7 @@ class _Fetch:
             self._gate.open()
 
     def bring_all(self) -> None:
-        plan = self._endpoint.plan(read_inventory(self._settings.cache_dir))
+        plan = self._endpoint.plan()
         self._inputs = plan.inputs
         self.cache_enabled = self._settings.cache_enabled and plan.cache_enabled
         self._log.line(logs.planned(len(plan.inputs), self.cache_enabled))

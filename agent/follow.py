@@ -1,8 +1,9 @@
-"""What a keeper does with the rest of the cluster, beside its rounds: telling, asking, and seeding once."""
+"""What a keeper does with the rest of the cluster, beside its rounds: telling, asking, giving, and seeding once."""
 
 import threading
 from collections.abc import Sequence
 
+from agent.blobs import BlobServer
 from agent.collector import Collector
 from agent.frozen import TYPE_CHECKING
 from agent.logs import Log, one_line
@@ -13,18 +14,7 @@ from agent.sync import Sync
 from agent.web import Web
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Protocol
-
-    from agent.sync import Changes
-
-    class Followed(Protocol):
-        """A keeper, as far as it is followed from here."""
-
-        @property
-        def deltas(self) -> Changes: ...
-        def state(self) -> Mapping[str, int]: ...
-
+    from agent.keep import Keeper
 
 _VIEW = "seed"
 """A Store belongs to a job; this one never makes its view."""
@@ -36,24 +26,51 @@ class Follower:
     def __init__(self, settings: SyncSettings, log: Log) -> None:
         web = Web()
         collector = Collector(web, settings.endpoint, settings.key, settings.node)
+        self._settings = settings
         self._log = log
-        self._seeding = Seeding(settings, collector, Store(settings.cache_dir, _VIEW), web, log)
-        self._sync = Sync(collector, settings.url, log, told=self._seed)
+        self._store = Store(settings.cache_dir, _VIEW)
+        self._seeding = Seeding(settings, collector, self._store, web, log)
+        self._sync = Sync(collector, log, told=self._seed)
+        self._server: BlobServer | None = None
+        self._started = False
 
-    def start(self) -> None:
-        self._sync.start()
-
-    def round(self, keeper: "Followed") -> None:
+    def round(self, keeper: "Keeper") -> None:
+        """The first one finds the cache ready: only then is it told of, and given from."""
         try:
+            self._start()
             state = keeper.state()
             self._seeding.begin(state)
-            self._sync.round(keeper.deltas, {**state, **self._seeding.look()})
+            self._sync.round(keeper.deltas, {**state, **self._seeding.look()}, self._url())
         except OSError as error:
-            self._log.line(f"This node's state is not told: {one_line(str(error.strerror))}")
+            self._log.line(f"This node's state is not told: {one_line(str(error))}")
 
     def needed(self, digests: Sequence[str]) -> set[str] | None:
         """Which of these blobs tasks still need; None when nobody says so in time."""
         return self._sync.needed(digests)
+
+    def close(self) -> None:
+        """Gives no more; what is being told may go on until the process ends."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            self._sync.start()
+        bind = self._settings.bind
+        if bind is None or self._server is not None:
+            return
+        try:
+            self._server = BlobServer(self._store, self._settings.key, *bind)
+        except OSError as error:  # tried again in the next round; until then nobody is sent here
+            self._log.line(f"Other nodes cannot fetch from here: {bind[0]}:{bind[1]}: {error.strerror}")
+            return
+        self._server.start()
+
+    def _url(self) -> str:
+        """Where other nodes reach it; empty as long as they do not."""
+        return self._settings.url if self._server is not None else ""
 
     def _seed(self) -> None:
         # Not in the thread that tells: it may take minutes, and a node that tells nothing counts as lost.

@@ -4,7 +4,8 @@
 
 Every round waits for the disk on behalf of pending blobs (agent.stamp), removes the views of pods that are gone and
 what dead downloads left in tmp/, evicts blobs when the cache is too full (agent.evict), reads some again to check them
-(agent.scrub), and now and then prints the inventory as one line of JSON, and leaves it for fetch.
+(agent.scrub), and now and then prints the inventory as one line of JSON. With a key it works with the rest of the
+cluster as well (agent.follow).
 
 Every step may be cut off at any point: nothing that a later round or a fetch relies on is left half-done.
 
@@ -27,9 +28,11 @@ from collections.abc import Callable, Mapping
 
 from agent.evict import Evictor, Limits, Needed
 from agent.folders import opened, remove_tree
-from agent.inventory import leave_inventory
+from agent.follow import Follower
+from agent.logs import Log
+from agent.room import free_bytes
 from agent.scrub import Scrub
-from agent.settings import FREE_SHARE, KeepSettings, SettingsError, keep_settings
+from agent.settings import FREE_SHARE, KeepSettings, SettingsError, keep_settings, sync_settings
 from agent.shelves import Deltas, Shelves
 from agent.stamp import boot_id
 from agent.store import CacheFault, Store
@@ -106,11 +109,10 @@ class Keeper:
         """How full the cache is, and what was done since it exists: podwire.NodeState without what seeding did. Raises
         OSError.
         """
-        disk = os.statvfs(self._root)
         return {
             "blobs": self._shelves.blobs,
             "bytes": self._shelves.bytes,
-            "freeBytes": disk.f_bavail * disk.f_frsize,
+            "freeBytes": free_bytes(self._root),
             "limitBytes": self._limit_bytes,
             "evictedBlobs": self._evictor.blobs,
             "evictedBytes": self._evictor.bytes,
@@ -255,7 +257,7 @@ def keep(
         if sync is not None:
             sync(keeper)
         if time.monotonic() >= report_due:
-            _report(keeper, settings.cache_dir, say)
+            _report(keeper, say)
             report_due = time.monotonic() + settings.report_seconds
         left = settings.period_seconds
         while left > 0:
@@ -265,24 +267,25 @@ def keep(
             keeper.make_room()
 
 
-def _report(keeper: Keeper, root: str, say: Callable[[bytes], object]) -> None:
+def _report(keeper: Keeper, say: Callable[[bytes], object]) -> None:
     with contextlib.suppress(OSError):  # it is there for people to look at, and comes again
         line = json.dumps(keeper.inventory(), separators=(",", ":"))
         say(line.encode() + b"\n")
-        leave_inventory(root, line)
 
 
 def keep_verb(env: Mapping[str, str]) -> int:
     """The verb: runs until SIGTERM; 1 when the cache cannot be used, 2 for a wrong environment."""
     try:
-        settings = keep_settings(env)
+        settings, sync = keep_settings(env), sync_settings(env)
     except SettingsError as error:
         os.write(2, f"[HELIOS] Error: {error}\n".encode())
         return 2
     # Every step is safe against being cut off, so a stop need not wait for a disk that is slow.
     signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
     try:
-        keep(settings, lambda line: os.write(1, line), _sleep)
+        follower = Follower(sync, Log()) if sync is not None else None
+        followed, needed = (follower.round, follower.needed) if follower is not None else (None, None)
+        keep(settings, lambda line: os.write(1, line), _sleep, followed, needed)
     except CacheFault as fault:
         os.write(2, f"[HELIOS] Error: {fault}\n".encode())
         return 1

@@ -19,6 +19,16 @@ class PlanRefused(ValueError):
     """The plan is not what the protocol says; the message names the field."""
 
 
+class Stored(Frozen):
+    """How an object lies in the store when it is not stored as it is; `size` is the object's, in bytes."""
+
+    codec: str
+    size: int
+
+    def document(self) -> dict[str, object]:
+        return {"codec": self.codec, "bytes": self.size}
+
+
 class PlannedInput(Frozen, secret=("url", "head_url")):
     """One file (or archived folder) to bring to artifacts/<name>."""
 
@@ -35,6 +45,8 @@ class PlannedInput(Frozen, secret=("url", "head_url")):
     """Bytes; None for an external object until its HEAD."""
     archive: bool
     """The object is a folder's deterministic tar, to be unpacked at artifacts/<name>/."""
+    stored: Stored | None
+    """`size` and `sha256` are the content's all the same."""
 
 
 class PlannedOutput(Frozen, secret=("url",)):
@@ -108,10 +120,17 @@ def _input(item: "_Fields") -> PlannedInput:
         sha256=sha256,
         size=item.optional_whole("bytes"),
         archive=item.boolean("archive"),
+        stored=_stored(item.inner("stored")) if item.has("stored") else None,
     )
     if planned.head_url is None and (planned.sha256 is None or planned.size is None):
         raise PlanRefused(f"{item.where}: neither sha256 and bytes nor a headUrl")
+    if planned.stored is not None and planned.size is None:
+        raise PlanRefused(f"{item.where}: compressed, and the content's bytes are not known")
     return planned
+
+
+def _stored(stored: "_Fields") -> Stored:
+    return Stored(codec=stored.text("codec"), size=stored.whole("bytes"))
 
 
 def _output(item: "_Fields") -> PlannedOutput:

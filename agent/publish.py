@@ -186,13 +186,22 @@ class _Publish:
         from agent.outputs import MadeContent, OutputRefused, open_output
         from agent.upload import Uploader, UploadFailed
 
-        uploader = Uploader(self._web, self._endpoint, self._log, plan.single_put_limit, self._fresh)
+        uploader = Uploader(
+            self._web,
+            self._endpoint,
+            self._log,
+            plan.single_put_limit,
+            self._fresh,
+            compress=self._settings.compress,
+            lib_dir=self._settings.lib_dir,
+        )
         into = self._cache_for_outputs(plan)
 
         def store(output: PlannedOutput) -> "StoredOutput":
             with open_output(self._settings.artifacts, output.name) as content:
                 stored = uploader.store(output, content, into(content))
-            self._log.line(f"Stored output {escape(stored.name)}, {stored.size} bytes")
+            packed = "" if stored.stored is None else f", {stored.stored.size} compressed"
+            self._log.line(f"Stored output {escape(stored.name)}, {stored.size} bytes{packed}")
             return stored
 
         try:
@@ -301,7 +310,10 @@ def _message(outcome: Outcome, delivered: str) -> bytes:
 
 
 def _listed(outcome: Outcome) -> list[object]:
-    return [[stored.name, stored.size, stored.sha256, stored.archive] for stored in outcome.outputs]
+    return [
+        [stored.name, stored.size, stored.sha256, stored.archive, *([stored.stored.size] if stored.stored else [])]
+        for stored in outcome.outputs
+    ]
 
 
 def _document_of(outcome: Outcome, delivered: str) -> dict[str, object]:

@@ -5,6 +5,8 @@
 Each has one writer and one place to be written at first, so a process that is killed leaves nothing that piles up.
 """
 
+import errno
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -47,3 +49,22 @@ def whole(document: Mapping[str, Json], name: str) -> int:
     """A counter of a document; 0 if it is not there or is none."""
     value = document.get(name)
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+
+
+def content_ref(root: str, digest: str) -> str:
+    """Where a cache notes what it knows of a content, whether its blob is there or not."""
+    key = f"content\n{digest}"
+    return f"{root}/refs/{hashlib.sha256(key.encode()).hexdigest()}"
+
+
+def note_end(root: str, digest: str, size: int, end: Mapping[str, Json]) -> None:
+    """Adds to a content's ref what became of its blob: evictedAt and evictedFor, or corruptAt; a fetch that brings it
+    again writes the ref anew. Only for the keeper. A disk that is too full for that is no error; others are OSErrors.
+    """
+    ref = content_ref(root, digest)
+    document: dict[str, Json] = {"v": 1, "sha256": digest, "bytes": size, **read_saved(ref), **end}
+    try:
+        save(ref, document, f"{root}/ref.new")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise

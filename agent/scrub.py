@@ -13,7 +13,7 @@ import hashlib
 import os
 import time
 
-from agent.saved import read_saved, save, whole
+from agent.saved import note_end, read_saved, save, whole
 from agent.shelves import Shelves
 from agent.stamp import Seal, durable_ns, read_seal
 from agent.store import Store
@@ -146,6 +146,7 @@ class Scrub:
             if damaged and self._is_in_place(reading):
                 self._store.quarantine(reading.digest)
                 self.corrupt += 1
+                note_end(self._root, reading.digest, os.fstat(reading.fd).st_size, {"corruptAt": int(time.time())})
         finally:
             os.close(reading.fd)
 

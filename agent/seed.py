@@ -18,13 +18,12 @@ from agent.folders import write_whole
 from agent.frozen import Frozen
 from agent.logs import Log, one_line
 from agent.names import NameRefused, check_digest
-from agent.settings import SyncSettings
+from agent.plan import Stored
+from agent.settings import FREE_SHARE, SyncSettings
 from agent.store import CacheFault, Origin, Store
 from agent.web import Web
 
 USED_WITHIN_SECONDS = 86_400.0
-FREE_SHARE = 0.17
-"""Of the disk, which eviction keeps free where nothing else is set."""
 _SAVED = "seeded.json"
 _SAVED_BYTES = 65_536
 _BLOBS_AT_MOST = 256
@@ -40,6 +39,8 @@ class _Blob(Frozen, secret=("peers", "url")):
     """Of nodes that have it."""
     url: str | None
     """Of its object in the store."""
+    stored: Stored | None
+    """How that object lies there; a peer gives the content as it is."""
 
 
 class Seeding:
@@ -130,13 +131,16 @@ class Seeding:
                 with self._store.part(lock, blob.size) as part:
                     began = time.monotonic()
                     try:
-                        wanted = Wanted("a seed", blob.size, None, blob.digest)
-                        download(self._web, Link(url, lambda url=url: url), wanted, part, self._log)
+                        of_peer = url != blob.url
+                        wanted = Wanted("a seed", blob.size, None, blob.digest, None if of_peer else blob.stored)
+                        link = Link(url, lambda url=url: url)
+                        lib_dir = self._settings.lib_dir
+                        download(self._web, link, wanted, part, self._log, lib_dir, doubtful=of_peer)
                     except DownloadFailed as failure:
                         self._log.line(f"A blob is not seeded from there: {failure}")
                         continue
                     # Of a peer it would say nothing of what it takes to bring it from the store.
-                    ms = int((time.monotonic() - began) * 1000) if url == blob.url else None
+                    ms = None if of_peer else int((time.monotonic() - began) * 1000)
                     self._store.admit(part, lock, blob.digest, blob.size, Origin("seed", ms))
                 self._store.settle(blob.digest)
                 self._note(blob)
@@ -192,10 +196,17 @@ def _blobs_of(answer: Mapping[str, Json]) -> list[_Blob]:
         except NameRefused:
             continue
         urls = [peer.get("url") for peer in peers if isinstance(peer, dict)] if isinstance(peers, list) else []
-        # A peer gives the content; the store gives it only where the object is the content.
-        whole = url if isinstance(url, str) and each.get("stored") is None else None
-        found.append(_Blob(digest, size, [each for each in urls if isinstance(each, str)], whole))
+        stored = _stored(each.get("stored"))
+        whole = url if isinstance(url, str) and (each.get("stored") is None or stored is not None) else None
+        found.append(_Blob(digest, size, [each for each in urls if isinstance(each, str)], whole, stored))
     return found
+
+
+def _stored(value: Json) -> Stored | None:
+    if not isinstance(value, dict):
+        return None
+    codec, size = value.get("codec"), value.get("bytes")
+    return Stored(codec, size) if isinstance(codec, str) and isinstance(size, int) and size >= 0 else None
 
 
 def _unused_of(saved: Mapping[str, Json] | None) -> dict[str, tuple[int, int, int]]:

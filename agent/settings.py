@@ -57,6 +57,8 @@ class FetchSettings(Frozen):
     """None where the task is not run by agent/exec.c."""
     gate_dir: str | None
     """See agent/gate.py; None where the task is started after fetch has ended."""
+    lib_dir: str | None
+    """The folder of packages that holds zstd; None where Python has it itself."""
 
 
 class PublishSettings(Frozen):
@@ -75,6 +77,10 @@ class PublishSettings(Frozen):
     """See agent/gate.py; None where this step is started after fetch has ended."""
     start_patience_seconds: float | None
     """How long the task's start is waited for; None means for ever."""
+    compress: bool
+    """Whether outputs that shrink are compressed."""
+    lib_dir: str | None
+    """The folder of packages that holds zstd; None where Python has it itself."""
 
 
 class ExecSettings(Frozen):
@@ -128,6 +134,8 @@ class SyncSettings(Frozen, secret=("key",)):
     """What a node that joins brings at most, before work asks for it."""
     free_bytes: int | None
     """The floor of free disk; None: the share that eviction keeps by itself."""
+    lib_dir: str | None
+    """Where zstd.load looks."""
 
 
 def fetch_settings(env: Mapping[str, str]) -> FetchSettings:
@@ -142,6 +150,7 @@ def fetch_settings(env: Mapping[str, str]) -> FetchSettings:
         parallel=_count(env, "HELIOS_FETCH_PARALLEL", 4),
         wrapper=_wrapper(env),
         gate_dir=_optional_path(env, "HELIOS_GATE_DIR"),
+        lib_dir=_optional_path(env, "HELIOS_AGENT_LIB"),
     )
 
 
@@ -157,6 +166,8 @@ def publish_settings(env: Mapping[str, str]) -> PublishSettings:
         parallel=_count(env, "HELIOS_FETCH_PARALLEL", 4),
         gate_dir=_optional_path(env, "HELIOS_GATE_DIR"),
         start_patience_seconds=_seconds(env, "HELIOS_START_PATIENCE_SECONDS", None),
+        compress=_choice(env, "HELIOS_COMPRESS", ("auto", "off")) == "auto",
+        lib_dir=_optional_path(env, "HELIOS_AGENT_LIB"),
     )
 
 
@@ -202,6 +213,7 @@ def sync_settings(env: Mapping[str, str]) -> SyncSettings | None:
         bind=_host_and_port(env, "HELIOS_KEEPER_BIND"),
         seed_bytes=10 * 1024**3 if (seeds := _bytes(env, "HELIOS_SEED_BYTES")) is None else seeds,
         free_bytes=_bytes(env, "HELIOS_CACHE_FREE_BYTES"),
+        lib_dir=_optional_path(env, "HELIOS_AGENT_LIB"),
     )
 
 
@@ -304,6 +316,14 @@ def _boolean(env: Mapping[str, str], name: str) -> bool:
     if value not in ("true", "false"):
         raise SettingsError(f"{name} must be true or false, not {value!r}")
     return value == "true"
+
+
+def _choice(env: Mapping[str, str], name: str, words: tuple[str, ...]) -> str:
+    """The first word is what holds when the variable is not set."""
+    value = env.get(name) or words[0]
+    if value not in words:
+        raise SettingsError(f"{name} must be {' or '.join(words)}, not {value!r}")
+    return value
 
 
 def _count(env: Mapping[str, str], name: str, default: int) -> int:

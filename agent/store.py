@@ -30,6 +30,7 @@ from agent.folders import below, opened, remove, remove_tree, write_whole
 from agent.frozen import TYPE_CHECKING, Frozen
 from agent.locks import LockTimeout, acquire, held
 from agent.names import check_digest, check_view, parts_of
+from agent.room import has_room
 from agent.stamp import Seal, boot_id, durable_ns, pending_ns, read_seal
 
 LOCK_PATIENCE_SECONDS = 60.0
@@ -136,7 +137,10 @@ class Store:
                 os.link(self._blob(digest), last, dst_dir_fd=folder, follow_symlinks=False)
             except FileNotFoundError:
                 known = self.content(digest)
-                return Absent("never-here", "") if known is None else Absent("evicted", _eviction(known))
+                if known is None:
+                    return Absent("never-here", "")
+                # Written by the keeper, whose scrub found the damage before a task did.
+                return Absent("corrupt", "") if "corruptAt" in known else Absent("evicted", _eviction(known))
             if self._is_sound(last, folder, digest, size, read_through):
                 return Linked(self._view_path(name))
             remove(last, folder)
@@ -189,8 +193,7 @@ class Store:
         """
         path = self._tmp(lock)
         with _faults("opening a file in tmp"):
-            free = os.statvfs(f"{self.root}/{_TMP}")
-            if size > 0 and free.f_bavail * free.f_frsize < size + SPARE_BYTES:
+            if size > 0 and not has_room(self.root, size + SPARE_BYTES):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)

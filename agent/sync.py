@@ -19,15 +19,7 @@ from agent.logs import Log, one_line
 from agent.pace import Backoff
 
 if TYPE_CHECKING:
-    from typing import Protocol
-
-    class Changes(Protocol):
-        """What agent.shelves notes for a reader from afar; see there."""
-
-        def snapshot(self) -> Iterator[tuple[str, int]]: ...
-        def take(self) -> tuple[list[tuple[str, int]], list[str]] | None: ...
-        def lose(self) -> None: ...
-
+    from agent.shelves import Deltas
 
 CHUNK = 5_000
 """Blobs in one report."""
@@ -48,12 +40,12 @@ class _Report(Frozen):
 
 
 class Sync:
-    """One keeper's side. `round` and `needed` are for the thread that goes round."""
+    """One keeper's side. `round` and `needed` are for the thread that goes round, and so are the Deltas."""
 
-    def __init__(self, collector: Collector, url: str, log: Log, *, told: Callable[[], object]) -> None:
+    def __init__(self, collector: Collector, log: Log, *, told: Callable[[], object]) -> None:
         """`told` is called, by the sending thread, whenever all of the cache has been told."""
         self._collector = collector
-        self._url = url
+        self._url = ""
         self._log = log
         self._told = told
         self._epoch = os.urandom(8).hex()
@@ -73,9 +65,11 @@ class Sync:
     def start(self) -> None:
         self._thread.start()
 
-    def round(self, changes: "Changes", state: Mapping[str, int]) -> None:
-        """Hands over what changed, and how full the cache is, if what was handed over before has been sent."""
-        self._state = state
+    def round(self, changes: "Deltas", state: Mapping[str, int], url: str) -> None:
+        """Hands over what changed, if what was handed over before has been sent; how full the cache is, and where the
+        keeper listens, in any case.
+        """
+        self._state, self._url = state, url
         if self._sending:
             return
         if self._missing or time.monotonic() >= self._whole_due:

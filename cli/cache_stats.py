@@ -13,7 +13,19 @@ from helios.records import MISS_CAUSES
 ROWS_SHOWN = 50
 """DAGs and nodes listed, those that moved most first; `-o json` has them all."""
 
-_NUMBERS = ("runs", "tasks", "hits", "misses", "hitBytes", "missBytes", "peerBytes", "storeBytes", "fetchMs", "savedMs")
+_NUMBERS = (
+    "runs",
+    "tasks",
+    "skipped",
+    "hits",
+    "misses",
+    "hitBytes",
+    "missBytes",
+    "peerBytes",
+    "storeBytes",
+    "fetchMs",
+    "savedMs",
+)
 
 
 class Cause(msgspec.Struct):
@@ -31,6 +43,8 @@ class Sums(msgspec.Struct):
 
     runs: int = 0
     tasks: int = 0
+    skipped: int = 0
+    """Of the tasks: those for which an earlier success stood."""
     hits: int = 0
     misses: int = 0
     hitBytes: int = 0
@@ -129,8 +143,9 @@ def stats_lines(stats: CacheStats, now_ms: int, paint: Painter = plain) -> list[
 def total_lines(sums: Sums, paint: Painter = plain) -> list[str]:
     saved = f"{duration(sums.savedMs)} of downloading" if sums.savedMs else "no time that is known"
     spent = f"; {duration(sums.fetchMs)} spent on inputs" if sums.fetchMs else ""
+    skipped = f", {sums.skipped:,} of them skipped" if sums.skipped else ""
     lines = [
-        f"counted  {count(sums.runs, 'run')}, {count(sums.tasks, 'task')}",
+        f"counted  {count(sums.runs, 'run')}, {count(sums.tasks, 'task')}{skipped}",
         f"saved    {paint(saved, 'green')}{spent}",
     ]
     ratio = sums.hit_ratio
@@ -148,7 +163,7 @@ def _percent(ratio: float | None) -> str:
 
 
 def _sum_rows(title: str, sums: Mapping[str, Sums], paint: Painter) -> list[str]:
-    titles = ("RUNS", "TASKS", "HIT", "FROM CACHE", "FROM NODES", "FROM STORE", "SPENT", "SAVED")
+    titles = ("RUNS", "TASKS", "SKIPPED", "HIT", "FROM CACHE", "FROM NODES", "FROM STORE", "SPENT", "SAVED")
     columns = [Column(title), *(Column(each, right=True) for each in titles)]
     ordered = _by_bytes(sums)
     rows = [
@@ -156,6 +171,7 @@ def _sum_rows(title: str, sums: Mapping[str, Sums], paint: Painter) -> list[str]
             name,
             f"{each.runs:,}",
             f"{each.tasks:,}",
+            f"{each.skipped:,}" if each.skipped else "",
             _percent(each.hit_ratio),
             size(each.hitBytes),
             size(each.peerBytes),

@@ -119,6 +119,7 @@ def work_streams(link: Link) -> list[tuple[str, str, bool]]:
     for keys in link.partitions:
         streams += [
             (keys.ready, JOBRUNNER_GROUP, False),  # may wait for room
+            (keys.checks, COLLECTOR_GROUP, False),  # may wait for others that do the same work
             (keys.launched, COLLECTOR_GROUP, False),  # stays as long as its task runs
             (keys.cancelled, JOBRUNNER_GROUP, True),
             (keys.finished, SUBMITTER_GROUP, True),

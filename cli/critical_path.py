@@ -68,6 +68,7 @@ class Step(msgspec.Struct, frozen=True):
     ms: int
     phases: Mapping[str, int | None]
     skewMs: int
+    skipped: bool
 
 
 class AllCached(msgspec.Struct, frozen=True):
@@ -161,14 +162,16 @@ def _step(each: Timed, begin: int, end: int, following: int, *, settles: bool) -
         "settle": following - end if settles and view.endTime is not None else None,
     }
     ordered = {name: phases.get(name) for name in PHASES}
-    return Step(view.name, view.status, view.attempt, view.node, following - begin, ordered, skew)
+    return Step(
+        view.name, view.status, view.attempt, view.node, following - begin, ordered, skew, view.skipped is not None
+    )
 
 
 def _attempt(each: Timed, queued: int, end: int) -> tuple[dict[str, int | None], int]:
     """The phases of the last attempt, which add up to `end` - `queued`, and the shift of the node's clock."""
     view, moments = each.view, each.moments
     launched = _launched(view)
-    if launched is None:
+    if launched is None or view.skipped is not None:  # it was looked whether it may be skipped, and no more
         return {"queue": end - queued}, 0
     launched = _within(launched, queued, end)
     began, finished, skew = _command_times(each, launched, end)
@@ -240,12 +243,16 @@ def _missed(view: TaskView) -> bool:
 
 
 def _gain(each: Timed, queued: int, end: int) -> int | None:
-    """What its fetch would have been shorter by: all but what its hits took. None where that is not known."""
+    """What its fetch would have been shorter by: what its misses took, as far as its hits did not take as long. None
+    where that is not known."""
     phases, _ = _attempt(each, queued, end)
     fetch, inputs = phases.get("fetch"), each.view.inputs
     if fetch is None or not all(one.source for one in inputs):
         return None
     if not inputs and each.view.cache in ("Partial", "Unknown"):
         return None
-    # Inputs are brought side by side, so together the hits take this at most.
-    return fetch - min(fetch, sum(one.ms for one in inputs if one.cause not in _WAITED))
+    # Inputs are brought side by side, so neither those nor these take longer than one after the other.
+    hits = sum(one.ms for one in inputs if one.cause not in _WAITED)
+    waited = sum(one.ms for one in inputs if one.cause in _WAITED)
+    gain = max(0, fetch - hits)
+    return min(gain, waited) if inputs else gain

@@ -1,8 +1,8 @@
 """From the artifact bucket to a folder of the user's.
 
 Rule: a final name appears only when the whole content is there and its digest is right. What was fetched before an
-interruption stays in `.<name>.<digest>.part` beside it, and the next fetch goes on from there. What was in the place
-before is replaced only when that is wanted.
+interruption stays in `.<name>.<digest>.part` (compressed: `.<name>.<digest>.zstd.part`) beside it, and the next fetch
+goes on from there. What was in the place before is replaced only when that is wanted.
 """
 
 import contextlib
@@ -11,15 +11,18 @@ import os
 import shutil
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from minio import Minio
 
 from agent.archive import ArchiveRefused, unpack_below
 from agent.folders import opened
 from agent.names import NameRefused, parts_of
+from agent.plan import Stored as AgentStored
+from agent.zstd import NoZstd, Unpackable, unpacker
 from cli.failure import RUN_FAILED, CommandFailed
 from cli.transfer_progress import TransferProgress
+from helios.podwire import Stored
 from helios.records import OutputRecord
 
 CHUNK_BYTES = 1024 * 1024
@@ -119,6 +122,8 @@ def _is_there(target: Path, output: OutputRecord) -> bool:
 
 def _download(store: Minio, bucket: str, output: OutputRecord, part: Path, watch: Watch) -> str:
     """Complete the part; returns the digest of all of it."""
+    if output.stored is not None:
+        return _download_packed(store, bucket, output, output.stored, part, watch)
     sha = hashlib.sha256()
     with part.open("ab+") as file:
         file.seek(0)
@@ -130,19 +135,100 @@ def _download(store: Minio, bucket: str, output: OutputRecord, part: Path, watch
             sha, done = hashlib.sha256(), 0
         if done < output.bytes:
             progress = watch(output.name, output.bytes, done)
-            answer: Any = store.get_object(bucket, output.key, offset=done, length=output.bytes - done)
             try:
-                for data in answer.stream(CHUNK_BYTES):
+                for data in _object(store, bucket, output, done, output.bytes - done):
                     file.write(data)
                     sha.update(data)
                     progress.add(len(data))
             finally:
                 progress.close()
-                answer.close()
-                answer.release_conn()
         file.flush()
         os.fsync(file.fileno())
     return sha.hexdigest()
+
+
+def _download_packed(store: Minio, bucket: str, output: OutputRecord, stored: Stored, part: Path, watch: Watch) -> str:
+    """The same for an output that lies compressed. What has come of the object stays beside the part until the content
+    is whole; what an earlier fetch left of it is unpacked again, which costs less than to bring it.
+    """
+    packed = part.with_suffix(f".{stored.codec[:8]}{part.suffix}")
+    try:
+        with packed.open("ab+") as file, part.open("wb") as content:
+            writing = _Unpacking(output, content, watch)
+            try:
+                done = _unpack_earlier(file, stored.bytes, writing)
+                if done < stored.bytes:
+                    for data in _object(store, bucket, output, done, stored.bytes - done):
+                        file.write(data)
+                        writing.feed(data)
+                writing.finish()
+            finally:
+                writing.progress.close()
+            content.flush()
+            os.fsync(content.fileno())
+    except Unpackable as fault:
+        packed.unlink()
+        part.unlink()
+        raise CommandFailed(
+            f"what the store holds of {output.name!r} is not what the task stored: {fault}",
+            hint="run the DAG again; helios doctor checks the store",
+            code=RUN_FAILED,
+        ) from None
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    packed.unlink()
+    return writing.sha.hexdigest()
+
+
+class _Unpacking:
+    """The content of a compressed output on its way into a file."""
+
+    def __init__(self, output: OutputRecord, content: BinaryIO, watch: Watch) -> None:
+        assert output.stored is not None
+        self.sha = hashlib.sha256()
+        self.progress = watch(output.name, output.bytes, 0)
+        self._content = content
+        try:
+            stored = AgentStored(output.stored.codec, output.stored.bytes)
+            self._unpacker = unpacker(stored, output.bytes, None, self._write)
+        except NoZstd as lack:
+            raise CommandFailed(
+                f"the output {output.name!r} lies compressed in the store, and {lack}",
+                hint="install Helios with its dependencies",
+                code=RUN_FAILED,
+            ) from None
+
+    def feed(self, data: bytes) -> None:
+        self._unpacker.feed(memoryview(data))
+
+    def finish(self) -> None:
+        self._unpacker.finish()
+
+    def _write(self, piece: memoryview) -> None:
+        self._content.write(piece)
+        self.sha.update(piece)
+        self.progress.add(len(piece))
+
+
+def _unpack_earlier(file: BinaryIO, most: int, writing: _Unpacking) -> int:
+    """Unpacks what is there of the object; returns how much that is."""
+    file.seek(0)
+    while data := file.read(CHUNK_BYTES):
+        writing.feed(data)
+    if file.tell() > most:
+        raise Unpackable("more was fetched of it than it has")
+    return file.tell()
+
+
+def _object(store: Minio, bucket: str, output: OutputRecord, start: int, length: int) -> Generator[bytes]:
+    """The object's bytes as they lie in the store; its Content-Encoding is ours to undo, as this may be its middle."""
+    answer: Any = store.get_object(bucket, output.key, offset=start, length=length)
+    try:
+        yield from answer.stream(CHUNK_BYTES, decode_content=False)
+    finally:
+        answer.close()
+        answer.release_conn()
 
 
 def _unpack(part: Path, target: Path) -> None:

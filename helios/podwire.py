@@ -71,10 +71,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MultipartWanted(msgspec.Struct, frozen=True):
-    """The body of `POST /v1/multipart`: an output too large for one PUT."""
+    """The body of `POST /v1/multipart`: an output too large for one PUT. An object that is compressed on the way has at
+    most `bytes`; fewer parts are used then.
+    """
 
     name: str
-    bytes: int
+    bytes: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+    partBytes: Annotated[int, msgspec.Meta(ge=5 * 1024**2, le=5 * 1024**3)] | None = None
+    """Of each part but the last; larger ones are given only where S3 would not take so many."""
+    codec: str | None = None
+    """What the object is compressed with, for its Content-Encoding."""
 
 
 class Multipart(msgspec.Struct, frozen=True, kw_only=True):
@@ -165,6 +171,8 @@ class MessageOutput(msgspec.Struct, frozen=True, array_like=True):
     bytes: Size
     sha256: Digest
     archive: bool = False
+    compressed: Size = 0
+    """Bytes of its object, if that is compressed with zstd; 0: it is stored as it is."""
 
 
 class OutputManifest(msgspec.Struct, frozen=True, kw_only=True):

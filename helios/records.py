@@ -62,6 +62,7 @@ TASK_FIELDS = (
     "earlierSavedMs",
     "earlierPeerBytes",
     "earlierStoreBytes",
+    "waitsFor",
 )
 
 
@@ -167,7 +168,7 @@ def decode_attempt(text: str | bytes) -> AttemptRecord:
 
 def task_view(name: str, values: Sequence[str | None]) -> TaskView:
     """A task from the values of TASK_FIELDS. A record that cannot be read leaves the task Unknown, never raises."""
-    status, attempt, _, queued, launched, ended, node, cause, record, *earlier = values
+    status, attempt, _, queued, launched, ended, node, cause, record, *earlier, waits_for = values
     hits, misses, fetch_ms, saved_ms, peer_bytes, store_bytes = (_number(each) or 0 for each in earlier)
     view = TaskView(
         name=name,
@@ -188,6 +189,8 @@ def task_view(name: str, values: Sequence[str | None]) -> TaskView:
         view.endTime = None
         if view.status != "RUNNING":
             view.startTime = None
+        if view.status == "QUEUED" and waits_for:
+            view.reason = f"waits for {waits_for}, which does the same work"
         return view
     if status == "UPSTREAM_FAILED":
         view.reason = f"upstream task {cause!r} failed"

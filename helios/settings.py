@@ -11,6 +11,7 @@ from msgspec import Meta
 CHOICES: dict[str, tuple[str, ...]] = {
     "log_level": ("debug", "info", "warning", "error"),
     "launcher": ("local", "kubernetes"),
+    "compress": ("auto", "off"),
     "affinity": ("on", "off"),
     "cache_scope": ("shared", "namespace"),
 }
@@ -85,6 +86,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     single_put_limit_bytes: Annotated[int, Meta(ge=5 * 1024**2, le=5 * 1024**3)] = 5 * 1024**3
     """Outputs above this size are stored in parts; S3 takes at most 5 GiB in one PUT, and
     no parts below 5 MiB."""
+
+    compress: str = "auto"
+    """Whether outputs that shrink lie compressed in the object store: auto or off. What is compressed already is
+    unpacked in either case."""
 
     token_key: str = ""
     """Secret that signs attempt tokens; the jobrunner mints with it, the collector checks with it."""

@@ -61,6 +61,7 @@ class Stage:
         self.groups = {
             self.keys.ready: JOBRUNNER_GROUP,
             self.keys.cancelled: JOBRUNNER_GROUP,
+            self.keys.checks: COLLECTOR_GROUP,
             self.keys.launched: COLLECTOR_GROUP,
             self.keys.settled: COLLECTOR_GROUP,
             self.keys.finished: SUBMITTER_GROUP,

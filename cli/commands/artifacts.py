@@ -14,7 +14,7 @@ from cli.output import Format, narrate, put, put_json
 from cli.table import Column, lay_out
 from helios.records import OutputRecord, read_tasks
 
-COLUMNS = (Column("TASK"), Column("NAME"), Column("BYTES", right=True), Column("SHA256"))
+COLUMNS = (Column("TASK"), Column("NAME"), Column("BYTES", right=True), Column("STORED", right=True), Column("SHA256"))
 
 
 class Found(NamedTuple):
@@ -64,7 +64,10 @@ def artifacts(
         if output == "json":
             put_json([output_object(link, each) for each in found])
         elif found:
-            rows = [(each.task, each.output.name, str(each.output.bytes), each.output.sha256) for each in found]
+            rows = [
+                (task, output.name, str(output.bytes), str(stored_bytes(output)), output.sha256)
+                for task, output in found
+            ]
             put("\n".join(lay_out(COLUMNS, rows, paint)))
         else:
             narrate("nothing is stored: no task with outputs has succeeded")
@@ -87,12 +90,19 @@ def outputs_of(link: Link, run: str, task: str | None, name: str | None) -> list
     return wanted
 
 
+def stored_bytes(output: OutputRecord) -> int:
+    """What the output takes in the store."""
+    return output.bytes if output.stored is None else output.stored.bytes
+
+
 def output_object(link: Link, found: Found) -> dict[str, object]:
     output = found.output
     return {
         "task": found.task,
         "name": output.name,
         "bytes": output.bytes,
+        "storedBytes": stored_bytes(output),
+        "codec": output.stored.codec if output.stored is not None else None,
         "sha256": output.sha256,
         "archive": output.archive,
         "uri": f"s3://{link.settings.s3_bucket}/{output.key}",

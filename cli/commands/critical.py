@@ -100,7 +100,8 @@ def path_lines(run: dict[str, Any], path: CriticalPath, paint: Painter = plain) 
     for step in path.path:
         figures = [_figure(step, name) for name in PHASES]
         percent = f"{_share(step.ms, path.ms) * 100:.0f} %"
-        rows.append([Cell(step.task, STATUS_STYLES["FAILED"] if step.status == "FAILED" else ""), *figures])
+        name = f"{step.task} (skipped)" if step.skipped else step.task
+        rows.append([Cell(name, STATUS_STYLES["FAILED"] if step.status == "FAILED" else ""), *figures])
         rows[-1] += [duration(step.ms), percent]
     totals = [sum(step.phases[name] or 0 for step in path.path) for name in PHASES]
     sums = [Cell(duration(total) if total else "", "bold") for total in totals]
@@ -116,11 +117,11 @@ def path_lines(run: dict[str, Any], path: CriticalPath, paint: Painter = plain) 
 
 
 def _figure(step: Step, phase: str) -> str:
-    """Nothing for what the task has not come to yet."""
+    """Nothing for what the task has not come to yet, or never was to."""
     milliseconds = step.phases[phase]
     if milliseconds is not None:
         return duration(milliseconds)
-    return "" if phase == "earlier" or step.status in ("QUEUED", "RUNNING") else UNKNOWN
+    return "" if phase == "earlier" or step.skipped or step.status in ("QUEUED", "RUNNING") else UNKNOWN
 
 
 def _cached_lines(path: CriticalPath) -> list[str]:

@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from agent.evict import Needed
+from agent.follow import Follower
 from agent.keep import Keeper, keep
-from agent.settings import KeepSettings, SettingsError, keep_settings
+from agent.logs import Log
+from agent.settings import KeepSettings, SettingsError, keep_settings, sync_settings
 from agent.store import CacheFault
 from cli.embedded.logfile import say
 from cli.embedded.pod import Place
@@ -35,6 +37,24 @@ def keeper_settings(place: Place, environ: Mapping[str, str]) -> KeepSettings:
         return keep_settings(env)
     except SettingsError as error:
         raise SettingInvalid(str(error)) from None
+
+
+def follower_of(place: Place, environ: Mapping[str, str]) -> Follower | None:
+    """What tells the collector of the cache and asks it what tasks need. There is no other node to give blobs to, nor
+    to get some from. None without HELIOS_KEEPER_KEY. Raises SettingInvalid, which names the variable.
+    """
+    own = {
+        "HELIOS_CACHE_DIR": str(place.cache),
+        "HELIOS_NODE": place.node,
+        "HELIOS_ENDPOINT": environ.get("HELIOS_POD_ENDPOINT_URL", ""),
+        "HELIOS_KEEPER_KEY": environ.get("HELIOS_KEEPER_KEY", ""),
+        "HELIOS_SEED_BYTES": "0",
+    }
+    try:
+        settings = sync_settings(own)
+    except SettingsError as error:
+        raise SettingInvalid(str(error)) from None
+    return None if settings is None else Follower(settings, Log(lambda line: say(line.decode().rstrip())))
 
 
 def start_keeper(

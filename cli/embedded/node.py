@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cli.embedded.disk import free_bytes, reserve_from, shorten_log, size_text
 from cli.embedded.home import home_from
-from cli.embedded.keeper import keeper_settings, start_keeper
+from cli.embedded.keeper import follower_of, keeper_settings, start_keeper
 from cli.embedded.logfile import say
 from cli.embedded.pod import DELETED, NODE_STOPPED, Place, Pod
 from cli.embedded.processes import adopt_orphans
@@ -350,11 +350,11 @@ def main() -> None:
     slots = settings.local_slots or 2 * (os.cpu_count() or 1)
     try:
         place = place_from(settings, os.environ, lifeline)
-        keeping = keeper_settings(place, os.environ)
+        keeping, follower = keeper_settings(place, os.environ), follower_of(place, os.environ)
     except SettingInvalid as error:
         sys.exit(str(error))
     node = Node(place, slots)
-    start_keeper(keeping)
+    start_keeper(keeping, follower.round if follower else None, follower.needed if follower else None)
     node.listen()
     node.run()
 

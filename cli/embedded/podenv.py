@@ -1,9 +1,11 @@
-"""What each step of a pod finds in its environment. Pure, but for reading the secrets' files.
+"""What each step of a pod finds in its environment. Pure, but for reading the secrets' files and finding one package.
 
 The task never sees a token, a store's or Valkey's credential: its environment is built from a list of what it may have,
 not by taking things away from this process's.
 """
 
+import functools
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -50,6 +52,7 @@ def agent_env(
 ) -> dict[str, str]:
     """The environment of fetch and publish, and the agent's part of exec's."""
     pod = pod_folder(directory, job.job)
+    packages = packages_folder()
     return {
         **base,
         **job.agentEnv,
@@ -62,7 +65,18 @@ def agent_env(
         "HELIOS_STATE_DIR": str(pod / "state"),
         "HELIOS_TERMINATION_LOG": str(message_file(directory, job.job, step)),
         POD_UID: uid,
+        **({"HELIOS_AGENT_LIB": packages} if packages is not None else {}),
     }
+
+
+@functools.cache
+def packages_folder() -> str | None:
+    """Where the agent, which starts without this Python's packages, finds zstd; None where Python has it itself."""
+    try:
+        found = importlib.util.find_spec("backports.zstd")
+    except ModuleNotFoundError:
+        return None
+    return str(Path(found.origin).parents[2]) if found is not None and found.origin is not None else None
 
 
 def task_env(job: LocalJob, secrets: Mapping[str, str], agent: Mapping[str, str], lifeline_fd: int) -> dict[str, str]:

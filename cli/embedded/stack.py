@@ -1,5 +1,6 @@
 """The stack as those who use it see it: how to reach each part, and the environment that tells others."""
 
+import hmac
 from collections.abc import Iterable
 
 import msgspec
@@ -46,6 +47,7 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True):
             "HELIOS_S3_REGION": "us-east-1",
             "HELIOS_S3_BUCKET": BUCKET,
             "HELIOS_TOKEN_KEY": self.token_key,
+            "HELIOS_KEEPER_KEY": hmac.new(self.token_key.encode(), b"keeper", "sha256").hexdigest(),
             "HELIOS_POD_ENDPOINT_BIND": self.pod_endpoint.removeprefix("http://"),
             "HELIOS_POD_ENDPOINT_URL": self.pod_endpoint,
             "HELIOS_LAUNCHER": "local",

@@ -65,6 +65,7 @@ CHECK = Script("check")
 UNSKIP = Script("unskip")
 SKIP = Script("skip")
 NOTE_MEMO = Script("note_memo")
+NOTE_WAIT = Script("note_wait")
 WARN_RUN = Script("warn_run")
 MEMO_CLAIM = Script("memo_claim")
 MEMO_RELEASE = Script("memo_release")
@@ -223,6 +224,11 @@ def skip(
         (keys.task(run, task), keys.run(run), keys.checks, keys.finished, keys.events),
         (COLLECTOR_GROUP, entry, run, task, attempt, record, memo, encode_event(event), EVENTS_KEPT),
     )
+
+
+def note_wait(keys: Keys, *, run: str, task: str, attempt: int, waits_for: str) -> Call:
+    """Returns 1 if that is news of an attempt that is being looked at."""
+    return Call(NOTE_WAIT, (keys.task(run, task),), (attempt, waits_for))
 
 
 def note_memo(keys: Keys, *, run: str, task: str, attempt: int, memo: bytes) -> Call:

@@ -8,6 +8,7 @@ local applied = 0
 if state[1] == 'QUEUED' and state[2] == attempt and state[3] == attempt then
   redis.call('XADD', ready, '*', 'run', ARGV[3], 'task', ARGV[4], 'attempt', attempt)
   redis.call('HSET', task, 'checking', '', 'checked', attempt, 'memo', ARGV[6])
+  redis.call('HDEL', task, 'waitsFor')
   applied = 1
 end
 redis.call('XACK', checks, group, entry)

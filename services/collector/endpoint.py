@@ -18,6 +18,7 @@ from helios.keys import Keys, keys_of_run
 from helios.podwire import (
     Locate,
     LocateAnswer,
+    LocateInput,
     Multipart,
     MultipartWanted,
     Plan,
@@ -39,7 +40,7 @@ from services.collector.locate import Declared, Locator
 from services.collector.nodes import Nodes, Refused, adding, ask, checked_node
 from services.collector.outcome import end_call, ended_well, from_report, manifest_key, output_prefix
 from services.collector.seed import Seeding
-from services.collector.store import ObjectRefused, Store, StoreRefused
+from services.collector.store import PART_BYTES, ObjectRefused, Store, StoreRefused
 
 log = structlog.get_logger()
 
@@ -159,6 +160,7 @@ class PodEndpoint:
             singlePutLimit=self.settings.single_put_limit_bytes,
             manifest=self._manifest(manifest_key(prefix, pod)) if task.outputs else None,
             keeper=self._keeper(node, attempt) if task.outputs and cache_enabled else None,
+            locate=cache_enabled and bool(self.nodes.key),
         )
 
     def _keeper(self, node: str, attempt: Attempt) -> PlanKeeper | None:
@@ -205,6 +207,7 @@ class PodEndpoint:
                     sha256=output.sha256,
                     bytes=output.bytes,
                     archive=output.archive,
+                    stored=output.stored,
                 )
             )
         return planned
@@ -250,10 +253,12 @@ class PodEndpoint:
         _, task = self._current(attempt, keys)
         if wanted.name not in task.outputs:
             raise Answer("400 Bad Request", f"task {attempt.task!r} declares no output {wanted.name[:80]!r}")
-        if wanted.bytes < 1:
-            raise Answer("400 Bad Request", "an upload in parts needs at least one byte")
         key = f"{output_prefix(attempt.run, attempt.task, attempt.attempt)}{pod}/{wanted.name}"
-        part_bytes, urls, complete = self.store.multipart(key, wanted.bytes)
+        if wanted.codec not in (None, "zstd"):
+            raise Answer("400 Bad Request", f"{wanted.codec[:80]!r} is no codec that can be unpacked")
+        part_bytes, urls, complete = self.store.multipart(
+            key, wanted.bytes, part_bytes=wanted.partBytes or PART_BYTES, encoding=wanted.codec
+        )
         return Multipart(partBytes=part_bytes, urls=urls, completeUrl=complete)
 
     def result(self, attempt: Attempt, report: Report) -> ResultAnswer:
@@ -292,9 +297,28 @@ class PodEndpoint:
             log=None,
         )
         self._note_warm(report)
+        self._note_sources(task, report)
         ended = from_report(report, classification)
         applied = commit_one(self.client, end_call(keys, "", attempt.run, attempt.task, attempt.attempt, ended))
         return ResultAnswer("committed" if applied else "stale")
+
+    def _note_sources(self, task: Task, report: Report) -> None:
+        """What external inputs contained, for whoever plans with them; hits too, since what is known expires."""
+        declared = {
+            each.as_: Declared(self.store.source(each.bucket, each.key))
+            for each in task.inputs
+            if isinstance(each, ExternalInput)
+        }
+        fetched = (report.fetch.inputs or ()) if report.fetch is not None else ()
+        try:
+            told = [
+                {"name": each.name, "bytes": each.bytes, "version": each.version, "sha256": each.sha256}
+                for each in fetched
+                if each.name in declared and each.version and each.sha256
+            ]
+            self.locator.note_sources(msgspec.convert(told, list[LocateInput]), declared)
+        except (redis.RedisError, msgspec.ValidationError) as error:
+            log.warning("what external inputs contained is not noted", run=report.run, error=str(error))
 
     def _note_warm(self, report: Report) -> None:
         """Ahead of the commit, so that whoever places the tasks that follow knows where their inputs are."""

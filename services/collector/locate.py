@@ -27,6 +27,10 @@ FLIGHT_SECONDS = 20
 PEERS_AT_MOST = 3
 NODES_ASKED = 256
 """Of more nodes that live, so many are looked at, another choice each time."""
+VERSION_CHARACTERS = 1024
+NOTED_SECONDS = 3600.0
+"""What a source contained is noted again after this, though it is the same: what is known expires."""
+NOTED_AT_MOST = 100_000
 SOURCE_KEPT_SECONDS = 30 * 86_400
 
 _source_decoder = msgspec.json.Decoder(SourceKnown)
@@ -41,11 +45,12 @@ class Declared(msgspec.Struct, frozen=True):
 
 
 class Locator:
-    """Answers for one Redis; keeps nothing itself. Safe from many threads and processes."""
+    """Answers for one Redis. Safe from many threads and processes."""
 
     def __init__(self, client: redis.Redis, nodes: Nodes) -> None:
         self.client = client
         self.nodes = nodes
+        self._noted: dict[str, tuple[tuple[str | None, str | None], float]] = {}
 
     def locate(
         self, node: str, pod: str, wanted: Sequence[LocateInput], declared: Mapping[str, Declared]
@@ -94,6 +99,27 @@ class Locator:
             keys = {_flight_key(each, digest, declared[each.name]), _flight_key(each, None, declared[each.name])}
             commands.append(("UNLINK", *(flight(key) for key in keys)))
         ask(self.client, commands)
+
+    def note_sources(self, brought: Sequence[LocateInput], declared: Mapping[str, Declared]) -> None:
+        """Takes down what external objects contained, as tasks that ended tell it; soon again is passed over."""
+        news: list[tuple[LocateInput, str]] = []
+        now = time.monotonic()
+        for each in brought:
+            told = (each.version, each.sha256)
+            source = declared[each.name].source
+            known = self._noted.get(source)
+            if (
+                each.sha256 is None
+                or len(each.version or "") > VERSION_CHARACTERS
+                or (known is not None and known[0] == told and now < known[1] + NOTED_SECONDS)
+            ):
+                continue
+            if len(self._noted) >= NOTED_AT_MOST:
+                self._noted.clear()
+            self._noted[source] = (told, now)
+            news.append((each, each.sha256))
+        if news:
+            ask(self.client, self._notes(news, declared))
 
     def peers(self, node: str, blobs: Sequence[tuple[str, int]]) -> list[list[Peer]]:
         """For each blob, by digest and bytes, a few other nodes that have it."""
@@ -197,7 +223,7 @@ def _check_declared(wanted: Sequence[LocateInput], declared: Mapping[str, Declar
     for each in wanted:
         if each.name not in declared:
             raise Refused(f"the task declares no input {each.name[:80]!r}")
-        if each.version is not None and len(each.version) > 1024:
+        if each.version is not None and len(each.version) > VERSION_CHARACTERS:
             raise Refused("no store has versions that long")
 
 

@@ -76,6 +76,7 @@ def _sum(tasks: Sequence[TaskView]) -> dict[str, int]:
     counts: Counter[str] = Counter(runs=1)
     for task in tasks:
         counts["tasks"] += task.status in ("SUCCEEDED", "FAILED")
+        counts["skipped"] += task.skipped is not None
         counts["hitBytes"] += task.cacheHitBytes
         counts["missBytes"] += task.cacheMissBytes
         counts["peerBytes"] += task.peerBytes

@@ -13,7 +13,7 @@ import msgspec
 from helios.events import TaskEnded
 from helios.keys import Keys
 from helios.localjobs import PodStatus
-from helios.podwire import FetchManifest, MessageOutput, PublishMessage, Report, StoredOutput
+from helios.podwire import FetchManifest, MessageOutput, PublishMessage, Report, Stored, StoredOutput
 from helios.records import AttemptRecord, OutputRecord
 from helios.transitions import Call, end_attempt
 from services.collector.classify import Classification
@@ -106,6 +106,7 @@ def report_of(
                 bytes=each.bytes,
                 sha256=each.sha256,
                 archive=each.archive,
+                stored=Stored(codec="zstd", bytes=each.compressed) if each.compressed else None,
             )
             for each in stored
         ],
@@ -242,7 +243,7 @@ def _record(
         fetchElapsedMs=classification.elapsed_ms,
         inputs=classification.inputs,
         outputs=[
-            OutputRecord(output.name, output.bytes, output.sha256, output.key, output.archive)
+            OutputRecord(output.name, output.bytes, output.sha256, output.key, output.archive, output.stored)
             for output in (report.outputs if report and reason is None else ())
         ],
         cpuMs=report.cpuMs if report else None,

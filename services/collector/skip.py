@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 import redis
@@ -25,7 +25,7 @@ from helios.podwire import SourceKnown
 from helios.records import AttemptRecord, OutputRecord
 from helios.settings import Settings
 from helios.streams import Entry
-from helios.transitions import claim_memo, commit_one, forget_memo, skip, unskip
+from helios.transitions import claim_memo, commit_one, forget_memo, note_wait, skip, unskip
 from helios.wire import PERMANENT, error_code
 from helios.worker import Failure, Later, Waits
 from services.collector.memo import digests_from_tasks, image_counts_as, kept_seconds, read_memo
@@ -205,8 +205,16 @@ class Skipper:
             if not holder:
                 raise Waits("a success has just been remembered")
             if holder == dead or self._is_alive(holder, known):
-                raise Waits(f"another attempt does the same work: {holder}")
+                self._waits(asked, holder)
             dead = holder
+
+    def _waits(self, asked: _Asked, holder: str) -> NoReturn:
+        """Put the look off, and let people see why."""
+        other = claim_of(holder)
+        words = f"run {other.run} task {other.task}" if other is not None else "another attempt"
+        run, task, attempt = asked.claim
+        commit_one(self.client, note_wait(asked.keys, run=run, task=task, attempt=attempt, waits_for=words))
+        raise Waits(f"{words} does the same work")
 
     def _is_alive(self, text: str, known: Memo) -> bool:
         """Whether the attempt that claims the work may still come to a success."""

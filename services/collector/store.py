@@ -115,11 +115,17 @@ class Store:
         """Names an object, its version aside."""
         return f"{self.endpoint}/{bucket}/{key}"
 
-    def multipart(self, key: str, size: int) -> tuple[int, list[str], str]:
-        """Open an upload of `size` bytes in parts: (bytes of a part, a PUT for each, a POST that completes it)."""
+    def multipart(
+        self, key: str, size: int, *, part_bytes: int = PART_BYTES, encoding: str | None = None
+    ) -> tuple[int, list[str], str]:
+        """Open an upload of at most `size` bytes in parts: (bytes of a part, a PUT for each, a POST that completes it).
+
+        The parts have `part_bytes`, or more where there would be too many; `encoding` is the object's Content-Encoding.
+        """
         start = self._signed("POST", self.bucket, key, uploads="")
         try:
-            answer = self.http.request("POST", start)
+            # Not signed for, which S3 asks of its own x-amz- headers only.
+            answer = self.http.request("POST", start, headers={"Content-Encoding": encoding} if encoding else None)
         except urllib3.exceptions.HTTPError as error:
             raise StoreRefused(f"the object store does not answer: {error.__class__.__name__}") from None
         if answer.status != 200:
@@ -131,7 +137,7 @@ class Store:
         upload = next((node.text for node in nodes if node.tag.endswith("UploadId")), None)
         if not upload:
             raise StoreRefused("the object store opened an upload in parts without an id")
-        part_bytes = max(PART_BYTES, -(-size // PARTS_AT_MOST))
+        part_bytes = max(part_bytes, -(-size // PARTS_AT_MOST))
         parts = [
             self._signed("PUT", self.bucket, key, partNumber=str(number), uploadId=upload)
             for number in range(1, -(-size // part_bytes) + 1)

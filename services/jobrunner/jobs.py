@@ -98,5 +98,6 @@ def wanted_job(
             "HELIOS_TASK_NAME": task.name,
             "HELIOS_ATTEMPT": str(attempt),
             "HELIOS_CACHE_ENABLED": "true" if cache_enabled else "false",
+            "HELIOS_COMPRESS": settings.compress,
         },
     )

@@ -95,8 +95,10 @@ class ObjectStore:
         self.requests: list[tuple[str, str, str | None]] = []
         self.oldest_valid = 0
         self.honours_ranges = True
-        self.parts: dict[int, bytes] = {}
+        self.parts: dict[str, dict[int, bytes]] = defaultdict(dict)
         self.complete_bodies: list[bytes] = []
+        self.part_sizes: list[int] = []
+        """Of the last object that was made of parts."""
         self.lock = threading.Lock()
         self.port = 0
 
@@ -176,7 +178,7 @@ class ObjectStore:
                 if isinstance(fault, int):
                     return self.answer(fault, b"<Error><Code>SlowDown</Code></Error>")
                 if "partNumber" in query:
-                    store.parts[int(query["partNumber"][0])] = data
+                    store.parts[key][int(query["partNumber"][0])] = data
                 else:
                     store.put(key, data)
                 return self.answer(200, b"", {"ETag": '"' + hashlib.md5(data).hexdigest() + '"'})
@@ -187,7 +189,9 @@ class ObjectStore:
                 store.complete_bodies.append(body)
                 if fault == "error-in-200":
                     return self.answer(200, b"<Error><Code>InternalError</Code></Error>")
-                store.put(key, b"".join(store.parts[number] for number in sorted(store.parts)))
+                parts = store.parts.pop(key)
+                store.part_sizes = [len(parts[number]) for number in sorted(parts)]
+                store.put(key, b"".join(parts[number] for number in sorted(parts)))
                 return self.answer(200, b"<CompleteMultipartUploadResult/>")
 
         return Handler
@@ -207,10 +211,10 @@ class PodEndpoint:
         self.script: dict[str, list[int]] = defaultdict(list)
         self.reports: list[dict[str, Any]] = []
         self.asked: list[str] = []
-        self.told: list[str] = []
-        """What each request for a plan told of the node's cache."""
         self.port = 0
         self.make_url: Callable[[str, str], str] | None = None
+        self.make_parts: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+        """Answers a request for the parts of an upload."""
         self.locate: Callable[[str, dict[str, Any]], dict[str, Any]] | None = None
         """Says who has an input that a node lacks, by that node and the input; None: other nodes are not known of."""
         self.brought: list[tuple[str, dict[str, Any]]] = []
@@ -286,7 +290,6 @@ class PodEndpoint:
 
             def do_GET(self) -> None:
                 if self.enter():
-                    endpoint.told.append(self.headers.get("Helios-Cache", ""))
                     self.reply(200, endpoint.plan())
 
             def do_POST(self) -> None:
@@ -296,6 +299,8 @@ class PodEndpoint:
                 if self.path == "/v1/result":
                     endpoint.reports.append(document)
                     return self.reply(200, {"status": "committed"})
+                if endpoint.make_parts is not None:
+                    return self.reply(200, endpoint.make_parts(document))
                 if self.path == "/v1/locate":
                     assert endpoint.locate is not None
                     answers = [endpoint.locate(document["node"], each) for each in document["inputs"]]
@@ -325,6 +330,7 @@ class Node:
         self.endpoint = endpoint
         self.cache = cache
         self.job = job
+        self.compress = True
         self.lines: list[str] = []
         for name in ("artifacts", "control", "state"):
             (root / name).mkdir(parents=True, exist_ok=True)
@@ -349,6 +355,7 @@ class Node:
             parallel=4,
             wrapper=None,
             gate_dir=None,
+            lib_dir=None,
         )
         return fetch(settings, self.log())
 
@@ -366,6 +373,8 @@ class Node:
             parallel=4,
             gate_dir=None,
             start_patience_seconds=start_patience,
+            compress=self.compress,
+            lib_dir=None,
         )
         return publish(settings, self.log())
 

@@ -29,7 +29,7 @@ def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 def bring(store: Any, path: Path, key: str = "b/x", size: int | None = None, **wanted: Any) -> str:
     fd = os.open(path, os.O_RDWR | os.O_CREAT)
     size = len(store.objects[key]) if size is None else size
-    known = Wanted("x", size, wanted.get("etag"), wanted.get("sha256"))
+    known = Wanted("x", size, wanted.get("etag"), wanted.get("sha256"), wanted.get("stored"))
     try:
         url = store.url(key)
         return download(Web(), Link(url, lambda: url), known, PartFile(fd), Log(lambda _: None))

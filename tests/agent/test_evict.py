@@ -5,17 +5,22 @@ import math
 import os
 import random
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent import evict
+import agent.store
+from agent import evict, room, saved
 from agent.evict import Evictor, Limits, Needed, Room, choose, ranked, room_wanted, value
+from agent.room import has_room
 from agent.shelves import Shelves
 from agent.stamp import boot_id
 from tests.agent.blobs import blob_file, held, prepared, put_blob, read_ref, ref_file
+from tests.agent.conftest import wait_until
 
 NONE = 1 << 60
 """More than any disk has free."""
@@ -69,7 +74,7 @@ def test_no_more_goes_than_has_to_and_what_is_needed_only_for_the_disks_sake(
         assert sum(freed) >= wanted
     else:
         assert set(free_to_go) <= set(choice.victims)
-        assert taken == spared[: len(taken)]
+        assert taken == spared[::-1][: len(taken)]
         assert sum(freed) >= min(must, sum(sizes))
         if taken:
             assert sum(freed[:-1]) < must, "more that is needed went than the floor demands"
@@ -86,17 +91,17 @@ def test_no_more_goes_than_has_to_and_what_is_needed_only_for_the_disks_sake(
 def test_evicting_ends_below_the_low_watermark_and_above_the_floor(
     limit: int, used: int, free: int, floor: int, wished: int
 ) -> None:
-    room = room_wanted(Limits(limit, 0.95, 0.85, floor), used, free, wished)
-    assert 0 <= room.must <= room.wanted
+    found = room_wanted(Limits(limit, 0.95, 0.85, floor), used, free, wished)
+    assert 0 <= found.must <= found.wanted
     if limit and used > 0.95 * limit:
-        assert used - room.wanted <= 0.85 * limit
+        assert used - found.wanted <= 0.85 * limit
     if free < floor:
-        assert free + room.must >= floor
-        assert free + room.wanted >= floor * 1.1 - 1
+        assert free + found.must >= floor
+        assert free + found.wanted >= floor * 1.1 - 1
     if wished:
-        assert free + room.wanted >= wished
+        assert free + found.wanted >= wished
     if free >= floor + wished and (not limit or used <= 0.95 * limit):
-        assert room == Room(0, 0)
+        assert found == Room(0, 0)
 
 
 @given(size=st.integers(1, 10**12), rate=st.floats(1e-9, 1e-3), idle=st.floats(0, 1e9))
@@ -235,6 +240,7 @@ def test_a_disk_too_full_to_say_so_is_emptied_all_the_same(cache: Path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(evict, "save", full)
+    monkeypatch.setattr(saved, "save", full)
     with pytest.raises(OSError, match="No space"):
         evictor(cache, limit=1).make_room()  # the counters are what could not be saved
     assert held(cache) == set()
@@ -263,6 +269,43 @@ def test_a_wish_that_says_nothing_is_removed(cache: Path, wish: bytes) -> None:
     assert keeping.make_room() == 0
     assert held(cache) == {digest}
     assert not keeping.is_wished()
+
+
+def test_a_fetch_that_finds_no_room_is_given_some_by_the_keeper(
+    cache: Path, store: Any, endpoint: Any, make_node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for the keeper's answer instead of going around the cache."""
+    old = put_blob(cache, b"o" * 1000)
+    free = 500
+
+    class Disk:
+        f_frsize = f_blocks = 1
+
+        @property
+        def f_bavail(self) -> int:
+            return free + (0 if blob_file(cache, old).exists() else 1000)
+
+    monkeypatch.setattr(os, "statvfs", lambda _path: Disk())
+    monkeypatch.setattr(agent.store, "SPARE_BYTES", 0)
+    store.put("bucket/x", b"x" * 900)
+    endpoint.add_input("x", "bucket/x")
+    (cache / "inventory.json").write_text("{}")
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(make_node("job-1").fetch)
+        keeping = evictor(cache)
+        wait_until(keeping.is_wished, "the wish")
+        keeping.make_room()
+        assert running.result(30)["inputs"][0]["cause"] == "never-here"
+    assert not blob_file(cache, old).exists()
+
+
+def test_without_a_keeper_nobody_waits_for_room(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_leave", None)
+    assert not has_room(str(cache), NONE)
+    (cache / "inventory.json").touch()
+    os.utime(cache / "inventory.json", (1, 1))
+    assert not has_room(str(cache), NONE)
+    assert has_room(str(cache), 1)
 
 
 def test_a_ref_of_the_first_version_or_none_is_good_enough(cache: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from agent.inventory import leave_inventory
 from agent.logs import LoggedInput, read_fetch_log
 from agent.manifest import MESSAGE_BYTES
 
@@ -30,7 +29,7 @@ def test_a_second_task_hits_what_a_first_one_brought(store: Any, endpoint: Any, 
     assert (cold["hits"], cold["misses"], cold["missBytes"], cold["causes"]) == (0, 1, 8, {"never-here": 1})
     assert (warm["hits"], warm["misses"], warm["hitBytes"], warm["causes"]) == (1, 0, 8, {"cached": 1})
     assert [(each["source"], each["version"]) for each in cold["inputs"]] == [("store", warm["inputs"][0]["version"])]
-    assert {name: value for name, value in warm["inputs"][0].items() if name not in ("ms", "version")} == {
+    assert {name: value for name, value in warm["inputs"][0].items() if name not in ("ms", "savedMs", "version")} == {
         "name": "in/data.csv",
         "bytes": 8,
         "hit": True,
@@ -124,17 +123,6 @@ def test_the_plan_can_turn_the_cache_off_too(store: Any, endpoint: Any, node: An
     endpoint.add_input("x", "bucket/x")
     endpoint.cache_enabled = False
     assert causes(node.fetch()) == {"x": "disabled"}
-
-
-def test_what_the_keeper_left_of_the_cache_is_taken_along_to_the_endpoint(store: Any, endpoint: Any, node: Any) -> None:
-    store.put("bucket/x", b"x")
-    endpoint.add_input("x", "bucket/x")
-    node.fetch()
-    assert endpoint.told == [""]
-    line = '{"event":"cache-inventory","node":"n1","blobs":1,"bytes":1,"freeBytes":9}'
-    leave_inventory(str(node.cache), line)
-    node.fetch()
-    assert endpoint.told == ["", line]
 
 
 def test_a_copy_is_private_and_writable(store: Any, endpoint: Any, make_node: Any) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 import agent.store
-from agent.inventory import read_inventory
 from agent.keep import Keeper, keep
 from agent.settings import KeepSettings, SettingsError, keep_settings
 from agent.stamp import durable_ns
@@ -332,27 +331,6 @@ def test_the_inventory_is_one_line_of_json_now_and_then(cache: Path) -> None:
     assert len(said) == 1
     assert said[0].endswith(b"}\n")
     assert json.loads(said[0])["event"] == "cache-inventory"
-
-
-def test_the_inventory_is_left_for_fetch(cache: Path) -> None:
-    cache.mkdir()
-    said: list[bytes] = []
-    keep(settings(cache, HELIOS_KEEP_SECONDS="1", HELIOS_REPORT_SECONDS="3600"), said.append, lambda seconds: False)
-    assert read_inventory(str(cache)).encode() + b"\n" == said[0]
-
-
-@pytest.mark.parametrize("text", ["x" * 1025, "two\nlines", "ümlaut", "\x1b[31m"])
-def test_an_inventory_that_fits_no_header_is_none(cache: Path, text: str) -> None:
-    cache.mkdir()
-    (cache / "inventory.json").write_text(text)
-    assert read_inventory(str(cache)) == ""
-
-
-def test_an_inventory_is_no_link_to_elsewhere(cache: Path, tmp_path: Path) -> None:
-    cache.mkdir()
-    (tmp_path / "secret").write_text("secret")
-    (cache / "inventory.json").symlink_to(tmp_path / "secret")
-    assert read_inventory(str(cache)) == ""
 
 
 def test_a_wrong_environment_names_its_variable() -> None:

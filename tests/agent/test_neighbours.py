@@ -233,6 +233,7 @@ def test_an_output_that_the_keeper_does_not_take_is_stored_all_the_same(
     endpoint.keeper_url = url
     endpoint.add_output("out")
     maker = nodes.node("n1", "maker")
+    maker.compress = False
     (maker.artifacts / "out").write_bytes(b"x" * 3_000_000)
     maker.task_ended()
     assert maker.publish(sees_cache=False).good

@@ -19,7 +19,7 @@ from tests.agent.conftest import AGENT, QuietServer
 
 HEAVY = {
     *("dataclasses", "inspect", "typing", "pathlib", "subprocess"),
-    *("tarfile", "shutil", "ssl", "encodings.idna", "agent.store", "agent.upload"),
+    *("tarfile", "shutil", "ssl", "encodings.idna", "agent.store", "agent.upload", "agent.zstd"),
 }
 
 
@@ -79,12 +79,12 @@ def test_an_https_endpoint_is_spoken_to_and_its_certificate_is_checked(
 
 
 def test_a_frozen_struct_takes_exactly_its_fields_and_cannot_be_changed() -> None:
-    wanted = Wanted("n", 1, etag=None, sha256="00")
-    assert wanted == Wanted(name="n", size=1, etag=None, sha256="00")
-    assert hash(wanted) == hash(Wanted(sha256="00", etag=None, size=1, name="n"))
+    wanted = Wanted("n", 1, etag=None, sha256="00", stored=None)
+    assert wanted == Wanted(name="n", size=1, etag=None, sha256="00", stored=None)
+    assert hash(wanted) == hash(Wanted(stored=None, sha256="00", etag=None, size=1, name="n"))
     assert Linked("never-here") != Absent("never-here", "")
-    for values, named in [(("n", 1, None), {}), (("n", 1, None, None, 2), {}), (("n", 1, None), {"name": "m"})]:
-        with pytest.raises(TypeError, match="takes exactly name, size, etag, sha256"):
+    for values, named in [(("n", 1, None), {}), (("n", 1, None, None, None, 2), {}), (("n", 1, None), {"name": "m"})]:
+        with pytest.raises(TypeError, match="takes exactly name, size, etag, sha256, stored"):
             Wanted(*values, **named)  # type: ignore[arg-type]
     with pytest.raises(AttributeError, match="frozen"):
         wanted.size = 2  # type: ignore[misc]

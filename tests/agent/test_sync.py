@@ -3,12 +3,15 @@
 import hashlib
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any
+from urllib.request import urlopen
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import msgspec
@@ -20,14 +23,18 @@ from agent.collector import Collector
 from agent.follow import Follower
 from agent.logs import Log
 from agent.settings import SettingsError, SyncSettings, sync_settings
+from agent.shelves import Deltas
+from agent.store import Origin
 from agent.store import Store as Cache
 from agent.sync import Sync
 from agent.web import Web
+from helios.grants import blob_url
 from helios.keys import NODES, node_blobs, node_cache, source_known
 from helios.podwire import SourceKnown
 from helios.settings import Settings
 from services.collector.endpoint import PodEndpoint
 from services.collector.store import Store
+from tests.agent.conftest import AGENT
 from tests.redis_servers import free_port
 from tests.services.pod_calls import KEY, tell
 from tests.services.test_demand import CHAIN, Runs, dag, outside
@@ -37,45 +44,25 @@ A, B, C = ("a" * 64, "b" * 64, "c" * 64)
 
 
 class Keeper:
-    """A cache's index as agent.shelves keeps it."""
+    """A keeper whose cache is told by hand."""
 
     def __init__(self, **blobs: int) -> None:
         self.blobs: dict[str, int] = {}
-        self.changes: dict[str, int] | None = None
+        self.deltas = Deltas(lambda: iter(list(self.blobs.items())))
         self.free = 900
         for name, size in blobs.items():
             self.put(name * 64, size)
-
-    @property
-    def deltas(self) -> "Keeper":
-        return self
 
     def state(self) -> dict[str, int]:
         return {"blobs": len(self.blobs), "bytes": sum(self.blobs.values()), "freeBytes": self.free, "limitBytes": 0}
 
     def put(self, digest: str, size: int) -> None:
         self.blobs[digest] = size
-        if self.changes is not None:
-            self.changes[digest] = size
+        self.deltas.note(bytes.fromhex(digest), size)
 
     def drop(self, digest: str) -> None:
         del self.blobs[digest]
-        if self.changes is not None:
-            self.changes[digest] = -1
-
-    def snapshot(self) -> Iterator[tuple[str, int]]:
-        self.changes = {}
-        return iter(self.blobs.items())
-
-    def take(self) -> tuple[list[tuple[str, int]], list[str]] | None:
-        if self.changes is None:
-            return None
-        changes, self.changes = self.changes, {}
-        added = [(digest, size) for digest, size in changes.items() if size >= 0]
-        return added, [digest for digest, size in changes.items() if size < 0]
-
-    def lose(self) -> None:
-        self.changes = None
+        self.deltas.note(bytes.fromhex(digest), -1)
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -155,14 +142,17 @@ class Teller:
         self.lines: list[bytes] = []
         self.told = threading.Event()
         collector = Collector(Web(), site.url, key, "n1")
-        self.sync = Sync(collector, "http://10.0.0.7:8415", log_of(self.lines), told=self.told.set)
+        self.sync = Sync(collector, log_of(self.lines), told=self.told.set)
         self.sync.start()
+
+    def round(self) -> None:
+        self.sync.round(self.keeper.deltas, self.keeper.state(), "http://10.0.0.7:8415")
 
     def until_held(self, blobs: dict[str, int]) -> None:
         wanted = {digest: str(size) for digest, size in blobs.items()}
 
         def held() -> bool:
-            self.sync.round(self.keeper.deltas, self.keeper.state())
+            self.round()
             return self.site.held() == wanted
 
         wait_until(f"the collector knows of {len(blobs)} blobs", held)
@@ -198,7 +188,7 @@ def test_a_keeper_that_has_nothing_new_to_tell_says_that_it_lives(site: Site) ->
     site.client.zadd(NODES, {"n1": 1.0})
 
     def heard() -> bool:
-        teller.sync.round(teller.keeper.deltas, teller.keeper.state())
+        teller.round()
         return site.client.zscore(NODES, "n1") != 1.0
 
     wait_until("the node was heard of", heard)
@@ -240,12 +230,17 @@ def test_a_collector_that_is_away_holds_up_no_round_and_hears_everything_later(s
     teller = Teller(site, keeper)
     teller.until_held({A: 5})
     site.stop()
-    for digest in (B, C):
-        keeper.put(digest, 7)
+    keeper.put(B, 7)
+
+    def noticed() -> bool:
         began = time.monotonic()
-        teller.sync.round(keeper.deltas, keeper.state())
+        teller.round()
         assert time.monotonic() - began < 1
-    wait_until("the log says so once", lambda: len(teller.lines) == 1)
+        return len(teller.lines) == 1
+
+    wait_until("the log says so", noticed)
+    keeper.put(C, 7)
+    assert noticed(), "it says so once"
     site.start()
     teller.until_held({A: 5, B: 7, C: 7})
     assert [b"does not take" in line for line in teller.lines] == [True, False]
@@ -253,7 +248,7 @@ def test_a_collector_that_is_away_holds_up_no_round_and_hears_everything_later(s
 
 def test_a_keeper_with_another_key_is_not_heard_and_its_log_says_why(site: Site) -> None:
     teller = Teller(site, Keeper(a=5), key="another")
-    teller.sync.round(teller.keeper.deltas, teller.keeper.state())
+    teller.round()
     wait_until("the log says so", lambda: teller.lines)
     assert b"HTTP 401" in teller.lines[0]
     assert site.held() == {}
@@ -275,7 +270,7 @@ def test_an_eviction_waits_once_for_a_collector_that_does_not_answer(
     monkeypatch.setattr(sync, "DEMAND_SECONDS", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         collector = Collector(Web(), f"http://127.0.0.1:{silent.getsockname()[1]}", KEY, "n1")
-        asking = Sync(collector, "", log_of([]), told=lambda: None)
+        asking = Sync(collector, log_of([]), told=lambda: None)
         began = time.monotonic()
         assert [asking.needed([A]) for _ in range(50)] == [None] * 50
         assert time.monotonic() - began < 2
@@ -300,20 +295,18 @@ class Joined:
         self.site.client.set(source_known(f"127.0.0.1:{self.store.port}/bucket/{key}"), msgspec.json.encode(known))
         return digest
 
-    def follower(self, *, seed_bytes: int = 1000) -> Follower:
+    def follower(self, *, bind: tuple[str, int] | None = None, url: str = "") -> Follower:
         settings = SyncSettings(
             cache_dir=self.root,
             node="n1",
             endpoint=self.site.url,
             key=KEY,
-            url="",
-            bind=None,
-            seed_bytes=seed_bytes,
+            url=url,
+            bind=bind,
+            seed_bytes=1000,
             free_bytes=0,
         )
-        follower = Follower(settings, log_of(self.lines))
-        follower.start()
-        return follower
+        return Follower(settings, log_of(self.lines))
 
     def path(self, digest: str) -> Path:
         return Path(self.root) / "blobs" / "sha256" / digest[:2] / digest
@@ -426,6 +419,54 @@ def test_a_task_that_was_quicker_is_not_disturbed(joined: Joined, store: Any) ->
     assert os.stat(joined.path(digest)).st_ino == inode
     assert joined.counters(follower) == (0, 0)
     assert store.count("GET", "bucket/first") == 0
+
+
+def test_the_verb_tells_the_collector_gives_to_other_nodes_and_takes_back_what_is_gone(
+    site: Site, tmp_path: Path
+) -> None:
+    """As in its container: standard library only."""
+    root, port = str(tmp_path / "cache"), free_port()
+    cache = Cache(root, "test")
+    cache.prepare()
+    digest = hashlib.sha256(b"content").hexdigest()
+    with cache.own_part(7) as (part, lock):
+        part.write_at(0, memoryview(b"content"))
+        cache.admit(part, lock, digest, 7, Origin("output", None))
+    environ = {
+        "HELIOS_CACHE_DIR": root,
+        "HELIOS_NODE": "n1",
+        "HELIOS_KEEP_SECONDS": "0.1",
+        "HELIOS_ENDPOINT": site.url,
+        "HELIOS_KEEPER_KEY": KEY,
+        "HELIOS_KEEPER_URL": f"http://127.0.0.1:{port}",
+        "HELIOS_KEEPER_BIND": f"127.0.0.1:{port}",
+        "HELIOS_CACHE_FREE_BYTES": "0",
+    }
+    process = subprocess.Popen([sys.executable, "-I", "-S", str(AGENT), "keep"], env=environ, stdout=subprocess.DEVNULL)
+    try:
+        wait_until("the collector knows the blob", lambda: site.held() == {digest: "7"})
+        url = site.client.hget(node_cache("n1"), "url")
+        assert url == f"http://127.0.0.1:{port}"
+        with urlopen(blob_url(url, KEY, digest, int(time.time()) + 60)) as response:
+            assert response.read() == b"content"
+        cache.quarantine(digest)
+        wait_until("the collector knows that it is gone", lambda: site.held() == {})
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_a_keeper_that_cannot_listen_says_so_and_sends_nobody_to_itself(joined: Joined) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = ("127.0.0.1", taken.getsockname()[1])
+        follower = joined.follower(bind=bind, url="http://10.0.0.7:8415")
+        joined.counters(follower)
+        assert b"Other nodes cannot fetch from here" in joined.lines[0]
+        assert joined.site.client.hget(node_cache("n1"), "url") == ""
+    joined.counters(follower)
+    joined.counters(follower)
+    assert joined.site.client.hget(node_cache("n1"), "url") == "http://10.0.0.7:8415"
+    follower.close()
 
 
 ENV = {

@@ -92,6 +92,7 @@ def test_json_has_every_figure(command: Helios, valkey: redis.Redis) -> None:
     assert found["total"] == {
         "runs": 1,
         "tasks": 1,
+        "skipped": 0,
         "hits": 1,
         "misses": 1,
         "hitBytes": 3_000_000,
@@ -173,6 +174,13 @@ def test_a_long_list_is_cut_in_the_table_and_whole_in_json() -> None:
 def test_a_short_account_leaves_open_where_bytes_came_from() -> None:
     lines = stats_lines(CacheStats(Sums(runs=1, missBytes=9_000, storeBytes=1_000), {}, {}, {}), 0)
     assert lines[-1].endswith("9 KB missed (1 KB from the store, 8 KB from either)")
+
+
+def test_skipped_tasks_are_counted_where_there_are_any() -> None:
+    sums = Sums(runs=2, tasks=5, skipped=3)
+    lines = stats_lines(CacheStats(sums, {"d": sums}, {}, {}), 0)
+    assert lines[0] == "counted  2 runs, 5 tasks, 3 of them skipped"
+    assert lines[5].split()[:4] == ["d", "2", "5", "3"]
 
 
 def test_a_cache_without_a_limit_says_so() -> None:

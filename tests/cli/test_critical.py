@@ -15,7 +15,7 @@ from tests.cli.command import Helios
 from tests.redis_servers import Valkey
 from tests.stage import RUN, Stage
 
-MISS = InputRecord("big", 100, "never-here", source="store", ms=3_000)
+MISS = InputRecord("big", 100, "never-here", source="store", ms=6_000)
 
 
 @pytest.fixture
@@ -91,6 +91,7 @@ def test_json_says_the_same_in_numbers(command: Helios, valkey: redis.Redis) -> 
             "settle": 500,
         },
         "skewMs": -59_500,
+        "skipped": False,
         "share": 9_995 / 20_000,
     }
     assert found["allCached"] == {"ms": 14_000, "path": ["a", "b"], "missed": 1, "unknown": 0, "savedMs": 6_000}

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cli.critical_path import PHASES, AllCached, CriticalPath, Moments, Step, Timed, critical_path
+from helios.events import Producer
 from helios.records import InputRecord, TaskView
 
 MISS = InputRecord("big", 100, "never-here", source="store", ms=3_000)
+SLOW = InputRecord("huge", 900, "evicted", source="peer", ms=9_000)
 HIT = InputRecord("near", 100, "cached", source="cache", ms=5)
 COALESCED = InputRecord("shared", 100, "coalesced", source="cache", ms=2_000)
 
@@ -125,6 +127,13 @@ def test_earlier_attempts_are_a_phase_of_their_own() -> None:
     assert sum(step.ms for step in path.path) == path.ms
 
 
+def test_a_task_that_was_skipped_has_a_queue_and_no_more() -> None:
+    skipped = task("a", queued=0, launched=700, ended=700, cache="N/A", skipped=Producer("1-0", "a"))
+    path = whole([skipped], ended=800)
+    assert (path.path[0].skipped, known(path.path[0])) == (True, {"queue": 700, "settle": 100})
+    assert path.allCached == AllCached(800, ["a"], 0, 0)
+
+
 def test_the_path_goes_by_the_parent_that_ended_last() -> None:
     tasks = [
         task("root", queued=None, launched=5, ended=1_000),
@@ -148,7 +157,7 @@ def fetched(name: str, parents: Sequence[str], begin: int, end: int, fetch: int,
 def test_with_everything_cached_another_path_may_be_the_longest() -> None:
     """The slow way was slow for its download; without that the other one is what remains."""
     tasks = [
-        fetched("download", (), 0, 10_000, 9_000, MISS),
+        fetched("download", (), 0, 10_000, 9_000, SLOW),
         fetched("compute", (), 0, 6_000, 0),
         fetched("join", ("download", "compute"), 10_000, 11_000, 0),
     ]
@@ -165,6 +174,13 @@ def test_with_everything_cached_hits_take_what_they_took_and_waits_for_others_en
     cached = whole([only], ended=10_000).allCached
     assert cached is not None
     assert cached.ms == 6_005
+
+
+def test_what_fetch_does_besides_stays_in() -> None:
+    """It starts, asks for the plan and makes a view, whatever the cache holds."""
+    cached = whole([fetched("a", (), 0, 10_000, 4_000, MISS)], ended=10_000).allCached
+    assert cached is not None
+    assert cached.ms == 7_000
 
 
 @pytest.mark.parametrize(

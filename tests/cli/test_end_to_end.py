@@ -1,5 +1,6 @@
 """The whole product in local mode, through the command line: one embedded stack, held up by `helios up`."""
 
+import hashlib
 import json
 import os
 import signal
@@ -15,7 +16,9 @@ import redis
 
 from cli.embedded.home import Home
 from cli.embedded.lease import running_stack
+from cli.object_store import store_client
 from helios.keys import CONTROLS, SUBMISSIONS, Keys
+from helios.settings import settings_from
 from helios.streams import CLIENT_OPTIONS
 from tests.cli.command import COMMAND, ROOT, Helios
 from tests.waiting import wait_until
@@ -126,6 +129,7 @@ def test_a_run_as_json_is_one_object_with_every_name_of_the_design(up: Helios) -
         "endTime",
         "exitCode",
         "reason",
+        "skipped",
         "outputs",
     ]
     assert (task["status"], task["exitCode"], task["cache"], task["reason"]) == ("SUCCEEDED", 0, "N/A", None)
@@ -136,6 +140,55 @@ def test_a_run_as_json_is_one_object_with_every_name_of_the_design(up: Helios) -
             "sha256": "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03",
         }
     ]
+
+
+def memoized(folder: Path, use: str) -> str:
+    """Two tasks that note in a file of the test's that they ran."""
+    note = f"echo $0 >> {folder / 'ran'}"
+    return f"""\
+dagName: memoized
+tasks:
+  - {{name: make, image: alpine, command: [sh, -c, "{note}; echo made > o", make], outputs: [o], memoize: true}}
+  - name: use
+    image: alpine
+    command: [sh, -c, "{note}; cat o > p; echo {use} >> p", use]
+    inputs: [{{fromTask: make, name: o}}]
+    outputs: [p]
+    memoize: true
+"""
+
+
+def test_an_unchanged_dag_runs_nothing_the_second_time_and_what_is_changed_runs_alone(
+    up: Helios, tmp_path: Path
+) -> None:
+    """And the outputs of a task that was skipped are those of the task that ran: for its children, and for people."""
+
+    def run(use: str, *options: str) -> dict[str, Any]:
+        done = up("run", "-", "-o", "json", *options, text=memoized(tmp_path, use))
+        assert done.code == 0, done.err
+        found: dict[str, Any] = done.json()
+        return found
+
+    def ran() -> list[str]:
+        return (tmp_path / "ran").read_text().split()
+
+    first, second = run("a"), run("a")
+    assert ran() == ["make", "use"]
+    assert (first["taskSkipped"], second["taskSkipped"], second["taskSucceeded"]) == (0, 2, 2)
+    assert tasks_of(second)["use"]["skipped"] == {"run": first["dagId"], "task": "use"}
+    assert tasks_of(second)["use"]["outputs"] == tasks_of(first)["use"]["outputs"]
+    shown = up("show", second["dagId"]).out
+    assert "2 succeeded (2 skipped)" in shown
+    assert f"skipped, from run {first['dagId']} task use" in shown
+    changed = run("b")
+    assert ran() == ["make", "use", "use"]
+    assert tasks_of(changed)["make"]["skipped"] == {"run": first["dagId"], "task": "make"}
+    assert tasks_of(changed)["use"]["skipped"] is None
+    assert up("artifacts", second["dagId"], "use", "p", "--to", str(tmp_path / "to")).code == 0
+    assert [file.read_text() for file in (tmp_path / "to").rglob("p")] == ["made\na\n"]
+    again = run("b", "--no-memoize")
+    assert (again["taskSkipped"], again["memoize"], len(ran())) == (0, False, 5)
+    assert "no task is skipped" in up("show", again["dagId"]).out
 
 
 def test_the_second_run_of_a_dag_finds_every_input_in_the_cache(up: Helios, tmp_path: Path) -> None:
@@ -380,6 +433,44 @@ tasks:
     assert one.code == 0
     assert "0 B fetched" in one.err
     assert "same content" in one.err
+
+
+def test_outputs_that_shrink_take_less_of_the_store_and_reach_everyone_whole(up: Helios, tmp_path: Path) -> None:
+    """The next task, with the cache and without it, and the user; what does not shrink lies there as it is."""
+    dag = """\
+dagName: shrinks
+tasks:
+  - name: make
+    image: alpine
+    command: [sh, -c, "seq 300000 > table; mkdir tree; seq 100000 > tree/a; head -c 300000 /dev/urandom > noise"]
+    outputs: [table, tree, noise]
+  - name: check
+    image: alpine
+    command: [sh, -c, "seq 300000 | cmp - table && seq 100000 | cmp - in/a && test $(wc -c < noise) = 300000"]
+    inputs:
+      - {fromTask: make, name: table}
+      - {fromTask: make, name: tree, as: in}
+      - {fromTask: make, name: noise}
+"""
+    for options in ([], ["--no-cache"]):
+        done = up("run", "-", *options, text=dag)
+        assert done.code == 0, done.err
+        listed = {each["name"]: each for each in up("artifacts", "@latest", "-o", "json").json()}
+        table = "".join(f"{number}\n" for number in range(1, 300_001)).encode()
+        assert (listed["table"]["bytes"], listed["table"]["sha256"]) == (len(table), hashlib.sha256(table).hexdigest())
+        assert [listed[name]["codec"] for name in ("table", "tree", "noise")] == ["zstd", "zstd", None]
+        stack = running_stack(Home(Path(up.environ["HELIOS_HOME"])))
+        assert stack is not None
+        store = store_client(settings_from(stack.environ))
+        for each in listed.values():
+            bucket, _, key = each["uri"].removeprefix("s3://").partition("/")
+            assert store.stat_object(bucket, key).size == each["storedBytes"]
+            assert (each["storedBytes"] < 0.8 * each["bytes"]) is (each["codec"] is not None)
+    assert up("artifacts", "@latest", "--to", str(tmp_path)).code == 0
+    assert (tmp_path / "make" / "table").read_bytes() == table
+    tree = (tmp_path / "make" / "tree" / "a").read_bytes()
+    assert tree.splitlines() == table.splitlines()[:100_000]
+    assert sorted(path.name for path in (tmp_path / "make").iterdir()) == ["noise", "table", "tree"]
 
 
 def test_what_is_in_an_outputs_place_is_replaced_with_force_only(up: Helios, tmp_path: Path) -> None:

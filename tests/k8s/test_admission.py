@@ -155,6 +155,11 @@ def volume(pod: Pod, name: str) -> dict[str, Any]:
     return next(each for each in pod["spec"]["volumes"] if each["name"] == name)
 
 
+def keepers_key() -> dict[str, Any]:
+    reference = {"secretKeyRef": {"name": "helios-keeper", "key": "HELIOS_KEEPER_KEY"}}
+    return {"name": "KEY", "valueFrom": reference}
+
+
 CHANGES: dict[str, tuple[Callable[[Pod], Any], str]] = {
     "another folder of the node": (lambda pod: host_path(pod, "/etc"), "of the node's folders"),
     "the folder above the cache": (lambda pod: host_path(pod, "/var/helios"), "of the node's folders"),
@@ -238,6 +243,28 @@ CHANGES: dict[str, tuple[Callable[[Pod], Any], str]] = {
         ),
         "no service account token",
     ),
+    "the keepers' key": (
+        lambda pod: container(pod, "task")["env"].append(keepers_key()),
+        "the keepers' key",
+    ),
+    "all of the keepers' key's Secret": (
+        lambda pod: container(pod, "task").update(envFrom=[{"secretRef": {"name": "helios-keeper"}}]),
+        "the keepers' key",
+    ),
+    "the keepers' key as a file": (
+        lambda pod: pod["spec"]["volumes"].append({"name": "key", "secret": {"secretName": "helios-keeper"}}),
+        "the keepers' key",
+    ),
+    "the keepers' key among other files": (
+        lambda pod: pod["spec"]["volumes"].append(
+            {"name": "key", "projected": {"sources": [{"secret": {"name": "helios-keeper"}}]}}
+        ),
+        "the keepers' key",
+    ),
+    "the keepers' key in the agent's other containers": (
+        lambda pod: container(pod, "publish")["env"].append(keepers_key()),
+        "the keepers' key",
+    ),
     "a setting of the kernel": (
         lambda pod: pod["spec"]["securityContext"].update(sysctls=[{"name": "net.ipv4.tcp_syncookies", "value": "0"}]),
         "kernel",
@@ -268,6 +295,31 @@ def test_the_one_root_container_does_exactly_one_thing(api: Api, agent: str, man
     pod = keeper_pod(manifests, agent)
     OWN[change](container(pod, "own"))
     assert "helios-tasks" in api.refusal(pod)
+
+
+KEEP: dict[str, Callable[[Pod], Any]] = {
+    "another name": lambda pod: container(pod, "keep").update(name="task"),
+    "another image": lambda pod: container(pod, "keep").update(image="evil:1"),
+    "another command": lambda pod: container(pod, "keep").update(command=["sh", "-c", "env"]),
+    "arguments": lambda pod: container(pod, "keep").update(args=["x"]),
+    "a library of its own": lambda pod: container(pod, "keep")["env"].append({"name": "LD_PRELOAD", "value": "/x.so"}),
+    "variables from elsewhere": lambda pod: container(pod, "keep").update(envFrom=[{"configMapRef": {"name": "x"}}]),
+    "a hook": lambda pod: container(pod, "keep").update(lifecycle={"postStart": {"exec": {"command": ["env"]}}}),
+    "a probe that runs something": lambda pod: container(pod, "keep").update(
+        readinessProbe={"exec": {"command": ["env"]}}
+    ),
+    "code of its own": lambda pod: (
+        pod["spec"]["volumes"].append({"name": "code", "emptyDir": {}}),
+        container(pod, "keep")["volumeMounts"].append({"name": "code", "mountPath": "/opt/helios/app/agent"}),
+    ),
+}
+
+
+@pytest.mark.parametrize("change", KEEP)
+def test_the_keepers_key_is_given_to_the_keeper_alone(api: Api, agent: str, manifests: Manifests, change: str) -> None:
+    pod = keeper_pod(manifests, agent)
+    KEEP[change](pod)
+    assert "the keepers' key" in api.refusal(pod)
 
 
 def test_a_pod_may_lose_its_finalizer_and_nothing_else_may_change(api: Api) -> None:

@@ -268,7 +268,9 @@ def test_isolated_all_who_name_the_cache_on_the_node_name_the_namespaces_own(man
         each["data"] for each in named(documents, "ConfigMap") if "helios-settings" in each["metadata"]["name"]
     )
     scoped = settings_from({name: value for name, value in settings.items() if name.startswith("HELIOS_")})
-    parsed = parse_dag(b"{dagName: d, tasks: [{name: a, image: i, command: [x], inputs: [{uri: 's3://b/k', as: k}]}]}")
+    parsed = parse_dag(
+        b"{dagName: d, tasks: [{name: a, image: i, command: [x], inputs: [{uri: 's3://raw/k', as: k}]}]}"
+    )
     (task,) = parsed.dag.tasks
     job = wanted_job("a-0", task, run="1-0", attempt=1, cache_enabled=True, settings=scoped, now_seconds=0)
     pod = job_manifest(job, scoped)["spec"]["template"]["spec"]
@@ -302,7 +304,8 @@ def test_every_setting_exists(manifests: Manifests, credentials: Any) -> None:
     """A misspelt variable would be ignored without a word."""
     known = {f"HELIOS_{field.upper()}" for field in Settings.__struct_fields__}
     documents = manifests.render()
-    given = {name for each in documents if each["kind"] == "ConfigMap" for name in each["data"] if "HELIOS" in name}
+    shared = [each for each in named(documents, "ConfigMap") if each["metadata"]["namespace"] == "helios"]
+    given = {name for each in shared for name in each["data"] if "HELIOS" in name}
     for file in credentials.glob("*.env"):
         given |= {name for name in env_file(file) if name.startswith("HELIOS_")}
     for owner, container, _ in containers(documents):
@@ -347,7 +350,8 @@ def test_secrets_are_where_the_services_look(manifests: Manifests) -> None:
         for container in pod["containers"]:
             for source in container.get("envFrom", ()):
                 if "secretRef" in source:
-                    assert source["secretRef"]["name"] in (name, "helios-minio"), name
+                    own = (name, "helios-minio") if name != "helios-collector" else (name, "helios-keeper")
+                    assert source["secretRef"]["name"] in own, name
 
 
 def test_redis_keeps_what_it_acknowledged(manifests: Manifests) -> None:

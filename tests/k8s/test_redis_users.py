@@ -34,9 +34,16 @@ from helios.keys import (
     source_known,
 )
 from helios.leftovers import forgotten_names, memo_outputs, partitions_in_use, record_outputs, stored_runs
+from helios.podwire import LocateInput, NodeReport
 from helios.records import ENDED
 from helios.settings import Settings
 from helios.streams import CLIENT_OPTIONS
+from helios.tokens import Attempt
+from services.collector.demand import Demand
+from services.collector.locate import Declared, Locator
+from services.collector.nodes import Nodes
+from services.collector.seed import Seeding
+from services.collector.store import Store
 from tests.k8s.conftest import K8S, ROOT, GuardedRedis
 from tests.waiting import wait_until
 from tui.source.comparison import read_comparison
@@ -47,6 +54,7 @@ from tui.source.run_details import read_details
 from tui.source.submitting import send
 
 KEYS = Keys(0)
+DAG_OF_ONE = '{"tasks": [{"name": "t", "inputs": [{"kind": "external", "uri": "s3://bucket/key", "as": "in"}]}]}'
 SERVICES = {
     "submitter": ("services.submitter",),
     "jobrunner": ("bench.instant", "jobrunner"),
@@ -122,9 +130,19 @@ def test_runs_of_every_kind_end_as_they_should_and_nobody_is_refused_anything(se
     assert not client.exists(KEYS.run(first)), "the window of one run has passed"
     assert ended(client, submitted(sender, tasks({"name": "lost"}, name="other")))["status"] == "SUCCEEDED"
     assert client.xlen(KEYS.log(failed, "bad", 1, "task")) == 1
+    _memoized(client, sender)
     _cancelled(services, client, sender)
     _dead_letters(services, client)
     assert services.refused() == []
+
+
+def _memoized(client: redis.Redis, sender: redis.Redis) -> None:
+    """Of two runs of the same work the second is skipped; one that must not skip, and one that verifies, are not."""
+    document = tasks({"name": "m", "memoize": True}, name="memoized")
+    assert [ended(client, submitted(sender, document))["taskSkipped"] for _ in range(2)] == ["0", "1"]
+    assert ended(client, submitted(sender, document, memoize="false"))["taskSkipped"] == "0"
+    verified = tasks({"name": "m", "memoize": {"verify": 1}}, name="memoized")
+    assert ended(client, submitted(sender, verified))["taskSkipped"] == "0"
 
 
 def _cancelled(services: GuardedRedis, client: redis.Redis, sender: redis.Redis) -> None:
@@ -140,12 +158,12 @@ def _dead_letters(services: GuardedRedis, client: redis.Redis) -> None:
     """Entries that cannot be handled, one on each stream, and one that a consumer which is gone has in hand."""
     admin = services.admin
     client.xadd(CONTROLS, {"run": "1-1", "action": "dance"})
-    for stream in (KEYS.ready, KEYS.cancelled, KEYS.finished, KEYS.launched):
+    for stream in (KEYS.ready, KEYS.checks, KEYS.cancelled, KEYS.finished, KEYS.launched):
         admin.xadd(stream, {"run": "1-1", "nonsense": "1"})
     admin.xadd(KEYS.settled, {"nonsense": "1"})
-    wait_until("all are dead letters", lambda: client.xlen(KEYS.dead) == 6, 30)
+    wait_until("all are dead letters", lambda: client.xlen(KEYS.dead) == 7, 30)
     client.delete(KEYS.dead)
-    for stream in (KEYS.ready, KEYS.cancelled, KEYS.finished, KEYS.launched, SUBMISSIONS):
+    for stream in (KEYS.ready, KEYS.checks, KEYS.cancelled, KEYS.finished, KEYS.launched, SUBMISSIONS):
         group: Any = admin.xinfo_groups(stream)[0]["name"]
         admin.xadd(stream, {"dag": "{}", "run": "1-1", "task": "t", "attempt": "1", "job": "j"})
         admin.xreadgroup(group, "gone", {stream: ">"})
@@ -354,7 +372,11 @@ def test_no_user_can_harm_the_server_or_leave_helios_keys(guarded: GuardedRedis,
         ("jobrunner", ("XRANGE", KEYS.log("1-1", "t", 1, "task"), "-", "+")),
         ("jobrunner", ("DEL", KEYS.ready)),
         ("collector", ("XADD", SUBMISSIONS, "*", "dag", "x")),
-        ("collector", ("XADD", KEYS.ready, "*", "run", "x")),
+        ("collector", ("XREADGROUP", "GROUP", "jobrunner", "x", "STREAMS", KEYS.ready, ">")),
+        ("collector", ("XDEL", KEYS.ready, "1-1")),
+        ("collector", ("DEL", memo("0" * 64))),
+        ("jobrunner", ("HGETALL", memo("0" * 64))),
+        ("submitter", ("HSET", memo("0" * 64), "state", "good")),
         ("collector", ("HSET", heartbeat("jobrunner", "x"), "a", "b")),
         ("client", ("SET", RETENTION, "x")),
         ("client", ("HSET", KEYS.run("1-1"), "status", "SUCCEEDED")),
@@ -440,3 +462,29 @@ def scripts_of(service: str) -> set[str]:
         for alias in node.names
         if alias.name in shipped
     } - ({"abandon_run"} if service != "collector" else set())  # only for entries of runs:settled, which it reads
+
+
+def test_the_collector_may_do_what_the_nodes_caches_ask_of_it(guarded: GuardedRedis) -> None:
+    """Every call of keepers and of fetch, under its own user."""
+    collector = guarded.client("collector")
+    nodes = Nodes(collector, "key", 1000)
+    locator = Locator(collector, nodes)
+    for node in ("n1", "n2"):
+        first = NodeReport(node=node, url=f"http://{node}:8415", epoch="e", seq=1, full=True, added=[("a" * 64, 7)])
+        nodes.report(first)
+        nodes.report(NodeReport(node=node, epoch="e", seq=2, url=f"http://{node}:8415", removed=["a" * 64]))
+    assert nodes.put_url("n1", Attempt("1-0", "t", 1, 0)) is not None
+    declared = {"in": Declared("store/bucket/key")}
+    asked = LocateInput(name="in", version="etag 1", bytes=7)
+    assert [located.wait for located in locator.locate("n1", "pod", [asked], declared)] == [False]
+    for digest in ("b" * 64, "b" * 64, "c" * 64):
+        locator.brought("n1", [LocateInput(name="in", version="etag 1", bytes=7, sha256=digest)], declared)
+    guarded.admin.zadd(KEYS.active, {"1764027260123-0": 1})
+    guarded.admin.hset(KEYS.run("1764027260123-0"), "cacheEnabled", "true")
+    guarded.admin.set(KEYS.dag("1764027260123-0"), DAG_OF_ONE)
+    guarded.admin.hset(KEYS.task("1764027260123-0", "t"), "status", "QUEUED")
+    demand = Demand(collector, 1, "helios", lambda bucket, key: f"store/{bucket}/{key}")
+    assert demand.needed(["a" * 64]) == []
+    store = Store(Settings(s3_access_key="a", s3_secret_key="s"))
+    assert Seeding(collector, demand, locator, store).seeds("n1", 9) == []
+    assert guarded.refused() == []

@@ -15,7 +15,7 @@ import structlog
 from structlog.testing import LogCapture
 
 from helios.dag import parse_dag
-from helios.podwire import FetchManifest, Plan, Report, StoredOutput
+from helios.podwire import FetchManifest, Plan, Report, Stored, StoredOutput
 from helios.settings import Settings
 from helios.streams import CLIENT_OPTIONS
 from helios.tokens import Attempt, mint
@@ -419,6 +419,25 @@ def test_a_part_of_an_output_nobody_declared_is_refused(caller: Caller) -> None:
     caller.make_input()
     for body in ({"name": "x", "bytes": 1}, {"name": "o/p", "bytes": 0}):
         assert caller.post("/v1/multipart", body)[0] == "400 Bad Request"
+
+
+@pytest.mark.parametrize(
+    "field", [{"partBytes": 1}, {"partBytes": 2**50}, {"partBytes": "8"}, {"codec": "x\r\nEvil: 1"}]
+)
+def test_parts_that_s3_would_not_take_and_unknown_codecs_are_refused(caller: Caller, field: dict[str, Any]) -> None:
+    caller.make_input()
+    assert caller.post("/v1/multipart", {"name": "o/p", "bytes": 10**9, **field})[0] == "400 Bad Request"
+
+
+def test_how_an_output_lies_in_the_store_is_told_to_the_next_task(caller: Caller) -> None:
+    lies = Stored(codec="zstd", bytes=3)
+    made = msgspec.structs.replace(stored("made", f"runs/{RUN}/up/1/pod-1/made"), stored=lies)
+    caller.stage.launch("up")
+    assert caller.post("/v1/result", report("up", outputs=[made]), token("up"))[1] == {"status": "committed"}
+    caller.stage.settle("up")
+    outside, planned = msgspec.convert(caller.get("/v1/plan")[1], Plan).inputs
+    assert (planned.bytes, planned.stored) == (7, lies)
+    assert outside.stored is None
 
 
 def test_a_store_that_does_not_answer_is_service_unavailable(caller: Caller) -> None:

@@ -270,3 +270,29 @@ def test_a_plan_is_given_where_its_node_cannot_be_looked_up(cluster: Cluster) ->
     cluster.client.set(NODES, "no set")
     status, plan = as_pod(cluster.endpoint, "/v1/plan", "a", b"")
     assert (status, plan["keeper"]) == ("200 OK", None)
+
+
+@pytest.mark.parametrize(
+    ("told", "known"),
+    [
+        ({}, CSV),
+        ({"sha256": "CD" * 32}, None),
+        ({"version": None}, None),
+        ({"version": "v" * 2000}, None),
+        ({"bytes": -1}, None),
+        ({"name": "made"}, None),
+    ],
+)
+def test_a_report_tells_what_an_external_input_contained(
+    cluster: Cluster, told: dict[str, Any], known: str | None
+) -> None:
+    """Where no other node is, nobody asks for an input; planning with it is possible all the same."""
+    Stage(cluster.client).launch("a")
+    fetched = {**OUTSIDE, "hit": True, "cause": "cached", "sha256": CSV, **told}
+    manifest = {"ok": True, "hits": 2, "misses": 0, "hitBytes": 16, "missBytes": 0, "inputs": [fetched]}
+    made = {"name": "o", "key": f"runs/{RUN}/a/1/pod-1/o", "bytes": 1, "sha256": OTHER}
+    report = {"run": RUN, "task": "a", "attempt": 1, "podUid": "pod-1", "exitCode": 0}
+    answer = as_pod(cluster.endpoint, "/v1/result", "a", {**report, "outputs": [made], "fetch": manifest})
+    assert answer == ("200 OK", {"status": "committed"})
+    found = cluster.known()
+    assert (None if found is None else found.sha256) == known

@@ -329,6 +329,8 @@ def test_of_identical_tasks_at_the_same_time_one_runs_and_the_others_wait_for_it
     runs = [town.submit(dag()) for _ in range(4)]
     assert [town.is_running(run) for run in runs] == [True, False, False, False]
     assert len(town.look_again()) == 3
+    (view,) = read_tasks(town.client, KEYS, runs[2], ["a"])
+    assert (view.status, view.reason) == ("QUEUED", f"waits for run {runs[0]} task a, which does the same work")
     town.finish(runs[0])
     town.look_again()
     assert [decode_attempt(town.task(run)["record"]).skipped for run in runs[1:]] == [Producer(runs[0], "a")] * 3

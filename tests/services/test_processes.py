@@ -1,5 +1,6 @@
 """The three services as processes, two replicas each, killed and cut off in the middle of their work."""
 
+import json
 import os
 import random
 import signal
@@ -112,7 +113,7 @@ def check_all_well(client: redis.Redis, runs: list[str], partitions: int) -> Non
         assert {client.hget(keys.task(run, name), "attempt") for name in names} == {"1"}
         assert counters(fields)["taskFailed"] == "0"
     for keys in (Keys(number) for number in range(partitions)):
-        for stream in (keys.ready, keys.launched, keys.finished, keys.settled, keys.cancelled):
+        for stream in (keys.ready, keys.checks, keys.launched, keys.finished, keys.settled, keys.cancelled):
             wait_until(f"{stream} is empty", lambda stream=stream: client.xlen(stream) == 0, 30)
             for group in client.xinfo_groups(stream):
                 assert group["pending"] == 0
@@ -141,4 +142,26 @@ def test_redis_is_killed_and_comes_back_in_the_middle(replicas: Replicas) -> Non
     replicas.server.kill()
     replicas.server.start()
     check_all_well(replicas.server.client(), runs, replicas.partitions)
+    assert set(replicas.stop().values()) == {0}
+
+
+def test_of_the_same_work_in_many_runs_each_task_runs_once_whoever_is_killed(replicas: Replicas) -> None:
+    """Runs of one memoized DAG at the same time, over all partitions, while collectors and a jobrunner are killed."""
+    client = replicas.server.client()
+    document = {
+        "dagName": "memoized",
+        "tasks": [
+            {"name": f"t{number}", "image": "i", "command": ["run", str(number)], "memoize": True}
+            for number in range(60)
+        ],
+    }
+    runs: list[str] = [client.xadd(SUBMISSIONS, {"dag": json.dumps(document)}) for _ in range(4)]
+    for number, name in enumerate(("collector-0", "jobrunner-1", "collector-1")):
+        wait_until("some tasks are done", lambda at=40 * number: succeeded(client, runs, replicas.partitions) > at, 30)
+        replicas.kill(name)
+        if name == "collector-0":
+            replicas.start("collector", 2)
+    check_all_well(client, runs, replicas.partitions)
+    skipped = [int(client.hget(keys_of_run(run, replicas.partitions).run(run), "taskSkipped") or 0) for run in runs]
+    assert sum(skipped) == 3 * 60
     assert set(replicas.stop().values()) == {0}

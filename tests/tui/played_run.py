@@ -45,8 +45,8 @@ def play(client: redis.Redis, state: str) -> str:
     for call in open_calls(keys, RUN, parse_dag(DAG), None):
         commit_one(client, call)
     start = NOW_MS - 60_000
-    _end(client, keys, "split", start, 20, inputs=[InputRecord("corpus.txt", 1_200_000, "never-here")])
-    hit = [InputRecord("part-aa", 600_000, "warm")]
+    _end(client, keys, "split", start, 20, inputs=[InputRecord("corpus.txt", 1_200_000, "never-here", "store", 3_900)])
+    hit = [InputRecord("part-aa", 600_000, "warm", "cache", 3, 1_950)]
     run: dict[str, Any] = {"startTime": start, "nodes": "node-1", "taskSucceeded": 2, "cacheMissTasks": 1}
     _end(client, keys, "count-aa", start + 20_500, 10, inputs=hit)
     if state == "running":
@@ -72,11 +72,19 @@ def play(client: redis.Redis, state: str) -> str:
             "cacheHit": "Partial",
         }
     else:
-        _end(client, keys, "count-ab", start + 20_500, 15, inputs=[InputRecord("part-ab", 600_000, "cached")])
+        _end(
+            client,
+            keys,
+            "count-ab",
+            start + 20_500,
+            15,
+            inputs=[InputRecord("part-ab", 600_000, "cached", "cache", 2, 1_950)],
+        )
         _end(
             client, keys, "join", start + 36_000, 5, inputs=[InputRecord("a", 9, "cached"), InputRecord("b", 9, "warm")]
         )
         run |= {"status": "SUCCEEDED", "endTime": start + 42_000, "taskSucceeded": 4, "cacheHit": "Partial"}
+        run["cacheSavedMs"] = 3_900
     client.hset(keys.run(RUN), mapping={**run, "cacheHitBytes": 1_200_018, "cacheMissBytes": 1_200_000})
     return RUN
 
@@ -109,6 +117,9 @@ def _end(
         cache=cache,
         cacheHitBytes=hit,
         cacheMissBytes=missed,
+        fetchMs=sum(each.ms for each in inputs or ()),
+        savedMs=sum(each.savedMs for each in inputs or ()),
+        storeBytes=missed,
         inputs=inputs or [],
         outputs=outputs if status == "SUCCEEDED" else [],
         cpuMs=seconds * 400,

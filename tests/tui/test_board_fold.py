@@ -3,6 +3,7 @@
 from itertools import pairwise
 from typing import Any
 
+import pytest
 import redis
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from helios.transitions import commit_one, note_phase
 from tests.redis_servers import Valkey
 from tests.stage import RUN, Stage
 from tests.tui.test_runs_fold import DAGS, Play, Step
+from tui.model.card import card_lines
 from tui.model.tasks import ENDED, Board, Span, TaskRow, causes, spans
 from tui.source.board import open_board, read_rows
 
@@ -239,6 +241,27 @@ def test_causes_are_those_of_the_misses() -> None:
     row = row_with(view=ended_view(inputs=[InputRecord("x", 5, "never-here"), InputRecord("y", 6, "cached")]))
     assert causes(row) == [("x", "never-here", 5)]
     assert causes(row_with()) == []
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        (InputRecord("x", 5, "cached", "cache", 2, 4_100), "this node had it, saved 4.1 s"),
+        (InputRecord("x", 5, "cached"), "this node had it"),
+        (InputRecord("x", 5, "evicted", "store", 1_300), "made room for others; from the store in 1.3 s"),
+        (
+            InputRecord("x", 5, "changed", "peer", 20, detail="was etag A\x1b[2J"),
+            "than before, was etag A�[2J; from another node in 20 ms",
+        ),
+        (InputRecord("x", 5, "never-here"), "this node had not seen it"),
+    ],
+)
+def test_a_card_says_where_an_input_came_from_and_what_that_took_or_saved(told: InputRecord, words: str) -> None:
+    """As far as it is known: of an account from the log there is a cause and no more."""
+    row = row_with(status="SUCCEEDED", view=ended_view(inputs=[told], savedMs=told.savedMs))
+    lines = list(card_lines(row, None, 0))
+    assert any(line.text.endswith(words) for line in lines)
+    assert any(line.text.endswith("saved 4.1 s") for line in lines if line.label == "cache") == bool(told.savedMs)
 
 
 def test_a_retry_begins_anew_and_keeps_the_last_record() -> None:

@@ -13,7 +13,7 @@ from textual.widgets import DataTable
 from cli.checkup import Finding, check_services
 from cli.connection import Link
 from helios.heartbeat import Heartbeat
-from helios.keys import SUBMISSIONS, keys_of_run
+from helios.keys import SUBMISSIONS, keys_of_run, node_cache
 from helios.podwire import NodeReport, NodeState
 from helios.settings import Settings
 from services.collector.nodes import Nodes
@@ -255,5 +255,21 @@ def test_what_each_node_told_of_its_cache_is_shown(stage: Stage) -> None:
         assert screen.health is not None
         assert [each.node for each in screen.health.caches] == ["n1", "n2"]
         assert "n1: 12 GB in 3 files, 80 GB free" in screen_text(app)
+
+    play(stage.client, script)
+
+
+def test_a_caches_limit_and_what_its_keeper_did_are_shown(stage: Stage) -> None:
+    told = {"node": "n1", "blobs": 3, "bytes": 12_000_000_000, "freeBytes": 80_000_000_000, "at": 5}
+    kept = {"limitBytes": 50_000_000_000, "evictedBytes": 3_000_000, "corruptBlobs": 2}
+    stage.client.hset(node_cache("n1"), mapping=told | kept)
+
+    async def script(pilot: Pilot[Any], app: OneScreen, screen: HealthScreen) -> None:
+        assert screen.health is not None
+        (cache,) = screen.health.caches
+        assert (cache.limit_bytes, cache.evicted_bytes, cache.corrupt_files) == (50_000_000_000, 3_000_000, 2)
+        assert "n1: 12 GB of 50 GB in 3 files, 80 GB free, 3 MB evicted, 2 corrupt" in " ".join(
+            screen_text(app).split()
+        )
 
     play(stage.client, script)

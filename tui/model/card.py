@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from cli.figures import duration, moment, size
 from helios.dag import EnvSecret, Task
-from helios.records import HIT_CAUSES
+from helios.records import HIT_CAUSES, InputRecord
 from tui.glyphs import CACHE_MARKS, UNKNOWN, task_mark
 from tui.model.table import printable
 from tui.model.tasks import TaskRow, spans
@@ -55,6 +55,8 @@ def card_lines(row: TaskRow, task: Task | None, now_ms: int, *, ascii_only: bool
     outcome = CACHE_MARKS.get(row.cache, UNKNOWN)
     if row.ended and row.status not in ("UPSTREAM_FAILED", "CANCELLED"):
         moved = f", {size(row.hit_bytes)} hit, {size(row.miss_bytes)} missed" if row.hit_bytes + row.miss_bytes else ""
+        if row.view is not None and row.view.savedMs:
+            moved += f", saved {duration(row.view.savedMs)}"
         yield Line("cache", f"{outcome.shown(ascii_only)}{moved}", outcome.style)
     yield from _input_lines(row, ascii_only)
     yield from _output_lines(row)
@@ -89,7 +91,16 @@ def _input_lines(row: TaskRow, ascii_only: bool) -> Iterator[Line]:
     for each in view.inputs:
         mark = CACHE_MARKS["Hit" if each.cause in HIT_CAUSES else "Miss"]
         words = f"{mark.plain if ascii_only else mark.glyph} {printable(each.name)}  {size(each.bytes)}  {each.cause}"
-        yield Line("", f"{words}: {CAUSES.get(each.cause, 'unknown')}", mark.style)
+        yield Line("", f"{words}: {CAUSES.get(each.cause, 'unknown')}{_account(each)}", mark.style)
+
+
+def _account(each: InputRecord) -> str:
+    """`, was etag A; from the store in 1.3 s`, or of a hit `, saved 4.1 s`; as far as it is known."""
+    detail = f", {printable(' '.join(each.detail.split()))}" if each.detail else ""
+    if each.cause in HIT_CAUSES:
+        return f"{detail}, saved {duration(each.savedMs)}" if each.savedMs else detail
+    where = {"peer": "from another node", "store": "from the store"}.get(each.source)
+    return f"{detail}; {where} in {duration(each.ms)}" if where else detail
 
 
 def _output_lines(row: TaskRow) -> Iterator[Line]:

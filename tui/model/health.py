@@ -49,6 +49,10 @@ class CacheSize(msgspec.Struct, frozen=True):
     free_bytes: int | None = None
     told_at: int | None = None
     """When the node told it, in epoch milliseconds; None where it was counted here and now."""
+    limit_bytes: int = 0
+    """0 where it has no limit but the disk, or has not told one."""
+    evicted_bytes: int = 0
+    corrupt_files: int = 0
 
 
 class Letter(msgspec.Struct, frozen=True):

@@ -29,7 +29,7 @@ RUN_FIELDS = (
     *("dagName", "status", "startTime", "endTime", "cacheEnabled", "cacheHit", "taskCount"),
     *("taskSucceeded", "taskFailed", "taskUpstreamFailed", "taskCancelled"),
     *("cacheHitTasks", "cachePartialTasks", "cacheMissTasks", "nodes", "cacheHitBytes", "cacheMissBytes"),
-    *("reason", "problems"),
+    *("reason", "problems", "cacheSavedMs"),
 )
 """The fields of the run hash that a row is made of, in the order in which `Runs.load_values` takes them."""
 
@@ -60,6 +60,8 @@ class RunRow(msgspec.Struct):
     hit_bytes: int = 0
     miss_bytes: int = 0
     """Both are what was known at the last look at the run's record; the feed does not move them."""
+    saved_ms: int = 0
+    """What its hits would have taken to download; known once it has ended."""
     reason: str = ""
     problems: int = 0
     outcomes: tuple[int, int, int] = (0, 0, 0)
@@ -215,7 +217,7 @@ class Runs:
 
 def _row(run: str, values: "list[str | None]", as_of: Place) -> RunRow:
     (dag, status, start, end, cache, hit, tasks, succeeded, failed, upstream, cancelled, *rest) = values
-    hits, partials, misses, nodes, hit_bytes, miss_bytes, reason, problems = rest
+    hits, partials, misses, nodes, hit_bytes, miss_bytes, reason, problems, saved = rest
     row = RunRow(
         run=run,
         dag=dag or "",
@@ -230,6 +232,7 @@ def _row(run: str, values: "list[str | None]", as_of: Place) -> RunRow:
         nodes=tuple(sorted(nodes.split(","))) if nodes else (),
         hit_bytes=_number(hit_bytes),
         miss_bytes=_number(miss_bytes),
+        saved_ms=_number(saved),
         reason=reason or "",
         problems=len(problems.splitlines()) if problems else 0,
         outcomes=(_number(hits), _number(partials), _number(misses)),

@@ -250,6 +250,8 @@ class RunScreen(HeliosScreen):
             line.append(outcome.shown(ascii_only), style=style_of(self.app, outcome.style))
             if run.hit_bytes + run.miss_bytes:
                 line.append(f"  {size(run.hit_bytes)} hit, {size(run.miss_bytes)} missed")
+            if run.saved_ms:
+                line.append(f"  saved {duration(run.saved_ms)}", style=style_of(self.app, "success"))
         else:
             line.append(self.run_id)
         if line != self._about:

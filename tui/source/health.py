@@ -162,6 +162,9 @@ def _told(fields: dict[str, str]) -> CacheSize:
         number("blobs"),
         free_bytes=number("freeBytes"),
         told_at=number("at"),
+        limit_bytes=number("limitBytes"),
+        evicted_bytes=number("evictedBytes"),
+        corrupt_files=number("corruptBlobs"),
     )
 
 

@@ -65,10 +65,16 @@ def caches(app: App[Any], health: Health) -> Text:
 
 
 def _cache_words(cache: CacheSize, now_ms: int) -> str:
-    """`n1: 12 GB in 310 files, 80 GB free, 2 m 05 s ago`."""
-    words = f"{cache.node}: {'' if cache.is_whole else 'more than '}{size(cache.bytes)} in {count(cache.files, 'file')}"
+    """`n1: 12 GB of 50 GB in 310 files, 80 GB free, 3 GB evicted, 1 corrupt, 2 m 05 s ago`."""
+    limit = f" of {size(cache.limit_bytes)}" if cache.limit_bytes else ""
+    more = "" if cache.is_whole else "more than "
+    words = f"{cache.node}: {more}{size(cache.bytes)}{limit} in {count(cache.files, 'file')}"
     if cache.free_bytes is not None:
         words += f", {size(cache.free_bytes)} free"
+    if cache.evicted_bytes:
+        words += f", {size(cache.evicted_bytes)} evicted"
+    if cache.corrupt_files:
+        words += f", {cache.corrupt_files:,} corrupt"
     return words if cache.told_at is None else f"{words}, {duration(now_ms - cache.told_at)} ago"
 
 
