@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cli.critical_path import PHASES, AllCached, CriticalPath, Moments, Step, Timed, critical_path
@@ -266,6 +266,8 @@ def any_run(draw: st.DrawFn) -> tuple[list[Timed], int]:
     return tasks, max(ends.values()) + draw(NUMBERS)
 
 
+# A busy machine is no fault of what is tested.
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(any_run())
 def test_the_parts_always_add_up_and_caching_never_makes_a_run_longer(drawn: tuple[list[Timed], int]) -> None:
     """Whatever nodes claim: no phase is negative, phases add up to their task's time, and tasks' times to the run's."""
