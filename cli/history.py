@@ -48,8 +48,8 @@ def read_dag_of(link: Link, run: str) -> Dag | None:
 
 
 def read_side(link: Link, run: str, task: str | None = None, *, asked: bool = False) -> Side:
-    """A run as far as it is known. `task` is the one whose look for an earlier success is wanted too, `asked` that why it
-    went as it did is the question.
+    """A run as far as it is known. `task` is the one whose look for an earlier success is wanted too; `asked` says that
+    why it went as it did is the question.
 
     A task that was skipped has no inputs of its own. It gets those of the task that stands for it, if its run is kept,
     because they have the same contents; not so the one that is asked about.
