@@ -3,23 +3,26 @@
 """Room on a full disk: a fetch leaves a wish in the cache's folder, and the keeper evicts for it before its next round.
 
     <root>/room    {"v": 1, "bytes": what has to be free, "for": the digest, or ""}
+         /kept    locked by the keeper as long as it lives: without one nobody waits
 
 One wish at a time. The keeper removes it when it has done what it could; whoever finds it gone and still no room, as
 when somebody else's wish took its place, goes around the cache.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import time
+from collections.abc import Callable, Generator
 
 from agent.folders import write_whole
 from agent.frozen import Frozen
 from agent.saved import read_saved, whole
 
 _WISH = "room"
+_KEPT = "kept"
 PATIENCE_SECONDS = 10.0
-KEEPER_SECONDS = 180.0
-"""A keeper whose last inventory is older than this is taken for gone: nobody would fulfil a wish."""
 _LOOK_SECONDS = 0.05
 
 
@@ -78,10 +81,43 @@ def end_wish(root: str) -> None:
 
 
 def _is_kept(root: str) -> bool:
+    """Whether a keeper lives: its lock ends with it, however it dies."""
     try:
-        return time.time() - os.stat(f"{root}/inventory.json").st_mtime < KEEPER_SECONDS
+        fd = os.open(f"{root}/{_KEPT}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return False
+    try:
+        return not _lock(fd, fcntl.LOCK_SH)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def attended(root: str) -> Generator[Callable[[], object]]:
+    """For the keeper: what it calls in each round says that it lives, until the end. One of several is enough, and
+    another follows it. A disk that is too full for the lock's file is no error: the next round has more room.
+    """
+    held: list[int] = []
+
+    def attend() -> None:
+        with contextlib.suppress(OSError):
+            if not held:
+                held.append(os.open(f"{root}/{_KEPT}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+            _lock(held[0], fcntl.LOCK_EX)
+
+    try:
+        yield attend
+    finally:
+        for fd in held:
+            os.close(fd)
+
+
+def _lock(fd: int, kind: int) -> bool:
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _leave(root: str, wish: Wish) -> None:

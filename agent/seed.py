@@ -17,7 +17,7 @@ from agent.download import DownloadFailed, Link, SinkFault, Wanted, download
 from agent.folders import write_whole
 from agent.frozen import Frozen
 from agent.logs import Log, one_line
-from agent.names import NameRefused, check_digest
+from agent.names import is_digest
 from agent.plan import Stored
 from agent.settings import FREE_SHARE, SyncSettings
 from agent.store import CacheFault, Origin, Store
@@ -37,10 +37,10 @@ class _Blob(Frozen, secret=("peers", "url")):
     size: int
     peers: list[str]
     """Of nodes that have it."""
-    url: str | None
+    url: str
     """Of its object in the store."""
     stored: Stored | None
-    """How that object lies there; a peer gives the content as it is."""
+    """How it lies there, where the object is not the content."""
 
 
 class Seeding:
@@ -126,21 +126,19 @@ class Seeding:
             if os.access(self._path(blob.digest), os.F_OK):  # a task was quicker
                 return False
             for url in (*blob.peers, blob.url):
-                if url is None:
-                    continue
+                stored = blob.stored if url == blob.url else None
                 with self._store.part(lock, blob.size) as part:
                     began = time.monotonic()
                     try:
-                        of_peer = url != blob.url
-                        wanted = Wanted("a seed", blob.size, None, blob.digest, None if of_peer else blob.stored)
+                        wanted = Wanted("a seed", blob.size, None, blob.digest, stored)
                         link = Link(url, lambda url=url: url)
-                        lib_dir = self._settings.lib_dir
-                        download(self._web, link, wanted, part, self._log, lib_dir, doubtful=of_peer)
+                        doubtful = url != blob.url
+                        download(self._web, link, wanted, part, self._log, self._settings.lib_dir, doubtful=doubtful)
                     except DownloadFailed as failure:
                         self._log.line(f"A blob is not seeded from there: {failure}")
                         continue
                     # Of a peer it would say nothing of what it takes to bring it from the store.
-                    ms = None if of_peer else int((time.monotonic() - began) * 1000)
+                    ms = int((time.monotonic() - began) * 1000) if url == blob.url else None
                     self._store.admit(part, lock, blob.digest, blob.size, Origin("seed", ms))
                 self._store.settle(blob.digest)
                 self._note(blob)
@@ -183,30 +181,27 @@ class Seeding:
 
 def _blobs_of(answer: Mapping[str, Json]) -> list[_Blob]:
     """What makes no sense is left out."""
-    found: list[_Blob] = []
     listed = answer.get("blobs")
-    for each in listed[:_BLOBS_AT_MOST] if isinstance(listed, list) else []:
-        if not isinstance(each, dict):
-            continue
-        digest, size, url, peers = (each.get(name) for name in ("sha256", "bytes", "url", "peers"))
-        if not isinstance(digest, str) or not isinstance(size, int) or size < 0:
-            continue
-        try:
-            check_digest(digest)
-        except NameRefused:
-            continue
-        urls = [peer.get("url") for peer in peers if isinstance(peer, dict)] if isinstance(peers, list) else []
-        stored = _stored(each.get("stored"))
-        whole = url if isinstance(url, str) and (each.get("stored") is None or stored is not None) else None
-        found.append(_Blob(digest, size, [each for each in urls if isinstance(each, str)], whole, stored))
-    return found
+    read = (
+        [_blob(each) for each in listed[:_BLOBS_AT_MOST] if isinstance(each, dict)] if isinstance(listed, list) else []
+    )
+    return [blob for blob in read if blob is not None]
 
 
-def _stored(value: Json) -> Stored | None:
-    if not isinstance(value, dict):
+def _blob(each: Mapping[str, Json]) -> _Blob | None:
+    digest, size, url, peers, lies = (each.get(name) for name in ("sha256", "bytes", "url", "peers", "stored"))
+    if not isinstance(digest, str) or not is_digest(digest) or not isinstance(url, str):
         return None
-    codec, size = value.get("codec"), value.get("bytes")
-    return Stored(codec, size) if isinstance(codec, str) and isinstance(size, int) and size >= 0 else None
+    if not isinstance(size, int) or size < 0:
+        return None
+    stored: Stored | None = None
+    if isinstance(lies, dict):
+        codec, packed = lies.get("codec"), lies.get("bytes")
+        if not isinstance(codec, str) or not isinstance(packed, int):
+            return None
+        stored = Stored(codec, packed)
+    urls = [peer.get("url") for peer in peers if isinstance(peer, dict)] if isinstance(peers, list) else []
+    return _Blob(digest, size, [each for each in urls if isinstance(each, str)], url, stored)
 
 
 def _unused_of(saved: Mapping[str, Json] | None) -> dict[str, tuple[int, int, int]]:

@@ -135,7 +135,7 @@ class SyncSettings(Frozen, secret=("key",)):
     free_bytes: int | None
     """The floor of free disk; None: the share that eviction keeps by itself."""
     lib_dir: str | None
-    """Where zstd.load looks."""
+    """Where agent/zstd.py finds its library."""
 
 
 def fetch_settings(env: Mapping[str, str]) -> FetchSettings:

@@ -1,4 +1,5 @@
 # pathlib costs ten milliseconds at every start:
+# ruff: noqa: PTH116
 """Which blobs a node's cache holds, in little memory: 52 bytes a blob, in one packed shelf for each folder.
 
 Folders that did not change are not read again, and in one that did only blobs that are new are looked at, since a cache
@@ -8,7 +9,7 @@ may hold very many. What changed between two looks is told as deltas.
 import os
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 
 from agent.stamp import Seal, read_seal
 
@@ -36,6 +37,22 @@ class Shelf:
 
     def raw(self, index: int) -> bytes:
         return bytes(self.digests[index * _DIGEST_BYTES : (index + 1) * _DIGEST_BYTES])
+
+    def names(self) -> list[str]:
+        whole = self.digests.hex()
+        return [whole[start : start + 2 * _DIGEST_BYTES] for start in range(0, len(whole), 2 * _DIGEST_BYTES)]
+
+    def copy(self, mtime_ns: int, without: Set[str]) -> "Shelf":
+        """The shelf as it is at `mtime_ns`, before anything new is put there; this one is not used any more."""
+        made = Shelf(mtime_ns)
+        if not without:
+            made.digests, made.sizes = self.digests, self.sizes
+            made.inodes, made.seconds = self.inodes, self.seconds
+            return made
+        for index, name in enumerate(self.names()):
+            if name not in without:
+                made.put(self.raw(index), self.sizes[index], self.inodes[index], self.seconds[index])
+        return made
 
     def put(self, raw: bytes, size: int, inode: int, seconds: float) -> None:
         self.digests += raw
@@ -134,38 +151,37 @@ class Shelves:
         return []
 
     def _read(self, name: str, known: Shelf | None, mtime_ns: int) -> Shelf:
-        shelf = Shelf(mtime_ns)
-        before = {known.raw(index): index for index in range(len(known.sizes))} if known is not None else {}
+        known = known or Shelf(0)
+        before = dict(zip(known.names(), known.inodes, strict=True))
         try:
-            entries = os.scandir(f"{self._folder}/{name}")
+            with os.scandir(f"{self._folder}/{name}") as entries:
+                found = {entry.name: entry.inode() for entry in entries}
         except NotADirectoryError:
-            return shelf
-        with entries:
-            for entry in entries:
-                raw = _raw(entry.name)
-                if raw is None:
-                    continue
-                index = before.pop(raw, None)
-                if known is not None and index is not None and known.inodes[index] == entry.inode():
-                    shelf.put(raw, known.sizes[index], known.inodes[index], known.seconds[index])
-                else:
-                    self._read_blob(shelf, raw, entry)
-        for raw in before:
-            self._gone(raw)
+            found = {}
+        gone = before.keys() - found.keys()
+        new = [each for each, inode in found.items() if before.get(each) != inode]
+        shelf = known.copy(mtime_ns, without=gone.union(new) if gone or not before.keys().isdisjoint(new) else set())
+        for each in gone:
+            self._gone(bytes.fromhex(each))
+        for each in new:
+            self._read_blob(shelf, f"{self._folder}/{name}", each)
         return shelf
 
-    def _read_blob(self, shelf: Shelf, raw: bytes, entry: "os.DirEntry[str]") -> None:
+    def _read_blob(self, shelf: Shelf, folder: str, name: str) -> None:
+        raw = _raw(name)
+        if raw is None:
+            return
         try:
-            status = entry.stat(follow_symlinks=False)
+            status = os.stat(f"{folder}/{name}", follow_symlinks=False)
         except FileNotFoundError:
             self._gone(raw)
             return
         shelf.put(raw, status.st_size, status.st_ino, UNKNOWN)
-        if read_seal(status.st_mtime_ns, entry.name, self._boot) is Seal.PENDING:
-            self.pending.add(entry.name)
+        if read_seal(status.st_mtime_ns, name, self._boot) is Seal.PENDING:
+            self.pending.add(name)
         self.deltas.note(raw, status.st_size)
         if self._looked:
-            self.arrived = max(self.arrived, (status.st_size, entry.name))
+            self.arrived = max(self.arrived, (status.st_size, name))
 
     def _gone(self, raw: bytes) -> None:
         self.pending.discard(raw.hex())
@@ -178,9 +194,11 @@ def _entries(shelf: Shelf) -> Iterator[tuple[bytes, int]]:
 
 def _raw(name: str) -> bytes | None:
     """A digest's bytes, or None for a name that is no digest."""
-    if len(name) != 2 * _DIGEST_BYTES or not name.isascii() or not name.isalnum() or name != name.lower():
+    if len(name) != 2 * _DIGEST_BYTES:
         return None
     try:
-        return bytes.fromhex(name)
+        raw = bytes.fromhex(name)
     except ValueError:
         return None
+    # fromhex takes capitals and spaces too.
+    return raw if raw.hex() == name else None

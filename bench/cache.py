@@ -87,6 +87,8 @@ class Pod:
             termination_log=str(folder / "message"),
             parallel=4,
             wrapper=None,
+            gate_dir=None,
+            lib_dir=None,
         )
 
     def env(self) -> dict[str, str]:

@@ -36,6 +36,8 @@ log = structlog.get_logger()
 THREADS = 8
 """Tasks looked at side by side; a batch has no more, so that a slow store never keeps entries beyond their lease."""
 HEAD_THREADS = 16
+HEADS_SECONDS = 8.0
+"""For all outputs of one task; above that it is quicker to run it, and entries must not be kept beyond their lease."""
 WAITING_AT_MOST = 100_000
 """So many tasks may wait for others that do the same work."""
 TOLD_AFTER_MS = 60_000
@@ -172,7 +174,11 @@ class Skipper:
         """Why the success cannot stand for anybody; empty if its outputs are all there. One whose outputs are gone is
         forgotten. Raises StoreRefused.
         """
-        faults = [each for each in self.heads.map(self._fault, success.outputs) if each is not None]
+        try:
+            looked = self.heads.map(self._fault, success.outputs, timeout=HEADS_SECONDS)
+            faults = [each for each in looked if each is not None]
+        except TimeoutError:
+            return f"the object store takes too long to show the {len(success.outputs)} outputs of run {success.run}"
         if not faults:
             return ""
         if all(gone for _, gone in faults):

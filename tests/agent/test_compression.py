@@ -25,7 +25,7 @@ from agent.logs import Log
 from agent.outputs import MadeContent
 from agent.plan import Stored
 from agent.web import Web
-from agent.zstd import LEAST_BYTES, bound, is_worth_it, sample_starts
+from agent.zstd import LEAST_BYTES, LEVEL, bound, is_worth_it, sample_starts
 from helios.localjobs import PodStatus
 from helios.podwire import PublishMessage, Report
 from helios.records import AttemptRecord, decode_attempt
@@ -483,8 +483,8 @@ def test_a_codec_of_a_later_version_is_named(store: Any, tmp_path: Path) -> None
 @given(st.binary(max_size=3000), st.integers(1, 90))
 def test_no_content_is_compressed_to_more_than_the_bound(piece: bytes, times: int) -> None:
     data = piece * times
-    assert len(library.compress(data, 3)) <= bound(len(data))
-    assert len(library.compress(noise(200_000, times), 3)) <= bound(200_000)
+    assert len(library.compress(data, LEVEL)) <= bound(len(data))
+    assert len(library.compress(noise(200_000, times), LEVEL)) <= bound(200_000)
 
 
 # What is told of it.

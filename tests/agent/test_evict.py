@@ -1,5 +1,6 @@
 """What a full cache lets go of: the least valuable first, what is needed last, and never a byte that somebody reads."""
 
+import errno
 import json
 import math
 import os
@@ -14,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import agent.store
-from agent import evict, room, saved
+from agent import room
 from agent.evict import Evictor, Limits, Needed, Room, choose, ranked, room_wanted, value
-from agent.room import has_room
+from agent.room import attended, has_room
 from agent.shelves import Shelves
 from agent.stamp import boot_id
 from tests.agent.blobs import blob_file, held, prepared, put_blob, read_ref, ref_file
@@ -236,11 +237,11 @@ def test_what_was_evicted_is_counted_across_keepers(cache: Path) -> None:
 def test_a_disk_too_full_to_say_so_is_emptied_all_the_same(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_blob(cache, b"x" * 10)
 
-    def full(path: str, document: object, beside: str | None = None) -> None:
-        raise OSError(28, "No space left on device")
+    def full(fd: int, data: bytes, offset: int = 0) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(evict, "save", full)
-    monkeypatch.setattr(saved, "save", full)
+    monkeypatch.setattr(os, "pwrite", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(OSError, match="No space"):
         evictor(cache, limit=1).make_room()  # the counters are what could not be saved
     assert held(cache) == set()
@@ -289,8 +290,8 @@ def test_a_fetch_that_finds_no_room_is_given_some_by_the_keeper(
     monkeypatch.setattr(agent.store, "SPARE_BYTES", 0)
     store.put("bucket/x", b"x" * 900)
     endpoint.add_input("x", "bucket/x")
-    (cache / "inventory.json").write_text("{}")
-    with ThreadPoolExecutor(1) as pool:
+    with attended(str(cache)) as attend, ThreadPoolExecutor(1) as pool:
+        attend()
         running = pool.submit(make_node("job-1").fetch)
         keeping = evictor(cache)
         wait_until(keeping.is_wished, "the wish")
@@ -302,9 +303,9 @@ def test_a_fetch_that_finds_no_room_is_given_some_by_the_keeper(
 def test_without_a_keeper_nobody_waits_for_room(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "_leave", None)
     assert not has_room(str(cache), NONE)
-    (cache / "inventory.json").touch()
-    os.utime(cache / "inventory.json", (1, 1))
-    assert not has_room(str(cache), NONE)
+    with attended(str(cache)) as attend:
+        attend()
+    assert not has_room(str(cache), NONE), "it is gone"
     assert has_room(str(cache), 1)
 
 

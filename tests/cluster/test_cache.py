@@ -1,45 +1,47 @@
-"""The nodes' caches on two real nodes: what goes and what stays, where bytes come from, and where tasks run.
+"""The nodes' caches on two real nodes: where bytes come from, and where tasks run.
 
 Only on a cluster of the tests' own. Each test puts objects of its own into the store, so that none finds what another
 has cached.
 """
 
-import hashlib
 import os
-import random
 import signal
-import threading
-import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helios.keys import node_blobs, node_cache
+from tests.cluster.caches import (
+    MIB,
+    NODES,
+    Object,
+    gate,
+    holds,
+    inputs,
+    keepers_speak,
+    new_keeper,
+    reader,
+    task_of,
+    told,
+)
 from tests.cluster.dags import Task, dag, on, script
-from tests.cluster.installed import Installed, Run
+from tests.cluster.installed import Installed
 from tests.cluster.store_link import StoreLink
 from tests.waiting import wait_until
 
-MIB = 1024**2
-NODES = ("node1", "node2")
 OVERHEAD = 1.1
 """Headers of packets, and small requests beside the one that is counted."""
-TASKS_NETWORK = "10.250.0.1"
-"""Where pods reach what a test serves."""
 
 
 @pytest.fixture(autouse=True)
 def whole(helios: Installed) -> Iterator[None]:
     if helios.cluster.home is None:
         pytest.skip("this cluster is not ours to break")
+    keepers_speak(helios)
     yield
     helios.wait_ready()
-    keepers_speak(helios)
 
 
 @pytest.fixture
@@ -47,173 +49,6 @@ def link(helios: Installed) -> Iterator[StoreLink]:
     found = StoreLink(helios)
     with found.counted():
         yield found
-
-
-class Object:
-    """An object of random bytes in the store."""
-
-    def __init__(self, helios: Installed, folder: Path, size: int) -> None:
-        self.size = size
-        self.name = uuid.uuid4().hex
-        content = random.Random(self.name).randbytes(size)
-        self.sha256 = hashlib.sha256(content).hexdigest()
-        file = folder / self.name
-        file.write_bytes(content)
-        self.uri = f"s3://cachetest/{self.name}"
-        done = helios.helios("put", "--make-bucket", str(file), self.uri)
-        assert done.returncode == 0, done.stderr
-        file.unlink()
-
-    @property
-    def needed(self) -> dict[str, str]:
-        """As an input."""
-        return {"uri": self.uri, "as": self.name}
-
-
-def reader(helios: Installed, name: str, *objects: Object, **more: Any) -> Task:
-    """A task that succeeds if every byte of the objects is right."""
-    checks = "\n".join(f"echo '{each.sha256}  {each.name}' | sha256sum -c" for each in objects)
-    return script(helios, name, checks, inputs=[each.needed for each in objects], **more)
-
-
-def inputs(run: Run, task: str) -> dict[str, dict[str, Any]]:
-    """A task's inputs by their names."""
-    return {each["name"]: each for each in task_of(run, task)["inputs"]}
-
-
-def task_of(run: Run, task: str) -> dict[str, Any]:
-    return next(each for each in run["tasks"] if each["name"] == task)
-
-
-def told(helios: Installed, node: str) -> Mapping[str, int]:
-    """What a node's keeper said last, its numbers only."""
-    with helios.redis() as client:
-        fields: dict[str, str] = client.hgetall(node_cache(node))  # pyright: ignore[reportAssignmentType] -- stubs
-    return Counter({name: int(value) for name, value in fields.items() if value.isdecimal()})
-
-
-def holds(helios: Installed, node: str, digest: str) -> bool:
-    """Whether the inventory says so."""
-    with helios.redis() as client:
-        return client.hget(node_blobs(node), digest) is not None
-
-
-def keepers_speak(helios: Installed) -> None:
-    """Until the inventories are those of keepers that run now, and say where they listen."""
-
-    def look() -> bool:
-        with helios.redis() as client:
-            return all(client.hget(node_cache(node), "url") for node in NODES)
-
-    wait_until("both keepers are heard of", look, 60)
-
-
-@contextmanager
-def keepers_with(helios: Installed, **settings: str) -> Iterator[None]:
-    """Keepers that are told these settings; afterwards as they were."""
-
-    def tell(*assignments: str) -> None:
-        helios.tasks.run("set", "env", "daemonset/helios-cache", "--containers=keep", *assignments)
-        helios.rollout("daemonset/helios-cache", helios.tasks, 120)
-
-    tell(*(f"{name}={value}" for name, value in settings.items()))
-    try:
-        keepers_speak(helios)
-        yield
-    finally:
-        tell(*(f"{name}-" for name in settings))
-
-
-@contextmanager
-def gate() -> Iterator[tuple[str, threading.Event]]:
-    """A shell command that waits until the event is set, for tasks to wait on the test."""
-    opened = threading.Event()
-
-    class Gate(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200 if opened.is_set() else 503)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer((TASKS_NETWORK, 0), Gate)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"until wget -q -O /dev/null http://{TASKS_NETWORK}:{server.server_port}/; do sleep 0.2; done", opened
-    finally:
-        opened.set()
-        server.shutdown()
-        server.server_close()
-
-
-# The keeper.
-
-
-@pytest.fixture(scope="module")
-def strict_keepers(helios: Installed) -> Iterator[None]:
-    """A small cache, looked after all the time, and read through as fast as it can be."""
-    if helios.cluster.home is None:
-        pytest.skip("this cluster is not ours to break")
-    settings = {"HELIOS_CACHE_LIMIT_BYTES": str(40 * MIB), "HELIOS_KEEP_SECONDS": "1", "HELIOS_SCRUB_MB_PER_S": "100"}
-    with keepers_with(helios, **settings):
-        yield
-
-
-def test_a_full_cache_lets_go_of_blobs_and_a_later_miss_says_so(
-    helios: Installed, strict_keepers: None, tmp_path: Path
-) -> None:
-    before = told(helios, "node1")["evictedBlobs"]
-    objects = [Object(helios, tmp_path, 16 * MIB) for _ in range(3)]
-    for n, each in enumerate(objects):
-        helios.succeed(dag("filling", reader(helios, f"read{n}", each, **on("node1"))))
-    wait_until("one is evicted", lambda: told(helios, "node1")["evictedBlobs"] > before, 30)
-    wait_until("the inventory lost one", lambda: sum(holds(helios, "node1", each.sha256) for each in objects) < 3)
-    assert told(helios, "node1")["bytes"] <= 40 * MIB
-    again = helios.succeed(dag("filling", reader(helios, "again", *objects[:2], **on("node1"))))
-    causes = {name: each["cause"] for name, each in inputs(again, "again").items()}
-    assert "evicted" in causes.values(), causes
-    gone = next(each for each in inputs(again, "again").values() if each["cause"] == "evicted")
-    assert "to make room" in gone["detail"]
-
-
-def test_a_blob_that_a_waiting_task_needs_is_kept_though_it_is_the_oldest(
-    helios: Installed, strict_keepers: None, tmp_path: Path
-) -> None:
-    needed, *others = [Object(helios, tmp_path, 12 * MIB) for _ in range(5)]
-    helios.succeed(dag("first", reader(helios, "read", needed, **on("node1"))))
-    with gate() as (wait, opened):
-        waiting = reader(helios, "later", needed, depends_on=["blocker"], **on("node1"))
-        run = helios.submit(dag("later", script(helios, "blocker", wait, **on("node2")), waiting))
-        helios.at_work(run, 1)
-        before = told(helios, "node1")["evictedBlobs"]
-        for n, each in enumerate(others):
-            helios.succeed(dag("filling", reader(helios, f"read{n}", each, **on("node1"))))
-        wait_until("others are evicted", lambda: told(helios, "node1")["evictedBlobs"] > before, 30)
-        opened.set()
-        found = helios.end_of(run)
-    assert inputs(found, "later")[needed.name]["cause"] == "cached"
-
-
-def test_a_blob_that_rotted_is_found_by_the_keeper_and_brought_again(
-    helios: Installed, strict_keepers: None, tmp_path: Path
-) -> None:
-    """Size and times are as they were, so that only reading it shows it."""
-    each = Object(helios, tmp_path, 8 * MIB)
-    helios.succeed(dag("rot", reader(helios, "read", each, **on("node2"))))
-    file = helios.cache_folder("node2") / "blobs" / "sha256" / each.sha256[:2] / each.sha256
-    times = file.stat()
-    before = told(helios, "node2")["corruptBlobs"]
-    with file.open("r+b") as blob:
-        blob.seek(4 * MIB)
-        byte = blob.read(1)
-        blob.seek(4 * MIB)
-        blob.write(bytes([byte[0] ^ 1]))
-    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
-    wait_until("the keeper found it", lambda: told(helios, "node2")["corruptBlobs"] > before, 60)
-    assert not file.exists()
-    again = helios.succeed(dag("rot", reader(helios, "again", each, **on("node2"))))
-    assert inputs(again, "again")[each.name]["cause"] == "corrupt"
 
 
 # Warming and affinity.
@@ -333,19 +168,10 @@ def test_a_node_that_joins_brings_what_waiting_tasks_need_before_they_run(
         run = helios.submit(dag("joining", script(helios, "blocker", wait, **on("node1")), later))
         helios.at_work(run, 1)
         before, sent = told(helios, "node2")["seededBytes"], link.sent()["node2"]
-        rejoin(helios, "node2")
+        new_keeper(helios, "node2", with_empty_cache=True)
         wait_until("the node brought it", lambda: holds(helios, "node2", each.sha256), 90)
         opened.set()
         found = helios.end_of(run)
     assert inputs(found, "later")[each.name]["cause"] in ("cached", "warm")
     assert told(helios, "node2")["seededBytes"] - before >= each.size
     assert link.sent()["node2"] - sent < each.size / 10
-
-
-def rejoin(helios: Installed, node: str) -> None:
-    """As a new node would: its keeper starts anew and finds an empty folder."""
-    pod = helios.keeper(node)
-    for path in helios.cache_folder(node).iterdir():
-        path.rename(path.with_name(f"before-{path.name}"))
-    helios.tasks.delete("pod", pod["metadata"]["name"])
-    helios.rollout("daemonset/helios-cache", helios.tasks, 120)

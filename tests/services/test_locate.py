@@ -45,7 +45,7 @@ class Cluster:
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
         self.endpoint = PodEndpoint(client, Store(SETTINGS), SETTINGS)
-        stage = Stage(client)
+        stage = self.stage = Stage(client)
         self.run_key = stage.keys.run(RUN)
         for call in open_calls(stage.keys, RUN, parse_dag(DAG), None):
             commit_one(client, call)
@@ -287,7 +287,7 @@ def test_a_report_tells_what_an_external_input_contained(
     cluster: Cluster, told: dict[str, Any], known: str | None
 ) -> None:
     """Where no other node is, nobody asks for an input; planning with it is possible all the same."""
-    Stage(cluster.client).launch("a")
+    cluster.stage.launch("a")
     fetched = {**OUTSIDE, "hit": True, "cause": "cached", "sha256": CSV, **told}
     manifest = {"ok": True, "hits": 2, "misses": 0, "hitBytes": 16, "missBytes": 0, "inputs": [fetched]}
     made = {"name": "o", "key": f"runs/{RUN}/a/1/pod-1/o", "bytes": 1, "sha256": OTHER}

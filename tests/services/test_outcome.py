@@ -233,8 +233,8 @@ def test_a_runs_status_is_that_of_its_tasks(statuses: list[str], run: dict[str, 
 def test_the_fold_counts_what_ended_by_itself() -> None:
     """A cancelled task's last attempt has no say in the outcome; what its earlier ones fetched was fetched."""
     tasks = [
-        task("SUCCEEDED", "Hit", cacheHitBytes=5, node="n2"),
-        task("FAILED", "Miss", cacheMissBytes=7, node="n1"),
+        task("SUCCEEDED", "Hit", cacheHitBytes=5, fetchMs=1, savedMs=30, node="n2"),
+        task("FAILED", "Miss", cacheMissBytes=7, fetchMs=40, peerBytes=4, storeBytes=3, node="n1"),
         task("CANCELLED", "Hit", cacheHitBytes=100, node="n1"),  # by attempts before the one that was cancelled
         task("UPSTREAM_FAILED"),
     ]
@@ -247,11 +247,16 @@ def test_the_fold_counts_what_ended_by_itself() -> None:
         "taskFailed": "1",
         "taskUpstreamFailed": "1",
         "taskCancelled": "1",
+        "taskSkipped": "0",
         "cacheHitTasks": "1",
         "cachePartialTasks": "0",
         "cacheMissTasks": "1",
         "cacheHitBytes": "105",
         "cacheMissBytes": "7",
+        "cacheFetchMs": "41",
+        "cacheSavedMs": "30",
+        "cachePeerBytes": "4",
+        "cacheStoreBytes": "3",
         "nodes": "n1,n2",
     }
     assert disagreements(final, final) == {}

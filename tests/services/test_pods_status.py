@@ -508,3 +508,27 @@ def test_a_job_without_a_pod_ends_its_attempt_after_a_stated_time(case: str) -> 
     found, holds = JOBS[case]
     trouble = job_trouble(found, SETTINGS)
     assert holds(trouble), trouble
+
+
+@pytest.mark.parametrize(
+    ("shown", "digest"),
+    [
+        ("docker.io/library/alpine@sha256:" + "a" * 64, "sha256:" + "a" * 64),
+        ("docker-pullable://alpine@sha256:" + "a" * 64, "sha256:" + "a" * 64),
+        ("sha256:" + "a" * 64, "sha256:" + "a" * 64),
+        ("docker.io/library/alpine:3.20", ""),
+        ("", ""),
+    ],
+)
+def test_the_image_of_the_task_is_known_by_its_digest(shown: str, digest: str) -> None:
+    """Whichever way the container runtime writes it; that of the agent's steps does not matter."""
+    found = status_of(
+        pod(
+            "Succeeded",
+            containerStatuses=[
+                container("fetch", ended(), imageID="agent@sha256:" + "b" * 64),
+                container("task", ended(), imageID=shown),
+            ],
+        )
+    )
+    assert found.image == digest
