@@ -1,5 +1,6 @@
 """Earlier runs of a DAG, as commands compare with them."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from cli.lookup import id_order, newest_runs
 from cli.run_object import read_views
 from helios.dag import Dag
 from helios.memo import decode_check
+from helios.records import TaskView, decode_attempt
 from helios.transitions import pipelined
 
 LOOKED_AT = 1000
@@ -45,16 +47,35 @@ def read_dag_of(link: Link, run: str) -> Dag | None:
         return None
 
 
-def read_side(link: Link, run: str, task: str | None = None) -> Side:
-    """A run to compare with; `task` is the one that is asked about."""
+def read_side(link: Link, run: str, task: str | None = None, *, asked: bool = False) -> Side:
+    """A run as far as it is known. `task` is the one whose look for an earlier success is wanted too; `asked` says that
+    why it went as it did is the question.
+
+    A task that was skipped has no inputs of its own. It gets those of the task that stands for it, if its run is kept,
+    because they have the same contents; not so the one that is asked about.
+    """
     keys = link.keys(run)
+    views = read_views(link, run)
+    _take_inputs(link, [view for view in views if not (asked and view.name == task)])
     cache_enabled, memoize = link.client.hmget(keys.run(run), "cacheEnabled", "memoize")
     memo: Any = link.client.hget(keys.task(run, task), "memo") if task is not None else None
     return Side(
         run=run,
         cache_enabled=cache_enabled != "false",
         memoize=memoize != "false",
-        tasks={view.name: view for view in read_views(link, run)},
+        tasks={view.name: view for view in views},
         specs=specs_of(read_dag_of(link, run)),
         memo=decode_check(memo),
     )
+
+
+def _take_inputs(link: Link, views: list[TaskView]) -> None:
+    skipped = [(view, view.skipped) for view in views if view.skipped is not None]
+    pipeline = pipelined(link.client)
+    for _, producer in skipped:
+        pipeline.hget(link.keys(producer.run).task(producer.run, producer.task), "record")
+    records: list[Any] = pipeline.execute(raise_on_error=False) if skipped else []
+    for (view, _), record in zip(skipped, records, strict=True):
+        if isinstance(record, str):
+            with contextlib.suppress(msgspec.DecodeError):
+                view.inputs = decode_attempt(record).inputs

@@ -46,7 +46,7 @@ def why(
     with connected() as link:
         found = find_run(link, run)
         check_task(task_names(link, found), found, task)
-        now = read_side(link, found, task)
+        now = read_side(link, found, task, asked=True)
         told = explain(now, _before(link, found, task, against), task)
     if input is not None:
         told = _only(told, input)

@@ -8,6 +8,7 @@ import pytest
 import redis
 
 from helios.dag import parse_dag
+from helios.events import Producer
 from helios.records import AttemptRecord, InputRecord, OutputRecord
 from helios.transitions import commit_one
 from services.submitter.accept import open_calls
@@ -23,6 +24,7 @@ tasks:
 """
 FIRST, SECOND, THIRD = (f"{1764027260000 + number}-0" for number in range(3))
 A, B = "a" * 64, "b" * 64
+WHY = "no success with the same image, command, env and inputs is remembered"
 
 
 class Runs:
@@ -30,12 +32,22 @@ class Runs:
         self.stage = Stage(client)
 
     def run(
-        self, run: str, *, part: str = A, command: str = "split", cause: str = "cached", node: str = "n1", **count: Any
+        self,
+        run: str,
+        *,
+        part: str = A,
+        command: str = "split",
+        cause: str = "cached",
+        node: str = "n1",
+        version: str = "1",
+        **count: Any,
     ) -> None:
         """A run of the DAG: the digest of split's output, and how its input was brought; `count` ends otherwise."""
         for call in open_calls(self.stage.keys, run, parse_dag(DAG.replace("SPLIT", command).encode()), None):
             commit_one(self.stage.client, call)
-        source = InputRecord("opticks.txt", 500, cause, source="store", sha256=A, version='etag "1"')
+        source = InputRecord(
+            "opticks.txt", 500, cause, source="store", sha256=version * 64, version=f'etag "{version}"'
+        )
         self._end(run, "split", node, [source], OutputRecord("part", 9, part, f"runs/{run}/split/1/p/part"))
         brought = InputRecord("part", 9, "never-here", source="store", sha256=part)
         self._end(run, "count", node, [brought], OutputRecord("n", 1, B, f"runs/{run}/count/1/p/n"), **count)
@@ -86,7 +98,7 @@ def test_a_changed_command_above_is_named(runs: Runs, helios: Helios) -> None:
             "source": "store",
             "content": "same",
             "why": "it was in the cache of n1",
-            "before": {"cause": "cached", "node": "n1", "version": 'etag "1"', "sha256": A},
+            "before": {"cause": "cached", "node": "n1", "version": 'etag "1"', "sha256": "1" * 64},
             "roots": [],
         }
     ]
@@ -123,3 +135,37 @@ def test_what_is_not_there_is_explained(runs: Runs, helios: Helios) -> None:
         done = helios(*words)
         assert done.code == 2
         assert said in done.err
+
+
+def test_a_success_that_was_skipped_is_compared_by_the_inputs_of_the_task_that_stood_for_it(
+    runs: Runs, helios: Helios
+) -> None:
+    runs.run(FIRST, version="1")
+    runs.run(SECOND)
+    skipped = AttemptRecord(
+        exitCode=0, outputs=[OutputRecord("part", 9, A, "runs/x/part")], skipped=Producer(FIRST, "split")
+    )
+    runs.stage.client.hset(runs.stage.keys.task(SECOND, "split"), "record", msgspec.json.encode(skipped))
+    told = helios("why", SECOND, "split", "-o", "json").json()
+    assert told["why"] == f"it did not run: the success of task split in run {FIRST} stands for it"
+    assert told["inputs"][0]["why"] == "it was not brought, because the task was skipped"
+    runs.run(THIRD, version="2", cause="changed", part=B)
+    found = helios("why", THIRD, "split", "-o", "json").json()
+    assert found["comparedWith"] == SECOND
+    assert found["inputs"][0]["why"] == f"the source changed from ETag 1 (run {SECOND}) to ETag 2"
+    (part,) = helios("why", THIRD, "count", "-o", "json").json()["inputs"]
+    assert [(root["kind"], root["task"]) for root in part["roots"]] == [("source", "split")]
+
+
+def test_the_parts_of_a_key_that_differ_are_named(runs: Runs, helios: Helios) -> None:
+    for run, parts, why in ((FIRST, {"image": "1", "command": "2"}, ""), (SECOND, {"image": "9", "command": "2"}, WHY)):
+        runs.run(run)
+        task = runs.stage.keys.task(run, "count")
+        spec = msgspec.json.decode(runs.stage.client.hget(task, "spec") or "")
+        dag = msgspec.json.decode(runs.stage.client.get(runs.stage.keys.dag(run)) or "")
+        dag["tasks"][1] = {**spec, "memoize": {}}
+        runs.stage.client.set(runs.stage.keys.dag(run), msgspec.json.encode(dag))
+        runs.stage.client.hset(task, "memo", msgspec.json.encode({"key": run, "parts": parts, "why": why}))
+    told = helios("why", SECOND, "count", "-o", "json").json()
+    assert told["differingParts"] == ["image"]
+    assert told["why"] == f"it ran because {WHY}; against run {FIRST} image differs"
