@@ -22,7 +22,7 @@ def granted(key: str, method: str, fields: Mapping[str, str], now_seconds: float
         return False
     names = _FIELDS["GET" if method == "HEAD" else method]
     text = "\n".join(("GET" if method == "HEAD" else method, *(fields.get(name, "") for name in names), expires))
-    return hmac.compare_digest(_signature(key, text), fields.get("grant", ""))
+    return hmac.compare_digest(_signature(key, text).encode(), fields.get("grant", "").encode("utf-8", "replace"))
 
 
 def _signature(key: str, text: str) -> str:

@@ -1,5 +1,5 @@
 # pathlib costs ten milliseconds at every start:
-# ruff: noqa: PTH101, PTH108, PTH116, PTH208
+# ruff: noqa: PTH101, PTH108, PTH112, PTH116, PTH208
 """keep: look after one node's cache for as long as the node lives, and say what it holds.
 
 Every round waits for the disk on behalf of pending blobs (agent.stamp), removes the views of pods that are gone and
@@ -19,6 +19,7 @@ for minutes.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -86,8 +87,14 @@ class Keeper:
                 os.chmod(self._root, 0o755)  # noqa: S103 -- tasks, of whatever user, read their views in it
         except OSError as error:
             raise CacheFault(f"{self._root}: {error.strerror}") from error
-        self._store.prepare()
-        self._store.drop_view()
+        try:
+            self._store.prepare()
+            self._store.drop_view()
+        except CacheFault as fault:
+            # A disk on which nothing can be made any more is what a keeper is there for.
+            full = isinstance(fault.__cause__, OSError) and fault.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not full or not os.path.isdir(f"{self._root}/views"):
+                raise
 
     def round(self) -> None:
         """Looks at everything once. What fails now is tried again in the next round."""

@@ -95,13 +95,21 @@ def _is_kept(root: str) -> bool:
 @contextlib.contextmanager
 def attended(root: str) -> Generator[Callable[[], object]]:
     """For the keeper: what it calls in each round says that it lives, until the end. One of several is enough, and
-    another follows it. Raises OSError.
+    another follows it. A disk that is too full for the lock's file is no error: the next round has more room.
     """
-    fd = os.open(f"{root}/{_KEPT}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    held: list[int] = []
+
+    def attend() -> None:
+        with contextlib.suppress(OSError):
+            if not held:
+                held.append(os.open(f"{root}/{_KEPT}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+            _lock(held[0], fcntl.LOCK_EX)
+
     try:
-        yield lambda: _lock(fd, fcntl.LOCK_EX)
+        yield attend
     finally:
-        os.close(fd)
+        for fd in held:
+            os.close(fd)
 
 
 def _lock(fd: int, kind: int) -> bool:

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import agent.store
-from agent.keep import Keeper
+from agent.keep import Keeper, keep
 from agent.settings import KeepSettings, keep_settings
 from agent.store import Store
 from tests.agent.blobs import blob_file, digest_of, held, prepared, put_blob, read_ref
@@ -257,7 +257,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """The cache on a file system of one megabyte."""
     cache = tmp_path / "cache"
     cache.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "helios-test", str(cache)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=2000", "helios-test", str(cache)]
     if os.geteuid() != 0 or subprocess.run(command, check=False, capture_output=True).returncode:
         pytest.skip("only root can mount a small disk")
     yield cache
@@ -303,6 +303,21 @@ def test_on_a_disk_that_is_really_full_every_byte_is_correct(
     Keeper(kept(small_disk, HELIOS_CACHE_FREE_BYTES="200000")).round()
     disk = os.statvfs(small_disk)
     assert disk.f_bavail * disk.f_frsize >= 200_000
+
+
+def test_a_keeper_that_is_started_on_a_disk_on_which_nothing_can_be_made_evicts(small_disk: Path) -> None:
+    """Not even the folder and the lock that it makes at every start."""
+    prepared(small_disk)
+    used, idle = put_blob(small_disk, b"used"), put_blob(small_disk, b"idle" * 1000)
+    os.link(blob_file(small_disk, used), small_disk / "views" / "task's")
+    with pytest.raises(OSError, match="No space"):
+        for number in itertools.count():
+            (small_disk / "tmp" / f"filler-{number}").touch()
+    disk = os.statvfs(small_disk)
+    floor = disk.f_bavail * disk.f_frsize + 1
+    keep(kept(small_disk, HELIOS_CACHE_FREE_BYTES=str(floor)), lambda _line: None, lambda _seconds: False)
+    assert held(small_disk) == {used}
+    assert "evictedAt" in read_ref(small_disk, idle)
 
 
 NAMES = tuple(f"in-{each}" for each in range(4))

@@ -17,6 +17,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import msgspec
 import pytest
 import redis
+from backports import zstd
 
 from agent import seed, sync
 from agent.collector import Collector
@@ -30,7 +31,8 @@ from agent.sync import Sync
 from agent.web import Web
 from helios.grants import blob_url
 from helios.keys import NODES, node_blobs, node_cache, source_known
-from helios.podwire import SourceKnown
+from helios.podwire import SourceKnown, Stored
+from helios.records import AttemptRecord, OutputRecord
 from helios.settings import Settings
 from services.collector.endpoint import PodEndpoint
 from services.collector.store import Store
@@ -38,6 +40,7 @@ from tests.agent.conftest import AGENT
 from tests.redis_servers import free_port
 from tests.services.pod_calls import KEY, tell
 from tests.services.test_demand import CHAIN, Runs, dag, outside
+from tests.stage import RUN
 from tests.waiting import wait_until
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
@@ -349,6 +352,21 @@ def test_a_new_node_brings_what_queued_work_needs_from_nodes_and_the_store(joine
     assert not joined.path(large).exists(), "it is more than the budget"
     assert joined.store.count("GET", "bucket/there") == 0
     assert joined.counters(follower) == (len(b"here" * 9) + len(blob), 0)
+
+
+def test_an_output_that_lies_compressed_in_the_store_is_seeded_as_what_it_was(joined: Joined) -> None:
+    content = b"much the same " * 60
+    digest = hashlib.sha256(content).hexdigest()
+    packed = zstd.compress(content)
+    joined.runs.open(CHAIN)
+    joined.runs.succeed("up")
+    key = f"runs/{RUN}/up/1/p/made"
+    lies = Stored(codec="zstd", bytes=len(packed))
+    record = AttemptRecord(exitCode=0, outputs=[OutputRecord("made", len(content), digest, key, stored=lies)])
+    joined.site.client.hset(joined.runs.stage.keys.task(RUN, "up"), "record", msgspec.json.encode(record))
+    joined.store.put(f"helios/{key}", packed)
+    joined.seeded(joined.follower(), [digest])
+    assert joined.path(digest).read_bytes() == content
 
 
 def test_bytes_of_another_digest_are_not_kept(joined: Joined) -> None:

@@ -30,6 +30,7 @@ from helios.localjobs import (
     work_folder,
     write_status,
 )
+from tests.agent.blobs import held, prepared, put_blob
 
 TOKEN = "the-token-of-this-attempt"
 
@@ -42,6 +43,7 @@ class LocalNode:
         self.home = home
         self.until = until
         self.slots = 8
+        self.settings: dict[str, str] = {}
         self.process: subprocess.Popen[bytes] | None = None
         self.agent = home.path.parent / "agent"
         self.agent.mkdir()
@@ -62,6 +64,7 @@ class LocalNode:
             "HELIOS_TOKEN_KEY": "token-password",
             "AWS_SECRET_ACCESS_KEY": "other-password",
             "LC_ALL": "C.UTF-8",
+            **self.settings,
         }
         # Its log is on the disk of its home, as under the supervisor.
         with self.home.log("node").open("ab") as log:
@@ -508,3 +511,36 @@ def test_an_idle_node_hardly_costs_anything(node: LocalNode, until: Callable[...
         excess.append(took - 0.02 * (time.monotonic() - began) - 0.01)
     assert min(excess) <= 0, excess
     assert status_file(node.home.node, "one").exists()
+
+
+def test_the_node_keeps_its_cache_within_its_limit_and_leaves_the_views_to_their_owners(node: LocalNode):
+    cache = prepared(node.home.cache)
+    for each in range(4):
+        put_blob(cache, bytes([each]) * 1000, ms=each + 1)
+    node.settings = {"HELIOS_CACHE_LIMIT_BYTES": "3000", "HELIOS_CACHE_LOW": "0.7", "HELIOS_KEEP_SECONDS": "0.1"}
+    node.start()
+    node.until(lambda: len(held(cache)) == 2, "what is above the limit was evicted")
+    view = cache / "views" / "of-a-task-that-takes-hours"
+    view.mkdir()
+    os.utime(view, (1, 1))
+    put_blob(cache, b"another" * 200, ms=1)
+    node.until(lambda: len(held(cache)) == 2, "a later round evicted again")
+    assert view.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("HELIOS_CACHE_LIMIT_BYTES", "50GB"),
+        ("HELIOS_CACHE_HIGH", "95"),
+        ("HELIOS_CACHE_LOW", "0.99"),
+        ("HELIOS_CACHE_FREE_BYTES", "-1"),
+        ("HELIOS_SCRUB_MB_PER_S", "nan"),
+    ],
+)
+def test_a_wrong_setting_of_the_cache_ends_the_node_and_is_named(node: LocalNode, name: str, value: str):
+    node.settings = {name: value}
+    node.start()
+    assert node.process is not None
+    assert node.process.wait(20) == 1
+    assert name in node.home.log("node").read_text()

@@ -27,7 +27,7 @@ def test_a_signed_get_opens_its_blob_until_it_expires() -> None:
     assert not keepers.granted(KEY, "GET", asked, NOW + 11)
 
 
-@pytest.mark.parametrize("change", [{"digest": "cd" * 32}, {"expires": str(NOW + 99)}, {"grant": ""}, {"expires": "²"}])
+@pytest.mark.parametrize("change", [{"digest": "cd" * 32}, {"expires": str(NOW + 99)}, {"grant": ""}, {"grant": "é"}, {"expires": "²"}])
 def test_a_signed_get_opens_nothing_else(change: dict[str, str]) -> None:
     asked = blob_fields(blob_url("http://127.0.0.1:8415", KEY, DIGEST, NOW + 10))
     assert not keepers.granted(KEY, "GET", {**asked, **change}, NOW)

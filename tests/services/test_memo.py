@@ -16,7 +16,7 @@ from helios.events import Producer, TaskEnded
 from helios.keys import COLLECTOR_GROUP, JOBRUNNER_GROUP, SUBMITTER_GROUP, Keys, image_known, memo, source_known
 from helios.localjobs import PodStatus
 from helios.memo import MemoCheck, claim_of, decode_check, memo_of
-from helios.podwire import FetchedInput, FetchManifest, Report, SourceKnown, StoredOutput
+from helios.podwire import FetchedInput, FetchManifest, Report, SourceKnown, Stored, StoredOutput
 from helios.records import decode_attempt, read_tasks
 from helios.settings import Settings
 from helios.streams import Inbox
@@ -377,6 +377,20 @@ def test_a_run_that_waits_can_be_cancelled(town: Town) -> None:
     assert town.client.xlen(KEYS.checks) == 0
     town.finish(first)
     assert town.run(first)["status"] == "SUCCEEDED"
+
+
+def test_a_compressed_output_is_there_when_its_object_has_the_compressed_size(town: Town) -> None:
+    first = town.submit(dag())
+    key = f"runs/{first}/a/1/u/o"
+    town.store.client.put_object(BUCKET, key, io.BytesIO(b"packed"), 6)
+    output = StoredOutput(name="o", key=key, bytes=99, sha256="0" * 64, stored=Stored(codec="zstd", bytes=6))
+    fetch = FetchManifest(ok=True, hits=0, misses=0, hitBytes=0, missBytes=0, inputs=[])
+    report = Report(run=first, task="a", attempt=1, podUid="u", exitCode=0, outputs=[output], fetch=fetch)
+    assert town.endpoint.result(Attempt(run=first, task="a", attempt=1, expires=0), report).status == "committed"
+    town.wrap_up(first)
+    second = town.skipped(dag(), by=first)
+    (view,) = read_tasks(town.client, KEYS, second, ["a"])
+    assert view.outputs[0].stored == Stored(codec="zstd", bytes=6)
 
 
 @pytest.mark.parametrize("how", ["removed", "another size"])

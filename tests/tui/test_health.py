@@ -210,6 +210,7 @@ def test_how_it_looks(valkey: redis.Redis, size: tuple[int, int], name: str) -> 
         app.paused = True
         await until(pilot, "the look under way is over", lambda: not screen.is_looking)
         screen.take(looked)
+        await until(pilot, "the top line says so", lambda: "paused" in screen_text(app))
         await pilot.pause()
         await still(pilot)
         assert_looks(app, name)
