@@ -29,6 +29,7 @@ from tests.cluster.caches import (
 )
 from tests.cluster.dags import Task, dag, on, script
 from tests.cluster.installed import TASKS, Installed
+from tests.cluster.kubectl import Kubectl
 from tests.cluster.store_link import StoreLink
 from tests.waiting import wait_until
 
@@ -186,7 +187,7 @@ def isolated(helios: Installed) -> Iterator[None]:
     """k8s/overlays/isolated over what is installed; afterwards as it was."""
 
     def apply(folder: Path) -> None:
-        helios.services.run("apply", "--kustomize", str(folder), seconds=120)
+        Kubectl(None).run("apply", "--kustomize", str(folder), seconds=120)
         helios.wait_ready()
         helios.rollout("daemonset/helios-cache", helios.tasks, 120)
         keepers_speak(helios)
