@@ -140,6 +140,15 @@ def test_a_first_run_is_compared_with_nothing(runs: Runs, helios: Helios) -> Non
     assert "n1 never had it, and no earlier run of this DAG" in done.out
 
 
+def test_a_run_that_was_forgotten_is_not_taken_for_a_mistake(runs: Runs, helios: Helios) -> None:
+    runs.stage.client.xadd(runs.stage.keys.forgotten, {"run": FIRST, "dag": "word-count"})
+    runs.run(SECOND)
+    for words in (("why", FIRST, "count"), ("show", FIRST), ("critical", FIRST), ("assert", FIRST)):
+        done = helios(*words)
+        assert done.code == 2
+        assert f"run {FIRST} is no longer kept" in done.err
+
+
 def test_what_is_not_there_is_explained(runs: Runs, helios: Helios) -> None:
     runs.run(FIRST)
     for words, said in (
