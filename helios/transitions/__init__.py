@@ -71,6 +71,7 @@ MEMO_CLAIM = Script("memo_claim")
 MEMO_RELEASE = Script("memo_release")
 MEMO_KEEP = Script("memo_keep")
 MEMO_FORGET = Script("memo_forget")
+MEMO_RENEW = Script("memo_renew")
 MEMO_QUARANTINE = Script("memo_quarantine")
 END_ATTEMPT = Script("end_attempt")
 KEEP_REPORT = Script("keep_report")
@@ -268,6 +269,11 @@ def keep_memo(
 ) -> Call:
     """Returns 1 if the success is remembered now, 0 if it was, or the key is quarantined."""
     return Call(MEMO_KEEP, (memo,), (claim, kept_seconds, run, task, attempt, node, outputs, parts, ended_ms))
+
+
+def renew_memo(memo: str, *, run: str, task: str, attempt: int, kept_seconds: int) -> Call:
+    """Returns 0 when another success, or none, is remembered."""
+    return Call(MEMO_RENEW, (memo,), (run, task, attempt, kept_seconds))
 
 
 def forget_memo(memo: str, *, run: str, task: str, attempt: int) -> Call:

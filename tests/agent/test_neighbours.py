@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,8 +11,11 @@ from typing import Any
 
 import pytest
 
+import agent.neighbours
+import agent.store
 from agent.blobs import BlobServer
 from agent.store import Store
+from agent.web import SILENCE_SECONDS
 from helios.grants import blob_url, output_url
 from tests.agent.conftest import Node, ObjectStore, PodEndpoint, wait_until
 
@@ -168,6 +172,21 @@ def test_on_any_doubt_the_store_gives_it(
     assert second.read("x") == b"x" * 1000
 
 
+def test_a_peer_that_takes_a_connection_and_says_nothing_is_soon_left(
+    store: ObjectStore, endpoint: PodEndpoint, nodes: Neighbourhood, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a keeper that hangs does, or a node whose kernel still answers. Far from the patience with the store."""
+    store.put("bucket/x", b"x" * 1000)
+    endpoint.add_input("x", "bucket/x")
+    nodes.node("n1", "a").fetch()
+    monkeypatch.setattr(agent.neighbours, "SILENT_SECONDS", 0.2)
+    began = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(nodes, "url", lambda _: f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert account(nodes.node("n2", "b").fetch()) == ("store", "never-here", "")
+    assert time.monotonic() - began < SILENCE_SECONDS / 2
+
+
 def test_a_peer_that_failed_once_is_not_tried_for_the_next_input(
     store: ObjectStore, endpoint: PodEndpoint, nodes: Neighbourhood
 ) -> None:
@@ -271,3 +290,32 @@ def test_a_hit_tells_what_it_saved(store: ObjectStore, endpoint: PodEndpoint, no
     rate = Store(str(nodes.root / "n1/cache"), "c").bytes_per_second()
     assert rate is not None
     assert 2_000_000 / 60 < rate < 10_000_000
+
+
+def test_others_on_a_node_bear_that_it_waits_for_another_node(
+    store: ObjectStore, endpoint: PodEndpoint, nodes: Neighbourhood, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long a large blob takes, none of them goes around the cache meanwhile."""
+    monkeypatch.setattr(agent.store, "LOCK_PATIENCE_SECONDS", 1.5)
+    store.put("bucket/x", b"x" * 100_000)
+    endpoint.add_input("x", "bucket/x")
+    half_way = threading.Event()
+    store.faults["bucket/x"].append(("hold", half_way))
+    found: dict[str, tuple[Any, ...]] = {}
+
+    def fetch(name: str, job: str) -> None:
+        found[job] = account(nodes.node(name, job).fetch())
+
+    threads = [threading.Thread(target=fetch, args=(f"n{job[0]}", job)) for job in ("1-a", "2-a", "2-b")]
+    threads[0].start()
+    wait_until(lambda: store.count("GET", "bucket/x") == 1, "the first node brings it")
+    for thread in threads[1:]:
+        thread.start()
+    wait_until(lambda: endpoint.asked.count("/v1/locate") >= 10, "the other node waits for longer than a lock is")
+    half_way.set()
+    for thread in threads:
+        thread.join(30)
+    assert found["1-a"][:2] == ("store", "never-here")
+    assert sorted((found["2-a"][:2], found["2-b"][:2])) == [("cache", "coalesced"), ("peer", "never-here")]
+    assert store.count("GET", "bucket/x") == 1
+    assert list((nodes.root / "n2/cache/tmp").iterdir()) == []

@@ -101,6 +101,16 @@ def test_a_node_that_has_the_blob_is_named_with_a_url_that_its_keeper_takes(clus
     assert granted(KEY, "GET", {**dict(parse_qsl(place.query)), "digest": MADE}, time.time() + 590)
 
 
+def test_only_the_tasks_that_made_what_is_asked_for_are_read(cluster: Cluster) -> None:
+    """A task with a thousand inputs asks a thousand times."""
+    cluster.client.set("spoiled", "x")
+    cluster.client.rename("spoiled", cluster.stage.keys.task(RUN, "up"))
+    assert cluster.locate(OUTSIDE) == [{"name": "in.csv", "sha256": None, "peers": [], "wait": False}]
+    cluster.brought({**OUTSIDE, "sha256": CSV})
+    asked = {"node": "n1", "inputs": [INSIDE]}
+    assert as_pod(cluster.endpoint, "/v1/locate", "a", asked)[0].startswith("503")
+
+
 def test_peers_are_a_few_and_not_always_the_same(cluster: Cluster) -> None:
     for number in range(2, 12):
         tell(cluster.endpoint, f"n{number}", {MADE: 7})
@@ -260,10 +270,12 @@ def test_a_plan_names_its_nodes_keeper_where_one_listens(cluster: Cluster) -> No
     assert as_pod(cluster.endpoint, "/v1/plan", "a", b"")[1]["keeper"] is None
 
 
-def test_a_plan_names_no_keeper_for_a_run_without_the_cache(cluster: Cluster) -> None:
+def test_a_plan_names_no_keeper_for_a_run_without_the_cache_and_sends_nobody_to_other_nodes(cluster: Cluster) -> None:
     tell(cluster.endpoint, "n1", {})
+    assert as_pod(cluster.endpoint, "/v1/plan", "a", b"")[1]["locate"] is True
     cluster.client.hset(cluster.run_key, "cacheEnabled", "false")
-    assert as_pod(cluster.endpoint, "/v1/plan", "a", b"")[1]["keeper"] is None
+    plan = as_pod(cluster.endpoint, "/v1/plan", "a", b"")[1]
+    assert (plan["keeper"], plan["locate"]) == (None, False)
 
 
 def test_a_plan_is_given_where_its_node_cannot_be_looked_up(cluster: Cluster) -> None:
