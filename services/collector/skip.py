@@ -37,7 +37,7 @@ THREADS = 8
 """Tasks looked at side by side; a batch has no more, so that a slow store never keeps entries beyond their lease."""
 HEAD_THREADS = 16
 HEADS_SECONDS = 8.0
-"""For all inputs of one task, and then for all outputs; above that it is quicker to run it, and entries must not be kept
+"""For all inputs of one task, then for all outputs; above that it is quicker to run it, and entries must not be kept
 beyond their lease."""
 WAITING_AT_MOST = 100_000
 """So many tasks may wait for others that do the same work."""
