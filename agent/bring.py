@@ -57,7 +57,7 @@ class Bringer:
         self._cache_enabled = cache_enabled
         self._store: Store | None = None
         self._store_fault = ""
-        self._neighbours = Neighbours(endpoint, web, log) if locate else None
+        self._neighbours = Neighbours(endpoint, log) if locate else None
         self._began: dict[str, float] = {}
 
     @contextlib.contextmanager

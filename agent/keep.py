@@ -1,5 +1,5 @@
 # pathlib costs ten milliseconds at every start:
-# ruff: noqa: PTH101, PTH108, PTH112, PTH116, PTH208
+# ruff: noqa: PTH101, PTH104, PTH108, PTH112, PTH116, PTH208
 """keep: look after one node's cache for as long as the node lives, and say what it holds.
 
 Every round waits for the disk on behalf of pending blobs (agent.stamp), removes the views of pods that are gone and
@@ -88,6 +88,7 @@ class Keeper:
                 os.chmod(self._root, 0o755)  # noqa: S103 -- tasks, of whatever user, read their views in it
         except OSError as error:
             raise CacheFault(f"{self._root}: {error.strerror}") from error
+        self._replace_foreign_views()
         try:
             self._store.prepare()
             self._store.drop_view()
@@ -96,6 +97,15 @@ class Keeper:
             full = isinstance(fault.__cause__, OSError) and fault.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)
             if not full or not os.path.isdir(f"{self._root}/views"):
                 raise
+
+    def _replace_foreign_views(self) -> None:
+        """A task whose pod came to the node before its keeper had its view made for it, as root's, and with it the
+        folder of all views: nothing could ever be linked there. Where it is now, its mount follows it.
+        """
+        views = f"{self._root}/views"
+        with contextlib.suppress(OSError):
+            if os.stat(views).st_uid != os.geteuid():
+                os.rename(views, f"{views}-{time.time_ns()}")
 
     def round(self) -> None:
         """Looks at everything once. What fails now is tried again in the next round."""

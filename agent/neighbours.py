@@ -22,6 +22,8 @@ RENEW_SECONDS = 6.0
 PATIENCE_SECONDS = 60.0
 """So long another node's flight is waited for, and longer for a blob that takes longer even on a slow line."""
 SLOW_BYTES_PER_SECOND = 5_000_000
+SILENT_SECONDS = 5.0
+"""A keeper that says nothing for so long is left: the store is not far."""
 
 
 class Lacking(Frozen):
@@ -49,9 +51,9 @@ class Found:
 class Neighbours:
     """Asks for one attempt; safe to use from many threads."""
 
-    def __init__(self, endpoint: Endpoint, web: Web, log: Log) -> None:
+    def __init__(self, endpoint: Endpoint, log: Log) -> None:
         self._endpoint = endpoint
-        self._web = web
+        self._web = Web(SILENT_SECONDS)
         self._log = log
         self._shunned: set[str] = set()
         """Nodes whose keeper failed once: no other input of this task tries it again."""

@@ -130,9 +130,10 @@ class Sending:
 
 
 class Web:
-    """Sends requests; safe to use from many threads."""
+    """Sends requests; safe to use from many threads. `silence` in seconds: how long the other side may do nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, silence: float = SILENCE_SECONDS) -> None:
+        self._silence = silence
         self._idle: dict[tuple[str, str], list[http.client.HTTPConnection]] = {}
         self._lock = threading.Lock()
 
@@ -147,7 +148,8 @@ class Web:
                 return self._send(kept, origin, method, target, headers, body)
             except WebError:
                 kept.close()
-        return self._send(self._connect(origin), origin, method, target, headers, body)
+        connection = self._connect(origin, min(self._silence, CONNECT_SECONDS))
+        return self._send(connection, origin, method, target, headers, body)
 
     def upload(
         self, method: str, url: str, headers: Mapping[str, str], length: int, chunks: Iterable[memoryview | bytes]
@@ -209,7 +211,7 @@ class Web:
         kind = _TlsConnection if scheme == "https" else _PlainConnection
         connection = kind(host, timeout=patience)
         _guarded(connection.connect)
-        connection.sock.settimeout(SILENCE_SECONDS)
+        connection.sock.settimeout(self._silence)
         return connection
 
     def _send(

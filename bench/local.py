@@ -20,7 +20,7 @@ from helios.keys import SUBMISSIONS, keys_of_run
 from helios.records import ENDED, TaskView, read_tasks, run_numbers
 from helios.streams import CLIENT_OPTIONS
 
-RUN_SECONDS = 300
+RUN_SECONDS = 1800
 
 
 class Local:

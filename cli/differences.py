@@ -4,9 +4,11 @@ happens here.
 Rule: what a record does not say is called unknown, never guessed. A change is followed up the DAG to where it began.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
+import msgspec
 from msgspec import Struct, field
 
 from helios import memo
@@ -103,6 +105,8 @@ class Why(Struct, frozen=True, kw_only=True):
     compared_node: str
     ran: str
     """Why it ran, or why it did not."""
+    reason: str = ""
+    """Why it failed, where it did."""
     differing_parts: Sequence[str] = ()
     """Of the memoization key."""
     definition: Sequence[str] = ()
@@ -123,6 +127,7 @@ def explain(now: Side, before: Side | None, task: str) -> Why:
         compared=before.run if before else None,
         compared_node=before.node(task) if before else "",
         ran=why_it_ran(now, before, task),
+        reason=(view.reason or "") if view.status == "FAILED" else "",
         differing_parts=differing_parts(now.memo, before.memo if before else None),
         definition=definition_changes(earlier, spec) if earlier and spec else (),
         inputs=[_input(now, before, task, each) for each in declared],
@@ -289,6 +294,8 @@ def _no_account(view: TaskView) -> str:
         return "nothing is reported yet"
     if view.status in ("UPSTREAM_FAILED", "CANCELLED"):
         return "it was not brought, because the task did not run"
+    if view.status == "FAILED":
+        return "it was not brought, or no account of it is left"
     return "no account of it is left"
 
 
@@ -419,6 +426,28 @@ def _source_change(now: Side, before: Side, task: str, declared: ExternalInput) 
     if ours.sha256 and theirs.sha256:
         return f"its input {declared.uri} has other content"
     return None
+
+
+# What it had to make room for.
+
+
+_ROOM = re.compile(r"(?<=to make room for )[0-9a-f]{64}")
+
+
+def contents_evicted_for(told: Why) -> set[str]:
+    """Digests of the blobs for which its inputs were evicted."""
+    return {digest for each in told.inputs for digest in _ROOM.findall(each.words)}
+
+
+def with_names(told: Why, names: Mapping[str, str]) -> Why:
+    """The same with words for those digests where there are any, and the beginning of each."""
+
+    def named(found: re.Match[str]) -> str:
+        short, name = f"{found[0][:12]}…", names.get(found[0])
+        return f"{name} ({short})" if name else f"a blob that no run which is kept names ({short})"
+
+    inputs = [msgspec.structs.replace(each, words=_ROOM.sub(named, each.words)) for each in told.inputs]
+    return msgspec.structs.replace(told, inputs=inputs)
 
 
 # What records say.

@@ -140,7 +140,8 @@ def _inputs(forecast: Forecast) -> list[Wanted]:
         groups: dict[tuple[str, ...], Wanted] = {}
         for row in rows:
             key = (re.sub(r"[0-9]+", "*", row.origin), row.words, *row.nodes)
-            group = groups.setdefault(key, Wanted(key[0], row.nodes, row.words))
+            group = groups.setdefault(key, Wanted(row.origin, row.nodes, row.words))
+            group.origin = key[0] if group.contents else row.origin
             group.contents += row.contents
             group.tasks += row.tasks
             if row.bytes is not None:
@@ -253,4 +254,5 @@ def _off(each: Score) -> str:
         return "nothing"
     if not each.actual:
         return "all of it"
-    return f"{(each.expected - each.actual) / each.actual:+.0%}"
+    off = (each.expected - each.actual) * 100 / each.actual
+    return f"{off:+.0f} %" if abs(off) >= 0.5 else "less than 1 %"

@@ -18,6 +18,9 @@ from helios.transitions import pipelined
 LOOKED_AT = 1000
 """Runs of a DAG that are looked through; as many are kept at most, unless HELIOS_RUNS_KEPT_PER_DAG says more."""
 
+TASKS_LOOKED_AT = 20_000
+"""Tasks that are looked through for the name of a content."""
+
 
 def earlier_runs(link: Link, dag_name: str, before: str | None = None) -> list[str]:
     """Stored runs of a DAG that started before that one (all, if None), newest first."""
@@ -67,6 +70,27 @@ def read_side(link: Link, run: str, task: str | None = None, *, asked: bool = Fa
         specs=specs_of(read_dag_of(link, run)),
         memo=decode_check(memo),
     )
+
+
+def names_of(link: Link, digests: set[str]) -> dict[str, str]:
+    """What the contents were in the newest run that read or made them, over all DAGs. Not all that is kept is looked
+    through, so some may be missing.
+    """
+    names: dict[str, str] = {}
+    looked_at = 0
+    for run in newest_runs(link, LOOKED_AT) if digests else ():
+        if len(names) == len(digests) or looked_at > TASKS_LOOKED_AT:
+            break
+        views = read_views(link, run)
+        looked_at += len(views)
+        for view in views:
+            for each in view.inputs:
+                if each.sha256 in digests:
+                    names.setdefault(each.sha256, f"input {each.name} of task {view.name} in run {run}")
+            for each in view.outputs:
+                if each.sha256 in digests:
+                    names.setdefault(each.sha256, f"output {each.name} of task {view.name} in run {run}")
+    return names
 
 
 def _take_inputs(link: Link, views: list[TaskView]) -> None:

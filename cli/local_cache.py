@@ -1,4 +1,4 @@
-"""The cache folder of local mode, read as it lies there: for forecasts where no keeper has told Redis of it."""
+"""The cache folder of local mode, read as it lies there: for forecasts, which want it as it is at this moment."""
 
 import hashlib
 from pathlib import Path

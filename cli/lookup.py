@@ -8,6 +8,7 @@ from cli.failure import CommandFailed
 from helios.dag_problem import nearest
 
 LATEST = "@latest"
+FORGOTTEN_LOOKED_AT = 5_000
 
 _RUN_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
@@ -57,9 +58,19 @@ def _unknown(link: Link, named: str) -> CommandFailed:
             f"run {named} is submitted but not accepted yet",
             hint="try again in a moment; `helios doctor` says whether a submitter is alive",
         )
+    if _is_forgotten(link, named):
+        return CommandFailed(
+            f"run {named} is no longer kept: of each DAG the newest runs are", hint="`helios runs` lists those that are"
+        )
     near = nearest(named, newest_runs(link, 1000))
     hint = f"did you mean {near}? `helios runs` lists them" if near else "`helios runs` lists those that are kept"
     return CommandFailed(f"there is no run {named}", hint=hint)
+
+
+def _is_forgotten(link: Link, named: str) -> bool:
+    """Whether it is among those that fell out of the window lately."""
+    found: Any = link.client.xrevrange(link.keys(named).forgotten, count=FORGOTTEN_LOOKED_AT)
+    return any(fields.get("run") == named for _, fields in found)
 
 
 def task_names(link: Link, run: str) -> list[str]:

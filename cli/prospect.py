@@ -50,12 +50,12 @@ def prospect(link: Link, dag: Dag, *, cache_enabled: bool, memoize: bool) -> For
     nodes = nodes_heard(link)
     local = LocalCache(link.stack.home.cache) if link.stack is not None else None
     sources = look_at(link, uris, local)
-    holders = Holders(link, nodes, None if nodes else local)
+    holders = Holders(link, nodes, local)
     holders.ask({source.sha256 for source in sources.values()} | _digests(past))
     world = World(
         sources=sources,
         past=past,
-        nodes=nodes or ([LOCAL_NODE] if local is not None else []),
+        nodes=[LOCAL_NODE] if local is not None else nodes,
         holders=holders,
         remembered=Memory(link),
         warms=_warms(past),
@@ -165,8 +165,8 @@ def nodes_heard(link: Link) -> list[str]:
 
 
 class Holders:
-    """Which nodes have a blob: by the inventories in Redis, or, where there are none, by the folder of this machine's
-    cache.
+    """Which nodes have a blob: by the inventories in Redis, or in local mode by the folder of this machine's cache, of
+    which the inventory hears only with the keeper's next round.
     """
 
     def __init__(self, link: Link, nodes: Sequence[str], local: LocalCache | None) -> None:

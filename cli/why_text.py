@@ -22,6 +22,8 @@ def why_lines(run: str, told: Why, paint: Painter = plain) -> list[str]:
         there = f", where it ran on {told.compared_node}" if told.compared_node else ""
         lines.append(f"compared  with run {told.compared}{there}")
     lines.append(f"why       {told.ran}")
+    if told.reason:
+        lines.append(f"failed    {paint(' '.join(told.reason.split()), 'red')}")
     lines += [f"changed   {change}" for change in told.definition]
     if not told.inputs:
         return [*lines, "", "it has no inputs"]

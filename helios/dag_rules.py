@@ -69,6 +69,7 @@ def find_warnings(spec: DagSpec, findings: Findings) -> None:
         findings.add(("artifactRepository",), "has no effect: Helios keeps artifacts in the store it is set up with")
     if spec.service_account_name is not None:
         findings.add(("serviceAccountName",), local)
+    _warn_of_tags(spec, findings)
     for at, task in enumerate(spec.tasks):
         if task.service_account_name is not None:
             findings.add(("tasks", at, "serviceAccountName"), local)
@@ -77,8 +78,8 @@ def find_warnings(spec: DagSpec, findings: Findings) -> None:
                 findings.add(
                     ("tasks", at, "outputs", position), "is taken as a path, not as a pattern; name a folder instead"
                 )
-        if task.memoize:
-            _warn_of_memoize(task, ("tasks", at), findings)
+        if task.memoize and not task.outputs:
+            findings.add(("tasks", at, "memoize"), "skips whatever the task does, and it declares no outputs")
         if not task.env:
             continue
         if isinstance(task.env, list):
@@ -88,14 +89,17 @@ def find_warnings(spec: DagSpec, findings: Findings) -> None:
                 findings.add(path, f"has no effect: Helios sets {name} itself")
 
 
-def _warn_of_memoize(task: TaskSpec, path: Path, findings: Findings) -> None:
-    if image_digest(task.image) is None:
+def _warn_of_tags(spec: DagSpec, findings: Findings) -> None:
+    """One warning for all memoized tasks: a DAG often has the same tag in hundreds of them."""
+    tagged = [at for at, task in enumerate(spec.tasks) if task.memoize and image_digest(task.image) is None]
+    if tagged:
+        others = len(tagged) - 1
+        more = f" (and so in {others:,} more memoized {'task' if others == 1 else 'tasks'})" if others else ""
         findings.add(
-            (*path, "image"),
-            "is a tag, which may move: memoize goes by the image that last ran under it; @sha256:… pins one",
+            ("tasks", tagged[0], "image"),
+            f"is a tag, which may move{more}: on Kubernetes memoize goes by the image that last ran under it; "
+            "@sha256:… pins one",
         )
-    if not task.outputs:
-        findings.add((*path, "memoize"), "skips whatever the task does, and it declares no outputs")
 
 
 def _report(findings: Findings, path: Path, fault: str | None) -> None:

@@ -7,9 +7,9 @@ from cyclopts import Parameter
 
 from cli.commands.runs import paint
 from cli.connection import Link, connected
-from cli.differences import Side, Why, explain
+from cli.differences import Side, Why, contents_evicted_for, explain, with_names
 from cli.failure import SUCCEEDED, CommandFailed
-from cli.history import earlier_runs, read_side, runs_with_success
+from cli.history import earlier_runs, names_of, read_side, runs_with_success
 from cli.lookup import check_task, find_run, task_names
 from cli.output import Format, harmless, put, put_json, readable
 from cli.why_text import why_lines
@@ -48,6 +48,7 @@ def why(
         check_task(task_names(link, found), found, task)
         now = read_side(link, found, task, asked=True)
         told = explain(now, _before(link, found, task, against), task)
+        told = with_names(told, names_of(link, contents_evicted_for(told)))
     if input is not None:
         told = _only(told, input)
     if output == "json":
@@ -89,6 +90,7 @@ def why_object(run: str, told: Why) -> dict[str, object]:
         "comparedWith": told.compared,
         "comparedNode": told.compared_node or None,
         "why": readable(told.ran),
+        "reason": readable(told.reason) or None,
         "differingParts": list(told.differing_parts),
         "definition": list(told.definition),
         "inputs": [

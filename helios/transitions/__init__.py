@@ -340,10 +340,23 @@ def drop_logs(keys: Keys, *, run: str) -> Call:
     return Call(DROP_LOGS, (keys.run(run), keys.log_sizes), (run, keys.prefix))
 
 
-def note_phase(keys: Keys, *, run: str, task: str, attempt: int, phase: str, node: str, event: Event) -> Call:
-    """Returns 1 when the phase is news for the current attempt."""
+def note_phase(
+    keys: Keys,
+    *,
+    run: str,
+    task: str,
+    attempt: int,
+    phase: str,
+    node: str,
+    event: Event,
+    scheduled_ms_ago: int | None = None,
+) -> Call:
+    """Returns 1 when the phase is news for the current attempt. An age, unlike a time, needs no common clock."""
+    scheduled = "" if scheduled_ms_ago is None else scheduled_ms_ago
     return Call(
-        NOTE_PHASE, (keys.task(run, task), keys.events), (attempt, phase, node, encode_event(event), EVENTS_KEPT)
+        NOTE_PHASE,
+        (keys.task(run, task), keys.events),
+        (attempt, phase, node, encode_event(event), EVENTS_KEPT, scheduled),
     )
 
 

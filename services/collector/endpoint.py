@@ -159,6 +159,7 @@ class PodEndpoint:
             ],
             singlePutLimit=self.settings.single_put_limit_bytes,
             manifest=self._manifest(manifest_key(prefix, pod)) if task.outputs else None,
+            locate=cache_enabled and bool(self.nodes.key),
             keeper=self._keeper(node, attempt) if task.outputs and cache_enabled else None,
         )
 

@@ -23,6 +23,7 @@ from tests.agent.conftest import AGENT, wait_until
 from tests.agent.wrappers import StaticWrapper
 
 HOUR = 3600
+AGENT_USER = 65532
 
 
 def settings(cache: Path, **env: str) -> KeepSettings:
@@ -78,6 +79,17 @@ def test_preparing_leaves_no_view_behind_and_repairs_the_mode(cache: Path) -> No
     assert (cache.stat().st_mode & 0o7777) == 0o755
     assert list((cache / "views").iterdir()) == []
     assert {path.stat().st_mode & 0o022 for path in cache.rglob("*")} == {0}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes a folder that is another user's")
+def test_a_folder_of_views_that_is_another_users_is_replaced(cache: Path) -> None:
+    """kubelet makes it, as root's, for a pod that reaches a node before its keeper; the keeper could never use it."""
+    (cache / "views" / "a-job").mkdir(parents=True)
+    os.chown(cache / "views", AGENT_USER, AGENT_USER)
+    Keeper(settings(cache)).prepare()
+    assert (cache / "views").stat().st_uid == os.geteuid()
+    assert list((cache / "views").iterdir()) == []
+    assert [path.name for path in cache.glob("views-*/*")] == ["a-job"]
 
 
 def test_a_cache_folder_that_is_missing_is_not_made_by_the_keeper(cache: Path) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import http.client
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +13,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+import agent.neighbours
 import agent.store
 from agent.blobs import BlobServer
 from agent.store import Origin, Store
+from agent.web import SILENCE_SECONDS
 from helios.grants import blob_url, output_url
 from tests.agent.conftest import Node, ObjectStore, PodEndpoint, wait_until
 
@@ -169,6 +172,21 @@ def test_on_any_doubt_the_store_gives_it(
     second = nodes.node("n2", "b")
     assert account(second.fetch()) == ("store", "never-here", "")
     assert second.read("x") == b"x" * 1000
+
+
+def test_a_peer_that_takes_a_connection_and_says_nothing_is_soon_left(
+    store: ObjectStore, endpoint: PodEndpoint, nodes: Neighbourhood, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a keeper that hangs does, or a node whose kernel still answers. Far from the patience with the store."""
+    store.put("bucket/x", b"x" * 1000)
+    endpoint.add_input("x", "bucket/x")
+    nodes.node("n1", "a").fetch()
+    monkeypatch.setattr(agent.neighbours, "SILENT_SECONDS", 0.2)
+    began = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(nodes, "url", lambda _: f"http://127.0.0.1:{silent.getsockname()[1]}")
+        assert account(nodes.node("n2", "b").fetch()) == ("store", "never-here", "")
+    assert time.monotonic() - began < SILENCE_SECONDS / 2
 
 
 def test_a_peer_that_failed_once_is_not_tried_for_the_next_input(

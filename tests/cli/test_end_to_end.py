@@ -191,6 +191,37 @@ def test_an_unchanged_dag_runs_nothing_the_second_time_and_what_is_changed_runs_
     assert "no task is skipped" in up("show", again["dagId"]).out
 
 
+def test_an_external_input_keeps_no_task_from_being_skipped_until_it_is_another(up: Helios, tmp_path: Path) -> None:
+    dag = up.dag(
+        "outside",
+        f"""\
+dagName: outside
+tasks:
+  - name: count
+    image: alpine
+    command: [sh, -c, "echo >> {tmp_path / "ran"}; wc -c < data.bin > n"]
+    inputs: [{{uri: "s3://outside/data.bin"}}]
+    outputs: [n]
+    memoize: true
+""",
+    )
+
+    def run(content: str) -> dict[str, Any]:
+        (up.folder / "data.bin").write_text(content)
+        assert up("put", "data.bin", "s3://outside/data.bin").code == 0
+        done = up("run", dag, "-o", "json")
+        assert done.code == 0, done.err
+        task: dict[str, Any] = tasks_of(done.json())["count"]
+        return {**task, "ran": len((tmp_path / "ran").read_text()), "run": done.json()["dagId"]}
+
+    first, second, other = run("some"), run("some"), run("other")
+    assert (first["skipped"], first["ran"]) == (None, 1)
+    assert (second["skipped"], second["ran"]) == ({"run": first["run"], "task": "count"}, 1)
+    assert second["outputs"] == first["outputs"]
+    assert (other["skipped"], other["ran"]) == (None, 2)
+    assert other["outputs"] != first["outputs"]
+
+
 def test_the_second_run_of_a_dag_finds_every_input_in_the_cache(up: Helios, tmp_path: Path) -> None:
     """The promise of `make demo`."""
     put = up("put", str(ROOT / "examples/data/opticks.txt"), "s3://library/opticks.txt")
@@ -220,7 +251,8 @@ def test_the_critical_path_of_a_run_is_all_of_its_time(up: Helios) -> None:
     assert (found["path"][0]["task"], found["path"][-1]["task"]) == ("split", "report")
     for step in found["path"]:
         assert sum(ms for ms in step["phases"].values() if ms is not None) == step["ms"]
-        assert all(step["phases"][name] is not None for name in ("queue", "start", "fetch", "run", "settle"))
+        assert all(step["phases"][name] is not None for name in ("queue", "create", "fetch", "run", "settle"))
+        assert step["phases"]["schedule"] is step["phases"]["pull"] is None
     assert found["allCached"]["unknown"] == 0
 
 

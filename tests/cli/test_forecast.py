@@ -320,6 +320,16 @@ def test_a_thousand_tasks_are_grouped_and_the_text_stays_short() -> None:
     assert len(forecast_object(forecast)["tasks"]) == 1000  # pyright: ignore[reportArgumentType]
 
 
+def test_an_input_that_stands_alone_keeps_its_name_among_groups() -> None:
+    tasks = [spec(f"part-{n}", ExternalInput("s3://data2/nums.txt", "nums")) for n in range(50)]
+    tasks += [spec(f"next-{n}", TaskInput(f"part-{n}", "out", "x")) for n in range(50)]
+    about = world()
+    about = msgspec.structs.replace(about, sources={"s3://data2/nums.txt": Source(bytes=MB, version="etag 1")})
+    lines = forecast_lines(said(dag(*tasks), about))
+    assert any(line.startswith("s3://data2/nums.txt ") for line in lines)
+    assert any(line.startswith("part-*/out ") for line in lines)
+
+
 def test_a_forecast_reads_like_this() -> None:
     lines = forecast_lines(said(WORDS, world(runs=[past()], held={A: ["n1"]})))
     assert lines[:4] == [
@@ -348,7 +358,7 @@ def test_a_score_sets_each_figure_beside_what_it_came_to() -> None:
     assert [line.split() for line in score_lines(scores)] == [
         ["FORECAST", "EXPECTED", "CAME", "TO", "OFF", "BY"],
         ["from", "the", "cache", "160", "MB", "160", "MB", "nothing"],
-        ["brought", "0", "B", "10", "B", "-100%"],
+        ["brought", "0", "B", "10", "B", "-100", "%"],
         ["tasks", "skipped", "0", "0", "nothing"],
-        ["time", "3.1", "s", "6.2", "s", "-50%"],
+        ["time", "3.1", "s", "6.2", "s", "-50", "%"],
     ]

@@ -212,6 +212,21 @@ def test_the_whole_way_in_local_mode(up: Helios) -> None:
     assert up("assert", "@latest", "--hit-bytes", "1").code == 1
 
 
+def test_what_a_run_has_just_brought_is_in_the_next_plan(up: Helios) -> None:
+    """Also before the keeper has told of it: its rounds are seconds apart."""
+    wait_until("the keeper has spoken", lambda: up("cache", "stats").out.count("local") > 1, 30)
+    (up.folder / "new").write_bytes(b"n" * 50_000)
+    assert up("put", "new", "s3://corpora/new").code == 0
+    file = up.dag(
+        "new", 'dagName: new\ntasks: [{name: a, image: i, command: ["true"], inputs: [{uri: "s3://corpora/new"}]}]'
+    )
+    assert up("plan", file, "-o", "json").json()["storeBytes"] == 50_000
+    assert up("run", file).code == 0
+    plan = up("plan", file, "-o", "json").json()
+    assert (plan["cacheBytes"], plan["storeBytes"]) == (50_000, 0)
+    assert plan["tasks"][0]["inputs"][0]["nodes"] == ["local"]
+
+
 def test_forgotten_runs_of_local_mode_go_and_the_disk_gets_its_space_back(up: Helios) -> None:
     text = """
 dagName: bulky

@@ -40,13 +40,20 @@ class Runs:
         cause: str = "cached",
         node: str = "n1",
         version: str = "1",
+        detail: str = "",
         **count: Any,
     ) -> None:
         """A run of the DAG: the digest of split's output, and how its input was brought; `count` ends otherwise."""
         for call in open_calls(self.stage.keys, run, parse_dag(DAG.replace("SPLIT", command).encode()), None):
             commit_one(self.stage.client, call)
         source = InputRecord(
-            "opticks.txt", 500, cause, source="store", sha256=version * 64, version=f'etag "{version}"'
+            "opticks.txt",
+            500,
+            cause,
+            source="store",
+            sha256=version * 64,
+            version=f'etag "{version}"',
+            detail=detail,
         )
         self._end(run, "split", node, [source], OutputRecord("part", 9, part, f"runs/{run}/split/1/p/part"))
         brought = InputRecord("part", 9, "never-here", source="store", sha256=part)
@@ -54,11 +61,19 @@ class Runs:
         self.stage.finalise(run)
 
     def _end(
-        self, run: str, task: str, node: str, inputs: list[InputRecord], output: OutputRecord, status: str = "SUCCEEDED"
+        self,
+        run: str,
+        task: str,
+        node: str,
+        inputs: list[InputRecord],
+        output: OutputRecord,
+        *,
+        status: str = "SUCCEEDED",
+        reason: str | None = None,
     ) -> None:
         self.stage.launch(task, run=run)
         self.stage.end(task, run=run, node=node, status=status)
-        record = AttemptRecord(exitCode=0, node=node, inputs=inputs, outputs=[output])
+        record = AttemptRecord(exitCode=0, node=node, inputs=inputs, outputs=[output], reason=reason)
         self.stage.client.hset(self.stage.keys.task(run, task), "record", msgspec.json.encode(record))
         if status == "SUCCEEDED":
             self.stage.settle(task, run=run)
@@ -125,6 +140,15 @@ def test_a_first_run_is_compared_with_nothing(runs: Runs, helios: Helios) -> Non
     assert "n1 never had it, and no earlier run of this DAG" in done.out
 
 
+def test_a_run_that_was_forgotten_is_not_taken_for_a_mistake(runs: Runs, helios: Helios) -> None:
+    runs.stage.client.xadd(runs.stage.keys.forgotten, {"run": FIRST, "dag": "word-count"})
+    runs.run(SECOND)
+    for words in (("why", FIRST, "count"), ("show", FIRST), ("critical", FIRST), ("assert", FIRST)):
+        done = helios(*words)
+        assert done.code == 2
+        assert f"run {FIRST} is no longer kept" in done.err
+
+
 def test_what_is_not_there_is_explained(runs: Runs, helios: Helios) -> None:
     runs.run(FIRST)
     for words, said in (
@@ -155,6 +179,27 @@ def test_a_success_that_was_skipped_is_compared_by_the_inputs_of_the_task_that_s
     assert found["inputs"][0]["why"] == f"the source changed from ETag 1 (run {SECOND}) to ETag 2"
     (part,) = helios("why", THIRD, "count", "-o", "json").json()["inputs"]
     assert [(root["kind"], root["task"]) for root in part["roots"]] == [("source", "split")]
+
+
+def test_what_an_input_had_to_make_room_for_is_named(runs: Runs, helios: Helios) -> None:
+    """The keeper knows digests only; runs of any DAG that read or made that content know its name."""
+    runs.run(FIRST, part=B)
+    runs.run(SECOND, cause="evicted", detail=f"evicted 2026-11-28T14:02:11Z to make room for {B}")
+    done = helios("why", SECOND, "split")
+    assert done.code == 0, done.err
+    assert f"evicted 2026-11-28T14:02:11Z to make room for output n of task count in run {SECOND} (bbbbbbbbbbbb…)" in (
+        done.out
+    )
+    runs.run(THIRD, cause="evicted", detail=f"evicted 2026-11-28T14:02:11Z to make room for {'f' * 64}")
+    (corpus,) = helios("why", THIRD, "split", "-o", "json").json()["inputs"]
+    assert corpus["why"].endswith("to make room for a blob that no run which is kept names (ffffffffffff…)")
+
+
+def test_a_task_that_failed_says_why(runs: Runs, helios: Helios) -> None:
+    runs.run(FIRST, status="FAILED", reason="input 'part' could not be brought")
+    assert "failed    input 'part' could not be brought" in helios("why", FIRST, "count").out
+    assert helios("why", FIRST, "count", "-o", "json").json()["reason"] == "input 'part' could not be brought"
+    assert helios("why", FIRST, "split", "-o", "json").json()["reason"] is None
 
 
 def test_the_parts_of_a_key_that_differ_are_named(runs: Runs, helios: Helios) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from tests.cluster.caches import (
     told,
 )
 from tests.cluster.dags import Task, dag, on, script
-from tests.cluster.installed import Installed
+from tests.cluster.installed import TASKS, Installed
+from tests.cluster.kubectl import Kubectl
 from tests.cluster.store_link import StoreLink
 from tests.waiting import wait_until
 
@@ -175,3 +177,43 @@ def test_a_node_that_joins_brings_what_waiting_tasks_need_before_they_run(
     assert inputs(found, "later")[each.name]["cause"] in ("cached", "warm")
     assert told(helios, "node2")["seededBytes"] - before >= each.size
     assert link.sent()["node2"] - sent < each.size / 10
+
+
+# Isolation.
+
+
+@contextmanager
+def isolated(helios: Installed) -> Iterator[None]:
+    """k8s/overlays/isolated over what is installed; afterwards as it was."""
+
+    def apply(folder: Path) -> None:
+        Kubectl(None).run("apply", "--kustomize", str(folder), seconds=120)
+        helios.wait_ready()
+        helios.rollout("daemonset/helios-cache", helios.tasks, 120)
+        keepers_speak(helios)
+
+    apply(helios.folder / "overlays" / "isolated")
+    try:
+        yield
+    finally:
+        apply(helios.folder)
+
+
+def test_a_namespace_with_a_cache_of_its_own_finds_nothing_that_is_in_the_shared_one(
+    helios: Installed, tmp_path: Path
+) -> None:
+    """Else how soon its task starts would tell what another tenant has read."""
+    each = Object(helios, tmp_path, 8 * MIB)
+
+    def read() -> tuple[str, str]:
+        found = inputs(helios.succeed(dag("tenant", reader(helios, "read", each, **on("node1")))), "read")[each.name]
+        return found["cause"], found["source"]
+
+    assert read() == ("never-here", "store")
+    assert read() == ("cached", "cache")
+    with isolated(helios):
+        assert read() == ("never-here", "store")
+        assert read() == ("cached", "cache")
+        own = helios.cache_folder("node1") / "namespaces" / TASKS / "blobs" / "sha256" / each.sha256[:2]
+        assert [path.name for path in own.iterdir()] == [each.sha256]
+    assert read() == ("cached", "cache")

@@ -555,10 +555,16 @@ def test_memoize_warns_of_an_image_that_may_move_and_of_work_without_outputs() -
     )
     found = parse_dag(text)
     assert [str(each).partition(": ")[2][:30] for each in found.warnings] == [
-        "is a tag, which may move: memo",
+        "is a tag, which may move: on K",
         "skips whatever the task does, ",
     ]
     assert [each.memoize is not None for each in found.dag.tasks] == [True, True, False]
+
+
+def test_a_tag_in_many_memoized_tasks_is_warned_of_once() -> None:
+    found = parse_dag(dag(*(task(f"t{n}", memoize=True, outputs=["o"]) for n in range(200))))
+    (warning,) = found.warnings
+    assert "and so in 199 more memoized tasks" in str(warning)
 
 
 def test_a_latest_tag_is_the_users_choice() -> None:

@@ -270,10 +270,12 @@ def test_a_plan_names_its_nodes_keeper_where_one_listens(cluster: Cluster) -> No
     assert as_pod(cluster.endpoint, "/v1/plan", "a", b"")[1]["keeper"] is None
 
 
-def test_a_plan_names_no_keeper_for_a_run_without_the_cache(cluster: Cluster) -> None:
+def test_a_plan_names_no_keeper_for_a_run_without_the_cache_and_sends_nobody_to_other_nodes(cluster: Cluster) -> None:
     tell(cluster.endpoint, "n1", {})
+    assert as_pod(cluster.endpoint, "/v1/plan", "a", b"")[1]["locate"] is True
     cluster.client.hset(cluster.run_key, "cacheEnabled", "false")
-    assert as_pod(cluster.endpoint, "/v1/plan", "a", b"")[1]["keeper"] is None
+    plan = as_pod(cluster.endpoint, "/v1/plan", "a", b"")[1]
+    assert (plan["keeper"], plan["locate"]) == (None, False)
 
 
 def test_a_plan_is_given_where_its_node_cannot_be_looked_up(cluster: Cluster) -> None:

@@ -248,10 +248,16 @@ def test_causes_are_those_of_the_misses() -> None:
     [
         (InputRecord("x", 5, "cached", "cache", 2, 4_100), "this node had it, saved 4.1 s"),
         (InputRecord("x", 5, "cached"), "this node had it"),
-        (InputRecord("x", 5, "evicted", "store", 1_300), "made room for others; from the store in 1.3 s"),
+        (InputRecord("x", 5, "evicted", "store", 1_300), "made room for others, from the store in 1.3 s"),
+        (
+            InputRecord(
+                "x", 5, "evicted", "store", 1_300, detail=f"evicted 2026-11-28T14:02:11Z to make room for {'a' * 64}"
+            ),
+            "evicted: evicted 2026-11-28T14:02:11Z to make room for aaaaaaaaaaaa…, from the store in 1.3 s",
+        ),
         (
             InputRecord("x", 5, "changed", "peer", 20, detail="was etag A\x1b[2J"),
-            "than before, was etag A�[2J; from another node in 20 ms",
+            "than before, was etag A�[2J, from another node in 20 ms",
         ),
         (InputRecord("x", 5, "never-here"), "this node had not seen it"),
     ],

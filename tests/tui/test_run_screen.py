@@ -9,7 +9,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from helios.dag import parse_dag
-from helios.keys import CONTROLS, SUBMISSIONS
+from helios.keys import CONTROLS, SUBMISSIONS, Keys
 from tests.stage import Stage
 from tests.tui.driving import drive
 from tests.tui.pictures import NARROW, WIDE, assert_looks, screen_text
@@ -182,8 +182,21 @@ def test_a_rerun_sends_the_same_dag_in_a_form_that_is_accepted(
         await until(pilot, "the runs are back", lambda: app.screen is app.home)
         [(_, sent)] = valkey.xrange(SUBMISSIONS)
         assert sent["useCache"] == use_cache
+        assert "memoize" not in sent
         again, first = parse_dag(sent["dag"].encode()).dag, parse_dag(DAG).dag
         assert again == first
+
+    open_run(valkey, tmp_path, "done", steps)
+
+
+@pytest.mark.parametrize("key", ["r", "R"])
+def test_a_rerun_of_a_run_that_skipped_nothing_skips_nothing(valkey: redis.Redis, tmp_path: Path, key: str) -> None:
+    async def steps(app: HeliosApp, pilot: Pilot[None], screen: RunScreen) -> None:
+        valkey.hset(Keys(0).run(RUN), "memoize", "false")
+        await pilot.press(key)
+        await until(pilot, "the runs are back", lambda: app.screen is app.home)
+        [(_, sent)] = valkey.xrange(SUBMISSIONS)
+        assert sent["memoize"] == "false"
 
     open_run(valkey, tmp_path, "done", steps)
 

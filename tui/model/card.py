@@ -1,5 +1,6 @@
 """All that is known of one task, as lines of words and styles."""
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ CAUSES = {
     "cache-fault": "this node's cache could not be used",
 }
 """What each cause of helios.records means."""
+_DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 
 
 class Line(NamedTuple):
@@ -91,16 +93,22 @@ def _input_lines(row: TaskRow, ascii_only: bool) -> Iterator[Line]:
     for each in view.inputs:
         mark = CACHE_MARKS["Hit" if each.cause in HIT_CAUSES else "Miss"]
         words = f"{mark.plain if ascii_only else mark.glyph} {printable(each.name)}  {size(each.bytes)}  {each.cause}"
-        yield Line("", f"{words}: {CAUSES.get(each.cause, 'unknown')}{_account(each)}", mark.style)
+        yield Line("", f"{words}: {', '.join(_account(each))}", mark.style)
 
 
-def _account(each: InputRecord) -> str:
-    """`, was etag A; from the store in 1.3 s`, or of a hit `, saved 4.1 s`; as far as it is known."""
-    detail = f", {printable(' '.join(each.detail.split()))}" if each.detail else ""
+def _account(each: InputRecord) -> Iterator[str]:
+    """What the cause means, `was etag A`, `from the store in 1.3 s`, or of a hit `saved 4.1 s`; as far as it is known.
+    `helios why` knows the names of the contents that details tell by their digests.
+    """
+    if not each.detail.startswith("evicted "):
+        yield CAUSES.get(each.cause, "unknown")
+    if each.detail:
+        yield _DIGEST.sub(lambda found: f"{found[0][:12]}…", printable(" ".join(each.detail.split())))
     if each.cause in HIT_CAUSES:
-        return f"{detail}, saved {duration(each.savedMs)}" if each.savedMs else detail
-    where = {"peer": "from another node", "store": "from the store"}.get(each.source)
-    return f"{detail}; {where} in {duration(each.ms)}" if where else detail
+        if each.savedMs:
+            yield f"saved {duration(each.savedMs)}"
+    elif where := {"peer": "from another node", "store": "from the store"}.get(each.source):
+        yield f"{where} in {duration(each.ms)}"
 
 
 def _output_lines(row: TaskRow) -> Iterator[Line]:

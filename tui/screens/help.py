@@ -10,7 +10,7 @@ from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from tui.glyphs import CACHE_MARKS, RUN_MARKS, STAGE_MARKS, TASK_MARKS, Mark
+from tui.glyphs import CACHE_MARKS, RUN_MARKS, SKIPPED, STAGE_MARKS, TASK_MARKS, Mark
 from tui.palette import style_of
 
 
@@ -57,6 +57,7 @@ class HelpScreen(ModalScreen[None]):
             return Text("  ").join(parts)
 
         states = {**RUN_MARKS, **{name: mark for name, mark in TASK_MARKS.items() if name not in RUN_MARKS}}
+        states["skipped"] = SKIPPED
         return Text("\n").join(
             [
                 Text("States  ") + words(states),

@@ -139,17 +139,16 @@ def job_state(status: str | None, phase: str | None) -> str:
 
 
 def _caches(link: Link) -> list[CacheSize]:
-    """Of the embedded node as its folder is; of a cluster's nodes as each told last."""
-    if link.stack is not None:
-        return [folder_size("local", link.stack.home.cache)]
+    """Of each node as it told last; of the embedded node as its folder is, until it has told."""
     keys: list[str] = list(link.client.scan_iter(match=node_cache("*"), count=1000))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType] -- no stub
     pipeline = pipelined(link.client)
     for key in keys:
         pipeline.hgetall(key)
     found: list[Any] = pipeline.execute(raise_on_error=False) if keys else []
-    return sorted(
-        (_told(each) for each in found if isinstance(each, dict) and each.get("node")), key=lambda each: each.node
-    )
+    told = [_told(each) for each in found if isinstance(each, dict) and each.get("node")]
+    if not told and link.stack is not None:
+        return [folder_size("local", link.stack.home.cache)]
+    return sorted(told, key=lambda each: each.node)
 
 
 def _told(fields: dict[str, str]) -> CacheSize:
