@@ -144,7 +144,7 @@ class Bringer:
     ) -> InputOutcome:
         """From a node that has it, else from the store, on behalf of all nodes that lack it."""
         lacking = Lacking(item.name, known.size, known.identity.version if known.identity else None, known.sha256)
-        with neighbours.asking(lacking) as found:
+        with neighbours.asking(lacking, lambda: store.stir(lock)) as found:
             if known.sha256 is None and found.sha256 is not None:
                 # Another node knows this version: its content may be here under another name.
                 linked = store.link(found.sha256, known.size, item.name, read_through=item.verify == "always")

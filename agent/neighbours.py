@@ -7,7 +7,7 @@ each leads to the store.
 import contextlib
 import threading
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 from agent.download import DownloadFailed, Link, PartFile, Wanted, download
 from agent.endpoint import Endpoint, EndpointError, Located, Peer
@@ -59,11 +59,11 @@ class Neighbours:
         """Nodes whose keeper failed once: no other input of this task tries it again."""
 
     @contextlib.contextmanager
-    def asking(self, lacking: Lacking) -> Generator[Found]:
-        """Asks who has it, and waits while another node brings it. If it is this node's to bring, that is kept known
-        meanwhile. Afterwards others are told of what was brought.
+    def asking(self, lacking: Lacking, waiting: Callable[[], object]) -> Generator[Found]:
+        """Asks who has it, and waits while another node brings it, calling `waiting` every second at least. If it is
+        this node's to bring, that is kept known meanwhile. Afterwards others are told of what was brought.
         """
-        located = self._settled(lacking)
+        located = self._settled(lacking, waiting)
         found = Found(None, ()) if located is None else Found(located.sha256, self._peers(located))
         over = threading.Event()
         if located is not None and not located.peers and not located.wait:
@@ -87,7 +87,7 @@ class Neighbours:
             return False
         return True
 
-    def _settled(self, lacking: Lacking) -> Located | None:
+    def _settled(self, lacking: Lacking, waiting: Callable[[], object]) -> Located | None:
         """The endpoint's word once nobody else is bringing it; None when it has none."""
         deadline = time.monotonic() + PATIENCE_SECONDS + lacking.size / SLOW_BYTES_PER_SECOND
         backoff, progress = Backoff(0.05, 1.0), Every(10.0)
@@ -99,6 +99,7 @@ class Neighbours:
                 return None
             if not located.wait or time.monotonic() > deadline:
                 return located
+            waiting()
             if progress.due():
                 self._log.line(f"Waiting for {escape(lacking.name)}, which another node brings from the store")
             backoff.pause()

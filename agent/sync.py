@@ -55,7 +55,9 @@ class Sync:
         self._sending = False
         """Whether the thread has something that it has not sent; set by whoever gives it, cleared by the thread."""
         self._missing = False
-        """The collector asked for everything."""
+        """Everything is to be told anew."""
+        self._backoff = Backoff(*AGAIN_SECONDS)
+        self._away_said = False
         self._whole_due = time.monotonic() + WHOLE_SECONDS
         self._asking = threading.Lock()
         """Held while a question is out."""
@@ -122,8 +124,9 @@ class Sync:
                 self._told()
 
     def _send(self, report: _Report) -> bool:
-        """Sends until it is taken; False if the collector misses an earlier one."""
-        backoff, away_said = Backoff(*AGAIN_SECONDS), False
+        """Sends until it is taken; False if everything is to be told anew: the collector misses an earlier one, or this
+        one is a snapshot that grew old, which would undo what the collector was told of the cache by others since.
+        """
         while True:
             document = {
                 "v": 1,
@@ -138,13 +141,17 @@ class Sync:
             try:
                 resync = self._collector.call("/v1/node", document).get("resync") is True
             except CollectorAway as away:
-                if not away_said:
+                if not self._away_said:
                     self._log.line(f"The collector does not take this node's report: {one_line(str(away))}")
-                    away_said = True
-                backoff.pause()
+                    self._away_said = True
+                self._backoff.pause()
+                if report.full:
+                    return False
                 continue
-            if away_said:
+            self._backoff.reset()
+            if self._away_said:
                 self._log.line("The collector takes this node's reports again")
+                self._away_said = False
             self._seq += 1
             return not resync
 

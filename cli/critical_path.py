@@ -4,7 +4,7 @@ A task's part of the path goes from when it was queued to when the next one was,
 parts add up to the run. Within it some times are the node's. They are taken as they are where they lie between launch
 and end as Redis saw them; where they do not, the two clocks differ, and they are shifted together by the least that
 puts them there: `skewMs`. A difference that is smaller than the waits around it does not show, and moves time between
-`start` and `publish`. How long fetch was at work is a difference of one clock, and needs no other.
+`pull` and `publish`. How long fetch was at work is a difference of one clock, and needs no other.
 
 Rule: a phase that is not known is None, and PHASES says where its time is then; nothing is guessed.
 """
@@ -21,17 +21,19 @@ from helios.records import MISS_CAUSES, TaskView
 PHASES = {
     "earlier": "attempts before the last, with the waits between them",
     "queue": "queued, until its Job is made",
-    "create": "until its pod is seen; not known of a pod that is at work when it is first seen: then in start",
-    "start": "until fetch is at work: a node is found, images are pulled, containers start",
-    "fetch": "inputs brought; where it is not known, in start",
+    "create": "until its pod is seen; not known of a pod that is at work when it is first seen: then in the next",
+    "schedule": "until its pod has a node; where that was not seen, in pull",
+    "pull": "until fetch is at work, and from its end to the command: images are pulled, containers start",
+    "fetch": "inputs brought; where it is not known, in pull",
     "run": "the command",
     "publish": "outputs stored, and the end made known; where it is not known, in run",
     "settle": "until the next task of the path is queued, or the run is over",
 }
 """The parts of a task's time, in order."""
 
-MOMENTS = ("pendingAt", "fetchingAt", "runningAt", "publishingAt")
-"""Fields of a task's record that say when its current attempt was seen in a phase, by the Redis server's clock."""
+MOMENTS = ("pendingAt", "scheduledAt", "fetchingAt", "runningAt", "publishingAt")
+"""Fields of a task's record that say when its current attempt was seen in a phase, or with a node, by the Redis
+server's clock."""
 
 CLOCKS_DIFFER_MS = 1_000
 """Node times may be whole seconds; what they overlap the attempt by more than this cannot be its."""
@@ -42,9 +44,10 @@ _WAITED = (*MISS_CAUSES, "coalesced")
 
 
 class Moments(NamedTuple):
-    """A task's MOMENTS; None where a phase was not seen."""
+    """A task's MOMENTS; None where one was not seen."""
 
     pending: int | None = None
+    scheduled: int | None = None
     fetching: int | None = None
     running: int | None = None
     publishing: int | None = None
@@ -56,6 +59,8 @@ class Timed(msgspec.Struct, frozen=True):
     view: TaskView
     parents: Sequence[str] = ()
     moments: Moments = Moments()
+    local: bool = False
+    """It is processes of this machine: what they wait for is a place, and no image."""
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -181,17 +186,45 @@ def _attempt(each: Timed, queued: int, end: int) -> tuple[dict[str, int | None],
     if moments.pending is not None:
         seen = _within(moments.pending, launched, at_work)
         found["create"] = seen - launched
-    before = at_work - seen
-    if view.status in ("SUCCEEDED", "FAILED") and view.fetchElapsedMs is not None:
-        found["fetch"] = min(view.fetchElapsedMs, before)
-    elif moments.fetching is not None:
-        found["fetch"] = at_work - _within(moments.fetching, seen, at_work)
-    found["start"] = before - (found.get("fetch") or 0)
+    fetch = _fetch_ms(each, seen, at_work)
+    if fetch is not None:
+        found["fetch"] = fetch
+    for name, ms in _start(each, seen, at_work - seen - (fetch or 0)).items():
+        found[name] = (found.get(name) or 0) + ms
     if began is not None:
         found["run"] = (finished if finished is not None else end) - began
     if finished is not None:
         found["publish"] = end - finished
     return found, skew
+
+
+def _fetch_ms(each: Timed, seen: int, at_work: int) -> int | None:
+    """How long fetch was at work, which lies between the other two."""
+    view, moments = each.view, each.moments
+    over = view.status in ("SUCCEEDED", "FAILED")
+    if over and view.fetchElapsedMs is not None:
+        return min(view.fetchElapsedMs, at_work - seen)
+    if moments.fetching is None:
+        return None
+    took, after = at_work - _within(moments.fetching, seen, at_work), 0
+    if over and not each.local and view.fetchedAt is not None and view.startedAt is not None:
+        # Its container's end may be a whole second, so this much at least came after it.
+        after = max(0, view.startedAt - view.fetchedAt - CLOCKS_DIFFER_MS)
+    return max(0, took - after)
+
+
+def _start(each: Timed, seen: int, ms: int) -> dict[str, int]:
+    """What `ms` were spent on, in which neither fetch nor the command was at work, from `seen` on."""
+    moments = each.moments
+    if each.local:
+        return {"create" if moments.pending is None else "queue": ms}
+    if moments.scheduled is not None:
+        scheduled = _within(moments.scheduled, seen, seen + ms) - seen
+        return {"schedule": scheduled, "pull": ms - scheduled}
+    if each.view.node or moments.fetching is not None:
+        return {"pull": ms}
+    # There was no node the last time that it was looked at, or never a pod.
+    return {"schedule" if moments.pending is not None else "create": ms}
 
 
 def _command_times(each: Timed, launched: int, end: int) -> tuple[int | None, int | None, int]:

@@ -83,6 +83,9 @@ class PodStatus(msgspec.Struct, kw_only=True):
     """`reason` says what the task itself cannot know, such as an OOM kill, and so outranks its own report."""
     image: str = ""
     """The digest, `sha256:…`, of the image that the task's container ran; empty where there is none, as here."""
+    scheduledAt: int | None = None
+    """When the collector first saw it with a node, in epoch milliseconds of its clock; None where it came too late to
+    see that, or there is no scheduler, as here."""
     logs_known: bool = True
     """Of a pod that is over: nothing of its logs is still to come."""
 

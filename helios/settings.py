@@ -57,7 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     some 100 MB of Redis."""
 
     memo_days: Annotated[int, Meta(ge=1, le=3650)] = 90
-    """How long a memoized task's success is remembered."""
+    """How long a memoized task's success is remembered after it was made, or a task was last skipped by it."""
 
     log_bytes: Annotated[int, Meta(ge=1024**2, le=2**40)] = 128 * 1024**2
     """What the logs of all stored runs may take in Redis together; above that the oldest runs lose theirs."""

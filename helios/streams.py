@@ -92,6 +92,8 @@ class Inbox:
         self.history_unread = True
         self.again: list[Redelivery] = []
         self.later: list[tuple[float, Entry]] = []
+        self.was_put_off = False
+        """What was read last had been put off: others have their turn now, however much of it is due again."""
         self.held: Collection[tuple[str, str]] = ()
         """Stream and id of entries that the handler keeps in hand, and renews, beyond a turn."""
         self.next_reclaim = 0.0
@@ -112,11 +114,13 @@ class Inbox:
                 self._repeat(self._abandoned())
                 self.next_reclaim = time.monotonic() + self.lease_seconds / 3
             now = time.monotonic()
-            for position, (due, entry) in enumerate(self.later):
-                if due <= now:
-                    del self.later[position]
-                    return [entry]
-                block_ms = min(block_ms, max(1, int((due - now) * 1000)))
+            if not self.was_put_off and (due := self._due(now)):
+                self.was_put_off = True
+                return due
+            self.was_put_off = False
+            if self.later:
+                soonest = min(due for due, _ in self.later)
+                block_ms = min(block_ms, max(1, int((soonest - now) * 1000)))
             if len(self.later) >= (self.put_off_at_most or self.batch_entries):
                 time.sleep(block_ms / 1000)  # nothing more is taken in hand while so much is put off
                 return []
@@ -135,10 +139,24 @@ class Inbox:
             raise
 
     def put_off(self, entry: Entry) -> None:
-        """Handle the entry again soon, after a delay that grows with its tries; others go on meanwhile."""
+        """Handle the entry again soon, after a delay that grows with its tries, with what else is due by then; others
+        go on meanwhile.
+        """
         delay = BACKOFF_SECONDS[min(entry.tries, len(BACKOFF_SECONDS) - 1)]
         entry.tries += 1
         self.later.append((time.monotonic() + delay, entry))
+
+    def _due(self, now: float) -> list[Entry]:
+        """Takes what is put off and due, a batch at most."""
+        due: list[Entry] = []
+        left: list[tuple[float, Entry]] = []
+        for at, entry in self.later:
+            if at <= now and len(due) < self.batch_entries:
+                due.append(entry)
+            else:
+                left.append((at, entry))
+        self.later[:] = left
+        return due
 
     def renew(self, stream: str, entries: Sequence[str]) -> set[str]:
         """Keep entries in hand beyond the lease; returns those that are still this consumer's."""

@@ -27,10 +27,11 @@ UNKNOWN = "?"
 def critical(run: str, /, *, output: Annotated[Format, Parameter(name=["--output", "-o"])] = "table") -> int:
     """Show the critical path of a run: which tasks it waited for, and in which phase of each.
 
-    Phases: EARLIER attempts; QUEUE, until its Job is made; CREATE, until its pod is seen; START, until fetch is at
-    work: a node is found, images are pulled, containers start (one figure: what is seen of a pod does not tell them
-    apart); FETCH; RUN; PUBLISH; SETTLE, until the next task is queued. What is not known is "?", and its time is in
-    START or RUN.
+    Phases: EARLIER attempts; QUEUE, until its Job is made; CREATE, until its pod is seen; SCHEDULE, until that has a
+    node; PULL, until fetch is at work, and from its end until the command is: images are pulled and containers start
+    (one figure: what Kubernetes tells of pulls comes late); FETCH; RUN; PUBLISH; SETTLE, until the next task is queued.
+    What is not known is "?", and its time is in SCHEDULE, PULL or RUN. In local mode QUEUE includes the wait for a
+    slot, CREATE the start of processes, and there is nothing to schedule or to pull.
 
     "With everything cached" takes away what misses took to fetch, from every task of the run, and looks for the longest
     path anew. Of a run that goes on the path so far is shown, and of one that failed the path to its end.
@@ -64,7 +65,10 @@ def read_path(link: Link, run: str, fields: dict[str, Any]) -> CriticalPath:
         raise CommandFailed(f"the DAG of run {run} is not kept", hint="`helios runs` lists those that are") from None
     views = read_tasks(link.client, keys, run, names)
     seen = hash_values(link.client, [keys.task(run, name) for name in names], MOMENTS)
-    tasks = [Timed(view, above.get(view.name, ()), _moments(values)) for view, values in zip(views, seen, strict=True)]
+    local = link.stack is not None
+    tasks = [
+        Timed(view, above.get(view.name, ()), _moments(values), local) for view, values in zip(views, seen, strict=True)
+    ]
     return critical_path(tasks, started_at=fields["startTime"], ended_at=fields["endTime"], now_ms=server_ms(link))
 
 
@@ -121,6 +125,8 @@ def _figure(step: Step, phase: str) -> str:
     milliseconds = step.phases[phase]
     if milliseconds is not None:
         return duration(milliseconds)
+    if phase in ("schedule", "pull") and step.phases["pull"] is None:
+        return ""  # as in local mode
     return "" if phase == "earlier" or step.skipped or step.status in ("QUEUED", "RUNNING") else UNKNOWN
 
 

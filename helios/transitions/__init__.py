@@ -71,6 +71,7 @@ MEMO_CLAIM = Script("memo_claim")
 MEMO_RELEASE = Script("memo_release")
 MEMO_KEEP = Script("memo_keep")
 MEMO_FORGET = Script("memo_forget")
+MEMO_RENEW = Script("memo_renew")
 MEMO_QUARANTINE = Script("memo_quarantine")
 END_ATTEMPT = Script("end_attempt")
 KEEP_REPORT = Script("keep_report")
@@ -270,6 +271,11 @@ def keep_memo(
     return Call(MEMO_KEEP, (memo,), (claim, kept_seconds, run, task, attempt, node, outputs, parts, ended_ms))
 
 
+def renew_memo(memo: str, *, run: str, task: str, attempt: int, kept_seconds: int) -> Call:
+    """Returns 0 when another success, or none, is remembered."""
+    return Call(MEMO_RENEW, (memo,), (run, task, attempt, kept_seconds))
+
+
 def forget_memo(memo: str, *, run: str, task: str, attempt: int) -> Call:
     """Returns 0 when another success, or none, is remembered."""
     return Call(MEMO_FORGET, (memo,), (run, task, attempt))
@@ -334,10 +340,23 @@ def drop_logs(keys: Keys, *, run: str) -> Call:
     return Call(DROP_LOGS, (keys.run(run), keys.log_sizes), (run, keys.prefix))
 
 
-def note_phase(keys: Keys, *, run: str, task: str, attempt: int, phase: str, node: str, event: Event) -> Call:
-    """Returns 1 when the phase is news for the current attempt."""
+def note_phase(
+    keys: Keys,
+    *,
+    run: str,
+    task: str,
+    attempt: int,
+    phase: str,
+    node: str,
+    event: Event,
+    scheduled_ms_ago: int | None = None,
+) -> Call:
+    """Returns 1 when the phase is news for the current attempt. An age, unlike a time, needs no common clock."""
+    scheduled = "" if scheduled_ms_ago is None else scheduled_ms_ago
     return Call(
-        NOTE_PHASE, (keys.task(run, task), keys.events), (attempt, phase, node, encode_event(event), EVENTS_KEPT)
+        NOTE_PHASE,
+        (keys.task(run, task), keys.events),
+        (attempt, phase, node, encode_event(event), EVENTS_KEPT, scheduled),
     )
 
 

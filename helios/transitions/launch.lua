@@ -11,7 +11,7 @@ if state[1] == 'QUEUED' and state[2] == attempt then
   end
   local emitted = redis.call('XADD', launched, '*', unpack(entry_fields))
   redis.call('HSET', task, 'status', 'RUNNING', 'job', ARGV[6], 'launchedAt', string.match(emitted, '^%d+'), 'phase', '')
-  redis.call('HDEL', task, 'pendingAt', 'fetchingAt', 'runningAt', 'publishingAt')
+  redis.call('HDEL', task, 'pendingAt', 'scheduledAt', 'fetchingAt', 'runningAt', 'publishingAt')
   redis.pcall('XADD', events, 'MAXLEN', '~', ARGV[8], '*', 'event', ARGV[7])
 end
 redis.call('XACK', ready, group, entry)

@@ -11,7 +11,7 @@ if state[1] == 'QUEUED' and state[2] == attempt and state[3] == attempt then
   local now = string.match(emitted, '^%d+')
   redis.call('HSET', task, 'status', 'SUCCEEDED', 'launchedAt', now, 'endedAt', now, 'record', ARGV[6], 'memo', ARGV[7],
     'checking', '', 'cache', 'N/A', 'hitBytes', '0', 'missBytes', '0', 'node', '', 'disrupted', '0')
-  redis.call('HDEL', task, 'waitsFor', 'pendingAt', 'fetchingAt', 'runningAt', 'publishingAt')
+  redis.call('HDEL', task, 'waitsFor', 'pendingAt', 'scheduledAt', 'fetchingAt', 'runningAt', 'publishingAt')
   redis.call('HINCRBY', run, 'taskSucceeded', 1)
   redis.call('HINCRBY', run, 'taskSkipped', 1)
   redis.pcall('XADD', events, 'MAXLEN', '~', ARGV[9], '*', 'event', ARGV[8])

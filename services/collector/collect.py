@@ -273,7 +273,7 @@ def _named(held: Held, pod: PodStatus | None) -> dict[str, Any]:
 
 
 def _phase_call(held: Held, status: PodStatus) -> Call:
-    launched = held.launched
+    launched, scheduled = held.launched, status.scheduledAt
     return note_phase(
         held.keys,
         run=launched.run,
@@ -281,5 +281,6 @@ def _phase_call(held: Held, status: PodStatus) -> Call:
         attempt=launched.attempt,
         phase=status.phase,
         node=status.node,
+        scheduled_ms_ago=None if scheduled is None else max(0, time.time_ns() // 1_000_000 - scheduled),
         event=TaskPhase(launched.run, launched.task, launched.attempt, status.phase, status.node),
     )

@@ -226,21 +226,23 @@ class PodEndpoint:
         }
 
     def locate(self, attempt: Attempt, pod: str, wanted: Locate) -> LocateAnswer:
-        declared = self._declared(attempt)
+        declared = self._declared(attempt, wanted.inputs)
         return LocateAnswer(inputs=self.locator.locate(wanted.node, pod, wanted.inputs, declared))
 
     def brought(self, attempt: Attempt, brought: Locate) -> dict[str, Any]:
-        self.locator.brought(brought.node, brought.inputs, self._declared(attempt))
+        self.locator.brought(brought.node, brought.inputs, self._declared(attempt, brought.inputs))
         return {}
 
-    def _declared(self, attempt: Attempt) -> dict[str, Declared]:
-        """The inputs of the attempt's task by name, those that do not exist left out."""
+    def _declared(self, attempt: Attempt, asked: Sequence[LocateInput]) -> dict[str, Declared]:
+        """The inputs of the attempt's task that are asked for, by name; those that do not exist are left out."""
         keys = keys_of_run(attempt.run, self.settings.partitions)
         _, task = self._current(attempt, keys)
-        parents = {each.from_task for each in task.inputs if not isinstance(each, ExternalInput)}
+        names = {each.name for each in asked}
+        inputs = [each for each in task.inputs if each.as_ in names]
+        parents = {each.from_task for each in inputs if not isinstance(each, ExternalInput)}
         made = self._outputs_of(keys, attempt.run, parents)
         declared: dict[str, Declared] = {}
-        for each in task.inputs:
+        for each in inputs:
             if isinstance(each, ExternalInput):
                 declared[each.as_] = Declared(self.store.source(each.bucket, each.key))
             elif (output := made.get((each.from_task, each.name))) is not None:

@@ -34,6 +34,7 @@ from services.collector.kube_objects import (
 from services.collector.kube_status import (
     PULL_SECONDS,
     Trouble,
+    is_only_scheduled,
     job_failure,
     job_trouble,
     pod_trouble,
@@ -72,6 +73,8 @@ class _Seen(msgspec.Struct):
     """When to look at it again though nothing changed."""
     since: dict[str, float] = {}
     """When each trouble was first seen."""
+    scheduled_at: int | None = None
+    """When it was first seen with a node, in epoch milliseconds; None if it may have had that for long, unseen."""
 
 
 class _Gone(Exception):
@@ -236,10 +239,14 @@ class KubernetesPods:
             self.job_of[name] = job
             self._forget_waiting(job)
             seen = self.pods.setdefault(job, {}).get(name)
+            had_node = seen is not None and seen.pod.spec.nodeName != ""
             if seen is None:
-                self.pods[job][name] = _Seen(pod, PodStatus(job=job, uid=pod.metadata.uid, node=""))
+                seen = self.pods[job][name] = _Seen(pod, PodStatus(job=job, uid=pod.metadata.uid, node=""))
             else:
                 seen.pod, seen.due = pod, 0.0
+            # What the first list shows after a start or an outage is no news, and may be long past.
+            if not had_node and is_only_scheduled(pod) and self.pod_watch.live_for(SETTLING_SECONDS):
+                seen.scheduled_at = time.time_ns() // 1_000_000
 
     def _take_node(self, name: str, node: Node | None, now: float) -> None:
         if node is not None and node.ready:
@@ -295,6 +302,7 @@ class KubernetesPods:
             job_failed=job_failure(self.job_watch.mirror.get(pod.job)),
             expired=expired,
         )
+        seen.status.scheduledAt = seen.scheduled_at
         return seen.status
 
     def _forget_waiting(self, job: str) -> None:

@@ -206,6 +206,11 @@ def _words(found: Condition) -> str:
     return ": ".join(each for each in (found.reason, found.message) if each)
 
 
+def is_only_scheduled(pod: Pod) -> bool:
+    """Whether it has a node, on which nothing of it has begun."""
+    return pod.spec.nodeName != "" and not any(each.began for each in pod.status.containerStatuses)
+
+
 def status_of(
     pod: Pod, *, node_lost: bool = False, job_failed: str | None = None, expired: Trouble | None = None
 ) -> PodStatus:

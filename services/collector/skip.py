@@ -25,7 +25,7 @@ from helios.podwire import SourceKnown
 from helios.records import AttemptRecord, OutputRecord
 from helios.settings import Settings
 from helios.streams import Entry
-from helios.transitions import claim_memo, commit_one, forget_memo, note_wait, skip, unskip
+from helios.transitions import claim_memo, commit_one, forget_memo, note_wait, renew_memo, skip, unskip
 from helios.wire import PERMANENT, error_code
 from helios.worker import Failure, Later, Waits
 from services.collector.memo import digests_from_tasks, image_counts_as, kept_seconds, read_memo
@@ -125,6 +125,7 @@ class Skipper:
         if not why:
             why = self._missing(known.key, success)
             if not why:
+                self._renew(known.key, success)
                 self._skip(asked, known, success)
                 return
             success = read_memo(self.client, known.key)
@@ -169,6 +170,20 @@ class Skipper:
         except msgspec.DecodeError:
             return None
         return known.sha256 if (known.version, known.bytes) == (head.version, head.bytes) else None
+
+    def _renew(self, key: str, success: Memo) -> None:
+        """Remembered until the skipped task's record names its outputs, it keeps them from being deleted meanwhile.
+        Raises Waits if it is not the one that is remembered any more.
+        """
+        call = renew_memo(
+            memo(key),
+            run=success.run,
+            task=success.task,
+            attempt=success.attempt,
+            kept_seconds=kept_seconds(self.settings),
+        )
+        if not commit_one(self.client, call):
+            raise Waits("what is remembered has just changed")
 
     def _missing(self, key: str, success: Memo) -> str:
         """Why the success cannot stand for anybody; empty if its outputs are all there. One whose outputs are gone is

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import agent.neighbours
+import agent.store
 from agent.blobs import BlobServer
 from agent.store import Store
 from agent.web import SILENCE_SECONDS
@@ -289,3 +290,32 @@ def test_a_hit_tells_what_it_saved(store: ObjectStore, endpoint: PodEndpoint, no
     rate = Store(str(nodes.root / "n1/cache"), "c").bytes_per_second()
     assert rate is not None
     assert 2_000_000 / 60 < rate < 10_000_000
+
+
+def test_others_on_a_node_bear_that_it_waits_for_another_node(
+    store: ObjectStore, endpoint: PodEndpoint, nodes: Neighbourhood, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long a large blob takes, none of them goes around the cache meanwhile."""
+    monkeypatch.setattr(agent.store, "LOCK_PATIENCE_SECONDS", 1.5)
+    store.put("bucket/x", b"x" * 100_000)
+    endpoint.add_input("x", "bucket/x")
+    half_way = threading.Event()
+    store.faults["bucket/x"].append(("hold", half_way))
+    found: dict[str, tuple[Any, ...]] = {}
+
+    def fetch(name: str, job: str) -> None:
+        found[job] = account(nodes.node(name, job).fetch())
+
+    threads = [threading.Thread(target=fetch, args=(f"n{job[0]}", job)) for job in ("1-a", "2-a", "2-b")]
+    threads[0].start()
+    wait_until(lambda: store.count("GET", "bucket/x") == 1, "the first node brings it")
+    for thread in threads[1:]:
+        thread.start()
+    wait_until(lambda: endpoint.asked.count("/v1/locate") >= 10, "the other node waits for longer than a lock is")
+    half_way.set()
+    for thread in threads:
+        thread.join(30)
+    assert found["1-a"][:2] == ("store", "never-here")
+    assert sorted((found["2-a"][:2], found["2-b"][:2])) == [("cache", "coalesced"), ("peer", "never-here")]
+    assert store.count("GET", "bucket/x") == 1
+    assert list((nodes.root / "n2/cache/tmp").iterdir()) == []

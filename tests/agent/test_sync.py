@@ -35,6 +35,7 @@ from helios.podwire import SourceKnown, Stored
 from helios.records import AttemptRecord, OutputRecord
 from helios.settings import Settings
 from services.collector.endpoint import PodEndpoint
+from services.collector.nodes import adding
 from services.collector.store import Store
 from tests.agent.conftest import AGENT
 from tests.redis_servers import free_port
@@ -247,6 +248,34 @@ def test_a_collector_that_is_away_holds_up_no_round_and_hears_everything_later(s
     site.start()
     teller.until_held({A: 5, B: 7, C: 7})
     assert [b"does not take" in line for line in teller.lines] == [True, False]
+
+
+def test_what_others_told_of_a_cache_meanwhile_outlasts_a_collector_that_was_away(site: Site) -> None:
+    """All of a cache that could not be told is looked at anew before it is: a snapshot of then would undo what the
+    collector was told since by publish.
+    """
+    keeper = Keeper(a=5)
+    site.stop()
+    teller = Teller(site, keeper)
+    teller.round()
+    wait_until("the log says so", lambda: teller.lines)
+    keeper.put(B, 7)
+    commands = adding("n1", {B: 7})
+    pipeline = site.client.pipeline()
+    for command in commands:
+        pipeline.execute_command(*command)
+    pipeline.execute()
+    site.start()
+    wiped: list[bool] = []
+
+    def told() -> bool:
+        teller.round()
+        held = site.held()
+        wiped.append(B not in held)
+        return held == {A: "5", B: "7"}
+
+    wait_until("all is told", told)
+    assert not any(wiped)
 
 
 def test_a_keeper_with_another_key_is_not_heard_and_its_log_says_why(site: Site) -> None:

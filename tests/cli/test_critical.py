@@ -38,7 +38,7 @@ def played(client: redis.Redis) -> Stage:
     stage.pass_through("aside")
     stage.finalise()
     times = {
-        "a": {"launchedAt": 100, "pendingAt": 200, "endedAt": 10_000},
+        "a": {"launchedAt": 100, "pendingAt": 200, "scheduledAt": 450, "endedAt": 10_000},
         "b": {"queuedAt": 10_005, "launchedAt": 10_105, "endedAt": 19_500},
         "aside": {"queuedAt": 10_005, "launchedAt": 10_105, "endedAt": 12_000},
     }
@@ -57,10 +57,10 @@ def test_the_table_tells_where_the_time_went_and_what_the_cache_could_save(
     lines = [" ".join(line.split()) for line in done.out.splitlines()]
     assert lines[0] == f"trial {RUN} SUCCEEDED in 20.0 s"
     assert lines[2:6] == [
-        "TASK QUEUE CREATE START FETCH RUN PUBLISH SETTLE TIME SHARE",
-        "a 100 ms 100 ms 800 ms 6.0 s 2.0 s 1.0 s 5 ms 10.0 s 50 %",
-        "b 100 ms ? 1.4 s 10 ms 8.0 s 0 ms 500 ms 10.0 s 50 %",
-        "all 200 ms 100 ms 2.2 s 6.0 s 10.0 s 1.0 s 505 ms 20.0 s",
+        "TASK QUEUE CREATE SCHEDULE PULL FETCH RUN PUBLISH SETTLE TIME SHARE",
+        "a 100 ms 100 ms 250 ms 550 ms 6.0 s 2.0 s 1.0 s 5 ms 10.0 s 50 %",
+        "b 100 ms ? ? 1.4 s 10 ms 8.0 s 0 ms 500 ms 10.0 s 50 %",
+        "all 200 ms 100 ms 250 ms 1.9 s 6.0 s 10.0 s 1.0 s 505 ms 20.0 s",
     ]
     assert lines[6] == "the clock of n2 was 59.5 s ahead of Redis's at b"
     assert lines[8:] == [
@@ -84,7 +84,8 @@ def test_json_says_the_same_in_numbers(command: Helios, valkey: redis.Redis) -> 
             "earlier": None,
             "queue": 100,
             "create": None,
-            "start": 1_385,
+            "schedule": None,
+            "pull": 1_385,
             "fetch": 10,
             "run": 8_000,
             "publish": 0,

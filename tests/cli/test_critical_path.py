@@ -45,12 +45,13 @@ ONE = {"queued": 0, "launched": 100, "ended": 10_000, "startedAt": 5_000, "finis
 
 
 def test_each_phase_of_a_task_is_told_apart() -> None:
-    only = task("a", **ONE, moments=Moments(pending=300, fetching=1_900))
+    only = task("a", **ONE, moments=Moments(pending=300, scheduled=800, fetching=1_900))
     path = whole([only], ended=10_050)
     assert known(path.path[0]) == {
         "queue": 100,
         "create": 200,
-        "start": 1_700,
+        "schedule": 500,
+        "pull": 1_200,
         "fetch": 3_000,
         "run": 4_000,
         "publish": 1_000,
@@ -67,7 +68,8 @@ def test_what_is_not_known_is_none_and_its_time_is_beside_it() -> None:
         "earlier": None,
         "queue": 100,
         "create": None,
-        "start": 4_900,
+        "schedule": None,
+        "pull": 4_900,
         "fetch": None,
         "run": 5_000,
         "publish": None,
@@ -76,12 +78,13 @@ def test_what_is_not_known_is_none_and_its_time_is_beside_it() -> None:
 
 
 def test_the_collectors_sight_serves_where_the_nodes_own_times_are_missing() -> None:
-    seen = task("a", queued=0, launched=100, ended=9_000, status="FAILED", moments=Moments(200, 700, 3_000, 8_000))
+    seen = task("a", queued=0, launched=100, ended=9_000, status="FAILED", moments=Moments(200, 300, 700, 3_000, 8_000))
     (step,) = whole([seen], ended=9_000).path
     assert known(step) == {
         "queue": 100,
         "create": 100,
-        "start": 500,
+        "schedule": 100,
+        "pull": 400,
         "fetch": 2_300,
         "run": 5_000,
         "publish": 1_000,
@@ -93,10 +96,48 @@ def test_a_fetch_that_failed_has_no_run_and_no_publish() -> None:
     failed = task("a", queued=0, launched=0, ended=5_000, status="FAILED", fetchElapsedMs=4_000)
     assert known(whole([failed], ended=5_000).path[0]) == {
         "queue": 0,
-        "start": 1_000,
+        "pull": 1_000,
         "fetch": 4_000,
         "settle": 0,
     }
+
+
+def test_the_image_that_is_pulled_after_fetch_is_in_pull() -> None:
+    """fetch was over 3 s before the command began, by one clock of whole seconds: 2 s at least were no fetch."""
+    late = {**ONE, "fetchElapsedMs": None, "fetchedAt": 2_000}
+    (step,) = whole([task("a", **late, moments=Moments(fetching=900))], ended=10_000).path
+    assert (step.phases["pull"], step.phases["fetch"]) == (800 + 2_000, 2_100)
+
+
+@pytest.mark.parametrize(
+    ("node", "moments", "phases"),
+    [
+        ("", Moments(pending=300), {"create": 200, "schedule": 4_700}),
+        ("", Moments(), {"create": 4_900}),
+        ("n1", Moments(pending=300), {"create": 200, "pull": 4_700}),
+        ("n1", Moments(scheduled=1_000), {"schedule": 900, "pull": 4_000}),
+        ("n1", Moments(pending=300, scheduled=290), {"create": 200, "schedule": 0, "pull": 4_700}),
+    ],
+)
+def test_a_pod_that_was_never_at_work_waited_for_what_it_had_not_got(
+    node: str, moments: Moments, phases: Mapping[str, int]
+) -> None:
+    failed = task("a", queued=0, launched=100, ended=5_000, status="FAILED", node=node, moments=moments)
+    assert known(whole([failed], ended=5_000).path[0]) == {"queue": 100, **phases, "settle": 0}
+
+
+@pytest.mark.parametrize(
+    ("moments", "phases"),
+    [
+        (Moments(), {"queue": 100, "create": 1_900}),
+        (Moments(pending=150), {"queue": 100 + 1_850, "create": 50}),
+    ],
+)
+def test_in_local_mode_there_is_no_scheduling_and_no_pull(moments: Moments, phases: Mapping[str, int]) -> None:
+    """A pod that is seen to wait waits for a slot."""
+    made = task("a", **ONE, moments=moments)
+    (step,) = whole([Timed(made.view, (), moments, local=True)], ended=10_000).path
+    assert known(step) == {**phases, "fetch": 3_000, "run": 4_000, "publish": 1_000, "settle": 0}
 
 
 @pytest.mark.parametrize(
@@ -207,12 +248,13 @@ def test_a_run_that_goes_on_has_a_path_so_far() -> None:
     tasks = [
         task("a", queued=None, launched=5, ended=1_000),
         task("late", ("a",), queued=3_000, launched=3_100, status="RUNNING"),
-        task("b", ("a",), queued=1_010, launched=1_100, status="RUNNING", moments=Moments(1_200, 1_500, 2_000)),
+        task("b", ("a",), queued=1_010, launched=1_100, status="RUNNING", moments=Moments(1_200, 1_300, 1_500, 2_000)),
         task("c", ("b",), status="WAITING"),
     ]
     path = whole(tasks, ended=None, now=9_000)
     assert [step.task for step in path.path] == ["a", "b"]
-    assert known(path.path[1]) == {"queue": 90, "create": 100, "start": 300, "fetch": 500, "run": 7_000}
+    phases = {"queue": 90, "create": 100, "schedule": 100, "pull": 200, "fetch": 500, "run": 7_000}
+    assert known(path.path[1]) == phases
     assert (path.ms, path.allCached) == (9_000, None)
 
 
@@ -253,16 +295,19 @@ def any_run(draw: st.DrawFn) -> tuple[list[Timed], int]:
         launched = queued + draw(NUMBERS)
         end = launched + draw(NUMBERS)
         times: Mapping[str, Any] = {
-            name: draw(st.none() | st.integers(-20_000, 60_000)) for name in ("startedAt", "finishedAt", "publishedAt")
+            name: draw(st.none() | st.integers(-20_000, 60_000))
+            for name in ("fetchedAt", "startedAt", "finishedAt", "publishedAt")
         }
-        seen = Moments(*(draw(st.none() | st.integers(launched, end)) for _ in range(4)))
+        seen = Moments(*(draw(st.none() | st.integers(launched, end)) for _ in Moments._fields))
         inputs = draw(st.lists(st.sampled_from([HIT, MISS, COALESCED]), max_size=2))
         name = f"t{number}"
         ends[name] = end
         made = {"queued": queued if above else None, "launched": launched, "ended": end, "moments": seen}
         elapsed = draw(st.none() | NUMBERS)
         more = {"attempt": draw(st.integers(1, 2)), "inputs": inputs, "fetchElapsedMs": elapsed, **times}
-        tasks.append(task(name, above, **made, **more))
+        ended = {"status": draw(st.sampled_from(["SUCCEEDED", "FAILED"])), "node": draw(st.sampled_from(["", "n1"]))}
+        each = task(name, above, **made, **more, **ended)
+        tasks.append(Timed(each.view, above, seen, local=draw(st.booleans())))
     return tasks, max(ends.values()) + draw(NUMBERS)
 
 

@@ -251,7 +251,8 @@ def test_the_critical_path_of_a_run_is_all_of_its_time(up: Helios) -> None:
     assert (found["path"][0]["task"], found["path"][-1]["task"]) == ("split", "report")
     for step in found["path"]:
         assert sum(ms for ms in step["phases"].values() if ms is not None) == step["ms"]
-        assert all(step["phases"][name] is not None for name in ("queue", "start", "fetch", "run", "settle"))
+        assert all(step["phases"][name] is not None for name in ("queue", "create", "fetch", "run", "settle"))
+        assert step["phases"]["schedule"] is step["phases"]["pull"] is None
     assert found["allCached"]["unknown"] == 0
 
 

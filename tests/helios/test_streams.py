@@ -11,7 +11,14 @@ STREAM = "work"
 GROUP = "group"
 
 
-def inbox(client: redis.Redis, consumer: str = "one", *, batch: int = 256, lease_seconds: float = 600) -> Inbox:
+def inbox(
+    client: redis.Redis,
+    consumer: str = "one",
+    *,
+    batch: int = 256,
+    lease_seconds: float = 600,
+    put_off_at_most: int | None = None,
+) -> Inbox:
     return Inbox(
         client,
         group=GROUP,
@@ -19,6 +26,7 @@ def inbox(client: redis.Redis, consumer: str = "one", *, batch: int = 256, lease
         streams=[STREAM],
         batch_entries=batch,
         lease_seconds=lease_seconds,
+        put_off_at_most=put_off_at_most,
     )
 
 
@@ -216,6 +224,22 @@ def test_an_entry_put_off_comes_again_and_others_pass_it(client: redis.Redis) ->
     assert box.read(1)[0].fields["n"] == "1"
     assert wait_until("it is due", lambda: box.read(1_000)) == [first]
     assert (first.tries, first.deliveries) == (1, 1)
+
+
+def test_many_that_are_put_off_come_together_and_hold_up_nothing_new(client: redis.Redis) -> None:
+    """Such as memoized tasks that wait for hours for one that does the same work."""
+    add(client, 6)
+    box = inbox(client, batch=3, put_off_at_most=100)
+    for entry in (*box.read(1), *box.read(1)):
+        box.later.append((0.0, entry))
+    client.xadd(STREAM, {"n": "new"})
+    seen: list[list[str]] = []
+    for _ in range(3):
+        entries = box.read(1)
+        seen.append([entry.fields["n"] for entry in entries])
+        box.later += [(0.0, entry) for entry in entries if entry.fields["n"] != "new"]
+    assert ["new"] in seen
+    assert [len(each) for each in seen if each != ["new"]] == [3, 3]
 
 
 def test_an_entry_put_off_stays_with_its_consumer_and_counts_once(client: redis.Redis) -> None:

@@ -323,6 +323,34 @@ def test_a_phase_is_told_once(stage: Stage) -> None:
     assert stage.events().count(event) == 1
 
 
+def test_a_phase_says_when_its_pod_got_a_node_until_the_next_launch(stage: Stage) -> None:
+    """It is the task's hash's own write that tells it, by the Redis server's clock."""
+    stage.open({"a": []}, retries={"a": 1})
+    stage.launch("a")
+    noted = {
+        phase: note_phase(
+            stage.keys,
+            run=RUN,
+            task="a",
+            attempt=1,
+            phase=phase,
+            node="n",
+            event=TaskPhase(RUN, "a", 1, phase, "n"),
+            scheduled_ms_ago=ago,
+        )
+        for phase, ago in (("Pending", None), ("Fetching", 2_500), ("Running", None))
+    }
+    commit_one(stage.client, noted["Pending"])
+    assert "scheduledAt" not in stage.task("a")
+    assert commit(stage.client, [noted["Fetching"], noted["Running"]]) == [1, 1]
+    task = stage.task("a")
+    assert int(task["fetchingAt"]) - int(task["scheduledAt"]) == 2_500
+    stage.end("a", status="FAILED")
+    stage.settle("a")
+    stage.launch("a", 2)
+    assert "scheduledAt" not in stage.task("a")
+
+
 def test_a_fan_out_of_ten_thousand_is_released_by_one_settle(stage: Stage) -> None:
     """The largest DAG allowed: every child is queued once, and the event names them all."""
     children = [f"t{number}" for number in range(9_998)]

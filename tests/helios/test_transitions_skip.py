@@ -19,6 +19,7 @@ from helios.transitions import (
     note_wait,
     quarantine_memo,
     release_memo,
+    renew_memo,
     skip,
     unskip,
     warn_run,
@@ -194,6 +195,18 @@ def test_a_success_that_is_news_is_looked_at_before_it_is_run_again(client: redi
     assert claim(client, "two", known_at="5") == "two"
     assert keep(client, "another's", "2-0") == 1
     assert client.hget(KEY, "claim") == "two"
+
+
+def test_only_the_success_that_was_looked_at_is_remembered_for_longer(client: redis.Redis) -> None:
+    keep(client, "one")
+    client.expire(KEY, 5)
+    assert commit_one(client, renew_memo(KEY, run="9-9", task="a", attempt=1, kept_seconds=600)) == 0
+    assert client.ttl(KEY) <= 5
+    assert commit_one(client, renew_memo(KEY, run="1-0", task="a", attempt=1, kept_seconds=600)) == 1
+    assert client.ttl(KEY) > 500
+    client.delete(KEY)
+    assert commit_one(client, renew_memo(KEY, run="1-0", task="a", attempt=1, kept_seconds=600)) == 0
+    assert client.exists(KEY) == 0
 
 
 def test_only_the_success_that_was_looked_at_is_forgotten_and_a_quarantine_never(client: redis.Redis) -> None:

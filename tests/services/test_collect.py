@@ -1,5 +1,6 @@
 """The collector's loop over pods that are only said to exist: held, watched, wrapped up, taken over."""
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -132,6 +133,22 @@ def test_phases_are_told_once_each(setting: Setting) -> None:
         setting.collector.turn()
     told = [event.phase for event in setting.stage.events() if isinstance(event, TaskPhase)]
     assert told == ["Fetching", "Running"]
+
+
+def test_the_phase_after_it_tells_when_the_pod_got_a_node(setting: Setting) -> None:
+    setting.launch("a")
+    waiting = PodStatus(job="job-a-1", uid="u", node="", phase="Pending")
+    setting.pods.found["job-a-1"] = waiting
+    setting.take()
+    # A second ago by this machine's clock, which is Redis's here.
+    scheduled = time.time_ns() // 1_000_000 - 1_000
+    setting.pods.found["job-a-1"] = PodStatus(job="job-a-1", uid="u", node="n", scheduledAt=scheduled)
+    setting.collector.turn()
+    assert "scheduledAt" not in setting.stage.task("a"), "its phase is the same, so nothing is written"
+    setting.pods.found["job-a-1"] = PodStatus(job="job-a-1", uid="u", node="n", phase="Fetching", scheduledAt=scheduled)
+    setting.collector.turn()
+    late = time.time_ns() // 1_000_000 - scheduled - 1_000
+    assert -1 <= int(setting.stage.task("a")["scheduledAt"]) - scheduled <= late + 1
 
 
 def test_a_pod_that_vanished_is_a_disruption_and_not_the_users_fault(setting: Setting) -> None:

@@ -101,6 +101,16 @@ def test_a_node_that_has_the_blob_is_named_with_a_url_that_its_keeper_takes(clus
     assert granted(KEY, "GET", {**dict(parse_qsl(place.query)), "digest": MADE}, time.time() + 590)
 
 
+def test_only_the_tasks_that_made_what_is_asked_for_are_read(cluster: Cluster) -> None:
+    """A task with a thousand inputs asks a thousand times."""
+    cluster.client.set("spoiled", "x")
+    cluster.client.rename("spoiled", cluster.stage.keys.task(RUN, "up"))
+    assert cluster.locate(OUTSIDE) == [{"name": "in.csv", "sha256": None, "peers": [], "wait": False}]
+    cluster.brought({**OUTSIDE, "sha256": CSV})
+    asked = {"node": "n1", "inputs": [INSIDE]}
+    assert as_pod(cluster.endpoint, "/v1/locate", "a", asked)[0].startswith("503")
+
+
 def test_peers_are_a_few_and_not_always_the_same(cluster: Cluster) -> None:
     for number in range(2, 12):
         tell(cluster.endpoint, f"n{number}", {MADE: 7})

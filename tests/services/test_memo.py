@@ -27,7 +27,7 @@ from services.collector.collect import Collector
 from services.collector.endpoint import PodEndpoint
 from services.collector.metrics import disagreements, fold
 from services.collector.skip import Skipper
-from services.collector.store import Store
+from services.collector.store import ObjectHead, Store
 from services.jobrunner.jobs import job_name
 from services.jobrunner.launch import JobRunner
 from services.submitter.accept import open_calls
@@ -391,6 +391,31 @@ def test_a_compressed_output_is_there_when_its_object_has_the_compressed_size(to
     second = town.skipped(dag(), by=first)
     (view,) = read_tasks(town.client, KEYS, second, ["a"])
     assert view.outputs[0].stored == Stored(codec="zstd", bytes=6)
+
+
+def test_a_success_that_is_used_is_remembered_anew(town: Town) -> None:
+    """Its outputs are the skipped task's from then on: nobody may delete them before that task's record names them."""
+    first = town.ran(dag())
+    key = memo(town.check(first).key or "")
+    town.client.expire(key, 60)
+    town.skipped(dag(), by=first)
+    assert town.client.ttl(key) > 80 * 86_400
+
+
+def test_a_success_that_is_forgotten_while_its_outputs_are_looked_for_is_not_used(town: Town) -> None:
+    """They may be on their way out of the store by then."""
+    first = town.ran(dag())
+    key = memo(town.check(first).key or "")
+
+    class Slow(Store):
+        def head(self, bucket: str, key_of_object: str) -> ObjectHead | None:
+            town.client.delete(key)
+            return super().head(bucket, key_of_object)
+
+    town.skipper.store = Slow(town.settings)
+    second = town.submit(dag())
+    town.look_again()
+    assert town.is_running(second)
 
 
 @pytest.mark.parametrize("how", ["removed", "another size"])

@@ -153,6 +153,41 @@ def test_a_pod_is_followed_from_its_job_to_its_end(cluster: Cluster) -> None:
     assert cluster.pods.message(job, "publish") is None
 
 
+NOT_STARTED = [{"waiting": {"reason": "PodInitializing"}}] * 3
+
+
+def test_it_is_noted_when_a_pod_is_first_seen_with_a_node(cluster: Cluster) -> None:
+    """Whatever the pod does later, and until its end."""
+    cluster.start()
+    job = cluster.job("a")
+    cluster.pod("a", "Pending", spec={})
+    assert wait_until("Pending", lambda: cluster.status(job)).scheduledAt is None
+    before = time.time_ns() // 1_000_000
+    cluster.pod("a", "Pending", *NOT_STARTED)
+    scheduled = wait_until("a node", lambda: (found := cluster.status(job)) and found.scheduledAt)
+    assert before <= scheduled <= time.time_ns() // 1_000_000
+    cluster.pod("a", "Pending", RUNS, {}, {})
+    found = wait_until("Fetching", lambda: (found := cluster.status(job)) and found.phase == "Fetching" and found)
+    assert found.scheduledAt == scheduled
+    cluster.over("a")
+    found = wait_until("the end", lambda: (found := cluster.status(job)) and found.final and found)
+    assert found.scheduledAt == scheduled
+
+
+def test_a_node_that_a_pod_may_have_had_for_long_is_no_news(cluster: Cluster) -> None:
+    """One that the first list shows with a node, or that is at work when it is first seen."""
+    listed, late = cluster.job("listed"), cluster.job("late")
+    cluster.pod("listed", "Pending", *NOT_STARTED)
+    cluster.pods.start()
+    wait_until("it is listed", lambda: cluster.status(listed))
+    cluster.later(SETTLING_SECONDS)
+    cluster.pod("late", "Pending", RUNS, {}, {})
+    cluster.pod("listed", "Pending", RUNS, {}, {})
+    for job in (listed, late):
+        found = wait_until("Fetching", lambda job=job: (it := cluster.status(job)) and it.phase == "Fetching" and it)
+        assert (found.node, found.scheduledAt) == ("node1", None)
+
+
 def test_a_job_that_nobody_has_shown_yet_is_not_taken_for_gone(cluster: Cluster) -> None:
     """Its launch may be known before the watch brings it, so the API server is asked for it by name."""
     cluster.start()
