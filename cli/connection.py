@@ -78,12 +78,12 @@ def _settings_of(stack: Stack) -> Settings:
 def stack_ready(need: AbstractSet[str] = ALL, *, replicas: int = 1) -> Generator[Stack]:
     """The embedded stack, started if it does not run; `replicas` of each service where it is started here."""
     home = home_from()
-    if running_stack(home) is None:
-        check_node_settings(os.environ, home.path)
     with contextlib.ExitStack() as held:
         with usable(home):
-            if need == ALL and running_stack(home) is None:
-                narrate(f"starting Helios in {home.path} …")
+            if running_stack(home) is None:
+                check_node_settings(os.environ, home.path)
+                if need == ALL:
+                    narrate(f"starting Helios in {home.path} …")
             ready = held.enter_context(embedded_stack(home, need=need, replicas=replicas, narrate=narrate))
         yield ready
 
