@@ -6,8 +6,9 @@ Rule: whatever goes wrong with a connection ends as a CommandFailed that says wh
 import contextlib
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from collections.abc import Set as AbstractSet
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
@@ -79,10 +80,27 @@ def stack_ready(need: AbstractSet[str] = ALL, *, replicas: int = 1) -> Generator
     home = home_from()
     with contextlib.ExitStack() as held:
         with usable(home):
-            if need == ALL and running_stack(home) is None:
-                narrate(f"starting Helios in {home.path} …")
+            if running_stack(home) is None:
+                check_node_settings(os.environ, home.path)
+                if need == ALL:
+                    narrate(f"starting Helios in {home.path} …")
             ready = held.enter_context(embedded_stack(home, need=need, replicas=replicas, narrate=narrate))
         yield ready
+
+
+def check_node_settings(environ: Mapping[str, str], home: Path) -> None:
+    """Raises CommandFailed for a setting with which the embedded node would end as soon as it is started: its runs
+    would wait for ever.
+    """
+    from agent.settings import SettingsError, keep_settings
+    from cli.embedded.disk import reserve_from
+
+    try:
+        keep_settings({**environ, "HELIOS_CACHE_DIR": "/", "HELIOS_NODE": "local", "HELIOS_VIEW_HOURS": "never"})
+        if environ.get("HELIOS_DISK_RESERVE_MB"):
+            reserve_from(environ, home)
+    except (SettingsError, SettingInvalid) as error:
+        raise CommandFailed(str(error), hint="correct or unset that variable") from None
 
 
 @contextlib.contextmanager

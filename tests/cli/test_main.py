@@ -190,3 +190,22 @@ def test_a_server_that_is_no_redis_is_named_as_such(tmp_path: Path) -> None:
         done = helios("runs")
     assert done.code == 3
     assert "does not speak Redis" in done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("HELIOS_CACHE_LIMIT_BYTES", "50GB", "a whole number of bytes"),
+        ("HELIOS_CACHE_LOW", "0.99", "must not be above HELIOS_CACHE_HIGH"),
+        ("HELIOS_DISK_RESERVE_MB", "some", "a whole number of megabytes"),
+    ],
+)
+def test_a_setting_with_which_no_node_would_start_is_refused_before_anything_starts(
+    tmp_path: Path, name: str, value: str, said: str
+) -> None:
+    """Runs would wait for ever for the node."""
+    done = Helios(tmp_path, {"HELIOS_HOME": str(tmp_path / "home"), name: value})("runs")
+    assert done.code == 2
+    assert name in done.err
+    assert said in done.err
+    assert not (tmp_path / "home").exists()
