@@ -4,7 +4,7 @@ import threading
 from collections.abc import Sequence
 
 from agent.blobs import BlobServer
-from agent.collector import Collector
+from agent.collector import Collector, CollectorAway
 from agent.frozen import TYPE_CHECKING
 from agent.logs import Log, one_line
 from agent.seed import Seeding
@@ -16,6 +16,7 @@ from agent.web import Web
 if TYPE_CHECKING:
     from agent.keep import Keeper
 
+VIEWS_AT_ONCE = 1_000
 _VIEW = "seed"
 """A Store belongs to a job; this one never makes its view."""
 
@@ -31,8 +32,12 @@ class Follower:
         self._store = Store(settings.cache_dir, _VIEW)
         self._seeding = Seeding(settings, collector, self._store, web, log)
         self._sync = Sync(collector, log, told=self._seed)
+        self._collector = collector
         self._server: BlobServer | None = None
         self._started = False
+        self._asking = threading.Lock()
+        """Held while it is asked whose pods are over."""
+        self._over: dict[str, tuple[int, int]] = {}
 
     def round(self, keeper: "Keeper") -> None:
         """The first one finds the cache ready: only then is it told of, and given from."""
@@ -41,6 +46,9 @@ class Follower:
             state = keeper.state()
             self._seeding.begin(state)
             self._sync.round(keeper.deltas, {**state, **self._seeding.look()}, self._url())
+            keeper.note_over(self._over)
+            if keeper.unheld and self._asking.acquire(blocking=False):
+                threading.Thread(target=self._ask_over, args=(keeper.unheld,), name="views", daemon=True).start()
         except OSError as error:
             self._log.line(f"This node's state is not told: {one_line(str(error))}")
 
@@ -53,6 +61,17 @@ class Follower:
         if self._server is not None:
             self._server.close()
             self._server = None
+
+    def _ask_over(self, views: dict[str, tuple[int, int]]) -> None:
+        """A round does not wait for the answer: the next one has it."""
+        try:
+            found = self._collector.call("/v1/views", {"views": list(views)[:VIEWS_AT_ONCE]}).get("over")
+            over = found if isinstance(found, list) else []
+            self._over = {name: views[name] for name in over if isinstance(name, str) and name in views}
+        except CollectorAway:
+            pass  # they stay for longer
+        finally:
+            self._asking.release()
 
     def _start(self) -> None:
         if not self._started:

@@ -12,7 +12,8 @@ Every step may be cut off at any point: nothing that a later round or a fetch re
 Whose pod is gone is asked of the kernel, not of Kubernetes, so no token has to lie on every node: a task's wrapper
 (agent/exec.c) holds a shared flock on its view's folder, which ends with the process, however that ends. A view that
 was seen held and is free now is removed at once. One that was not belongs to a task that has not started yet, or that
-was over between two rounds; it stays for `view_hours` after its fetch.
+was over between two rounds; it stays until the collector says that its pod is over, which agent.follow asks, and for
+`view_hours` after its fetch where nobody says so.
 
 fetch holds the view too, but alone, so that its end is not taken for the task's: between the two an image may be pulled
 for minutes.
@@ -43,6 +44,8 @@ _VIEW = "keep"
 """A Store belongs to a job. This one's view is removed as soon as it exists; no Job has a name without a digest."""
 
 _TMP = "tmp"
+_UNHELD_SECONDS = 20.0
+"""A view that nobody holds is asked about when it is older: a task that starts takes no longer, as a rule."""
 _WISH_SECONDS = 0.5
 """How often it is looked whether a fetch wishes for room."""
 _LEFTOVER_SECONDS = 3600.0
@@ -70,11 +73,18 @@ class Keeper:
         )
         self._held: dict[str, tuple[int, int]] = {}
         """Views that a task was seen to hold, with inode and mtime: a second pod of the same Job begins anew."""
+        self.unheld: dict[str, tuple[int, int]] = {}
+        """Views of which it is not known whether their tasks are over, with inode and mtime, as of the last round."""
+        self._over: dict[str, tuple[int, int]] = {}
         self._views = 0
         self._settled = 0
         self._removed = 0
         self._faults = 0
         self._leftovers_at = 0.0
+
+    def note_over(self, views: Mapping[str, tuple[int, int]]) -> None:
+        """Some of `unheld` belong to pods that are over: the next round removes them, if they are what they were."""
+        self._over = dict(views)
 
     @property
     def deltas(self) -> Deltas:
@@ -174,6 +184,7 @@ class Keeper:
         with opened(f"{self._root}/views") as views:
             names = os.listdir(views)
             self._held = {name: seen for name, seen in self._held.items() if name in names}
+            self.unheld = {}
             removed = sum(self._drop_view(name, views, view_ns) for name in names)
         self._views = len(names) - removed
         self._removed += removed
@@ -193,7 +204,10 @@ class Keeper:
                 self._held[name] = before
                 return False
             now = _state(view)
-            if self._held.get(name) != now and time.time_ns() - now[1] < view_ns:
+            age_ns = time.time_ns() - now[1]
+            if now not in (self._held.get(name), self._over.get(name)) and age_ns < view_ns:
+                if age_ns > _UNHELD_SECONDS * 1e9:
+                    self.unheld[name] = now
                 return False
             remove_tree(name, views)
         finally:

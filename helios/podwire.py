@@ -292,6 +292,19 @@ class DemandAnswer(msgspec.Struct, frozen=True):
     needed: Sequence[str]
 
 
+class ViewsAsked(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `POST /v1/views`: views in a node's cache, by their Jobs, that no task was seen to hold."""
+
+    node: str
+    views: Annotated[Sequence[str], msgspec.Meta(max_length=10_000)]
+
+
+class ViewsAnswer(msgspec.Struct, frozen=True):
+    """Those whose pods are over, or gone with their Jobs."""
+
+    over: Sequence[str]
+
+
 class SeedWanted(msgspec.Struct, frozen=True, kw_only=True):
     """The body of `POST /v1/seed`."""
 

@@ -19,6 +19,7 @@ from helios.worker import Stop, work
 from services.collector.collect import Collector
 from services.collector.endpoint import BODY_BYTES, PodEndpoint
 from services.collector.ends import Manifest, no_manifest
+from services.collector.keepers import nobody_knows
 from services.collector.kept import KeptReports
 from services.collector.kube_api import api_from_environment
 from services.collector.kube_pods import KubernetesPods
@@ -177,7 +178,8 @@ def main() -> None:
     kept = KeptReports()
     store = Store(settings)
     manifests = Manifests(store.read)
-    endpoint = Endpoint(PodEndpoint(client, store, settings, kept), settings.pod_endpoint_bind)
+    over = pods.over if isinstance(pods, KubernetesPods) else nobody_knows
+    endpoint = Endpoint(PodEndpoint(client, store, settings, kept, over), settings.pod_endpoint_bind)
     endpoint.start()
     log.info("serving pods", bind=settings.pod_endpoint_bind)
     others: list[Callable[[], None]] = [

@@ -34,7 +34,7 @@ from helios.tokens import Attempt, TokenInvalid, check
 from helios.transitions import commit_one, keep_report, pipelined
 from services.collector.classify import classify
 from services.collector.demand import Demand
-from services.collector.keepers import Keepers
+from services.collector.keepers import Keepers, Over, nobody_knows
 from services.collector.kept import KeptReports
 from services.collector.locate import Declared, Locator
 from services.collector.nodes import Nodes, Refused, adding, ask, checked_node
@@ -64,7 +64,14 @@ class Answer(Exception):
 class PodEndpoint:
     """A WSGI application."""
 
-    def __init__(self, client: redis.Redis, store: Store, settings: Settings, kept: KeptReports | None = None) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        store: Store,
+        settings: Settings,
+        kept: KeptReports | None = None,
+        over: Over = nobody_knows,
+    ) -> None:
         self.client = client
         self.store = store
         self.settings = settings
@@ -72,7 +79,7 @@ class PodEndpoint:
         self.nodes = Nodes(client, settings.keeper_key, settings.inventory_blobs)
         self.locator = Locator(client, self.nodes)
         demand = Demand(client, settings.partitions, store.bucket, store.source)
-        self.keepers = Keepers(self.nodes, demand, Seeding(client, demand, self.locator, store))
+        self.keepers = Keepers(self.nodes, demand, Seeding(client, demand, self.locator, store), over)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         status = "200 OK"

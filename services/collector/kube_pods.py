@@ -167,6 +167,18 @@ class KubernetesPods:
             pods = [seen.pod for of_job in self.pods.values() for seen in of_job.values()]
         return Counter(pod.spec.nodeName for pod in pods if pod.spec.nodeName and pod.status.phase not in ENDED)
 
+    def over(self, jobs: Iterable[str]) -> list[str]:
+        """Those whose pods have all ended, or that are gone; none while the watches cannot tell."""
+        with self.lock:
+            if not self._take_news(self.clock()):
+                return []
+            return [
+                job
+                for job in jobs
+                if all(seen.pod.status.phase in ENDED for seen in self.pods.get(job, {}).values())
+                and (job in self.pods or self.job_watch.mirror.get(job) is None)
+            ]
+
     def release(self, job: str) -> None:
         with self.lock:
             pods = [(name, seen.pod.spec.nodeName in self.unready) for name, seen in self.pods.get(job, {}).items()]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -22,8 +22,9 @@ from backports import zstd
 from agent import seed, sync
 from agent.collector import Collector
 from agent.follow import Follower
+from agent.keep import Keeper as RealKeeper
 from agent.logs import Log
-from agent.settings import SettingsError, SyncSettings, sync_settings
+from agent.settings import SettingsError, SyncSettings, keep_settings, sync_settings
 from agent.shelves import Deltas
 from agent.store import Origin
 from agent.store import Store as Cache
@@ -53,12 +54,16 @@ class Keeper:
     def __init__(self, **blobs: int) -> None:
         self.blobs: dict[str, int] = {}
         self.deltas = Deltas(lambda: iter(list(self.blobs.items())))
+        self.unheld: dict[str, tuple[int, int]] = {}
         self.free = 900
         for name, size in blobs.items():
             self.put(name * 64, size)
 
     def state(self) -> dict[str, int]:
         return {"blobs": len(self.blobs), "bytes": sum(self.blobs.values()), "freeBytes": self.free, "limitBytes": 0}
+
+    def note_over(self, views: Mapping[str, tuple[int, int]]) -> None:
+        assert not views
 
     def put(self, digest: str, size: int) -> None:
         self.blobs[digest] = size
@@ -554,3 +559,34 @@ def test_a_keepers_address_may_be_of_either_kind(given: str, url: str) -> None:
 def test_a_setting_that_makes_no_sense_is_named(name: str, value: str) -> None:
     with pytest.raises(SettingsError, match=name):
         sync_settings({**ENV, name: value})
+
+
+def test_views_that_no_task_was_seen_to_hold_go_when_their_pods_are_over(joined: Joined) -> None:
+    """As of tasks that were over between two rounds: their blobs must not count as in use for an hour."""
+    views = Path(joined.root) / "views"
+    made = time.time() - 60
+    for name in ("job-over", "job-waits", "job-filled-again"):
+        (views / name).mkdir()
+        os.utime(views / name, (made, made))
+    asked: list[Sequence[str]] = []
+
+    def over(jobs: Sequence[str]) -> Sequence[str]:
+        asked.append(sorted(jobs))
+        os.utime(views / "job-filled-again", (made + 1, made + 1))
+        return [*(job for job in jobs if job != "job-waits"), "job-of-somebody-else"]
+
+    joined.site.application.keepers.over = over
+    env = {"HELIOS_CACHE_DIR": joined.root, "HELIOS_NODE": "n1", "HELIOS_CACHE_FREE_BYTES": "0"}
+    keeper = RealKeeper(keep_settings(env))
+    follower = joined.follower()
+
+    def left() -> set[str]:
+        keeper.round()
+        follower.round(keeper)
+        return {each.name for each in views.iterdir()}
+
+    wait_until("one is gone", lambda: "job-over" not in left() and asked[1:])
+    assert asked[0] == ["job-filled-again", "job-over", "job-waits"]
+    assert "job-waits" in left()
+    joined.site.stop()
+    assert "job-waits" in left()

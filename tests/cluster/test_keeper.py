@@ -29,9 +29,10 @@ def test_a_full_cache_lets_go_of_blobs_and_a_later_miss_says_so(
     objects = [Object(helios, tmp_path, 16 * MIB) for _ in range(3)]
     for n, each in enumerate(objects):
         helios.succeed(dag("filling", reader(helios, f"read{n}", each, **on("node1"))))
-    wait_until("one is evicted", lambda: told(helios, "node1")["evictedBlobs"] > before, 30)
+    # Blobs of tasks that were over between two looks count as in use until the collector was asked.
+    wait_until("one is evicted", lambda: told(helios, "node1")["evictedBlobs"] > before, 90)
     wait_until("the inventory lost one", lambda: sum(holds(helios, "node1", each.sha256) for each in objects) < 3)
-    assert told(helios, "node1")["bytes"] <= 40 * MIB
+    wait_until("the limit is kept", lambda: told(helios, "node1")["bytes"] <= 40 * MIB, 90)
     again = helios.succeed(dag("filling", reader(helios, "again", *objects[:2], **on("node1"))))
     causes = {name: each["cause"] for name, each in inputs(again, "again").items()}
     assert "evicted" in causes.values(), causes
@@ -51,7 +52,7 @@ def test_a_blob_that_a_waiting_task_needs_is_kept_though_it_is_the_oldest(
         before = told(helios, "node1")["evictedBlobs"]
         for n, each in enumerate(others):
             helios.succeed(dag("filling", reader(helios, f"read{n}", each, **on("node1"))))
-        wait_until("others are evicted", lambda: told(helios, "node1")["evictedBlobs"] > before, 30)
+        wait_until("others are evicted", lambda: told(helios, "node1")["evictedBlobs"] > before, 90)
         opened.set()
         found = helios.end_of(run)
     assert inputs(found, "later")[needed.name]["cause"] == "cached"

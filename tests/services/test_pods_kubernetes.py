@@ -772,3 +772,16 @@ def test_what_an_earlier_collector_noted_of_nodes_that_are_idle_by_now_does_not_
         return found
 
     wait_until("one has a pod, the other none", lambda: noted() == ["1", "0"])
+
+
+def test_whose_pods_are_over_is_known_of_ended_and_of_gone_jobs_and_only_while_the_watches_live(
+    cluster: Cluster,
+) -> None:
+    """Views of the nodes' caches go by it."""
+    jobs = [cluster.job(task) for task in ("runs", "ended", "waits")]
+    cluster.pod("runs", "Running", {"running": {}}, {"running": {}}, {"running": {}})
+    cluster.over("ended")
+    asked = [*jobs, "job-nobody-knows-1"]
+    assert cluster.pods.over(asked) == []
+    cluster.start()
+    assert wait_until("it is known", lambda: cluster.pods.over(asked)) == ["job-ended-1", "job-nobody-knows-1"]
