@@ -123,7 +123,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if "Range" in self.headers:
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
         self.end_headers()
-        if self.command == "HEAD":
+        if self.command == "HEAD" or start == end:  # sendfile refuses to send nothing
             return
         with os.fdopen(blob, "rb", closefd=False) as file:
             if self.connection.sendfile(file, start, end - start) != end - start:

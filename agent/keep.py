@@ -30,6 +30,7 @@ from collections.abc import Callable, Mapping
 from agent.evict import Evictor, Limits, Needed
 from agent.folders import opened, remove_tree
 from agent.follow import Follower
+from agent.locks import try_lock
 from agent.logs import Log
 from agent.room import attended, free_bytes
 from agent.scrub import Scrub
@@ -185,9 +186,9 @@ class Keeper:
             return False
         try:
             before = _state(view)
-            if not _lock(view, fcntl.LOCK_SH):
+            if not try_lock(view, fcntl.LOCK_SH):
                 return False  # fetch is at work
-            if not _lock(view, fcntl.LOCK_EX):
+            if not try_lock(view, fcntl.LOCK_EX):
                 # A fetch may slip in where one lock becomes the other. It leaves another mtime behind than `before`.
                 self._held[name] = before
                 return False
@@ -210,7 +211,7 @@ class Keeper:
             except FileNotFoundError:
                 continue
             try:
-                if _lock(lock, fcntl.LOCK_EX):
+                if try_lock(lock, fcntl.LOCK_EX):
                     os.unlink(f"{self._root}/{_TMP}/{name}")
             except FileNotFoundError:
                 continue
@@ -241,15 +242,6 @@ def _limits(settings: KeepSettings) -> Limits:
 def _state(view: int) -> tuple[int, int]:
     status = os.fstat(view)
     return status.st_ino, status.st_mtime_ns
-
-
-def _lock(fd: int, kind: int) -> bool:
-    """Whether nobody else's lock is in its way; then we hold it, until it is closed."""
-    try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def keep(

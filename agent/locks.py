@@ -28,12 +28,12 @@ def held(path: str, patience_seconds: float, progress: Callable[[], object]) -> 
 
 def acquire(fd: int, patience_seconds: float, progress: Callable[[], object]) -> bool:
     """Locks what is open as `fd`, until it is closed; the same answer and errors as of `held`."""
-    if _try(fd):
+    if try_lock(fd):
         return False
     seen = progress()
     deadline = time.monotonic() + patience_seconds
     pause = 0.002
-    while not _try(fd):
+    while not try_lock(fd):
         now = time.monotonic()
         if (moved := progress()) != seen:
             seen = moved
@@ -45,9 +45,10 @@ def acquire(fd: int, patience_seconds: float, progress: Callable[[], object]) ->
     return True
 
 
-def _try(fd: int) -> bool:
+def try_lock(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
+    """Whether nobody else's lock is in its way; then it is held, until it is closed."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator
 
 from agent.folders import write_whole
 from agent.frozen import Frozen
+from agent.locks import try_lock
 from agent.saved import read_saved, whole
 
 _WISH = "room"
@@ -87,7 +88,7 @@ def _is_kept(root: str) -> bool:
     except OSError:
         return False
     try:
-        return not _lock(fd, fcntl.LOCK_SH)
+        return not try_lock(fd, fcntl.LOCK_SH)
     finally:
         os.close(fd)
 
@@ -103,21 +104,13 @@ def attended(root: str) -> Generator[Callable[[], object]]:
         with contextlib.suppress(OSError):
             if not held:
                 held.append(os.open(f"{root}/{_KEPT}", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-            _lock(held[0], fcntl.LOCK_EX)
+            try_lock(held[0], fcntl.LOCK_EX)
 
     try:
         yield attend
     finally:
         for fd in held:
             os.close(fd)
-
-
-def _lock(fd: int, kind: int) -> bool:
-    try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _leave(root: str, wish: Wish) -> None:

@@ -12,20 +12,20 @@ import time
 from collections.abc import Mapping
 
 from agent.collector import Collector, CollectorAway
-from agent.documents import Json, read_object
+from agent.documents import Json
 from agent.download import DownloadFailed, Link, SinkFault, Wanted, download
 from agent.folders import write_whole
 from agent.frozen import Frozen
 from agent.logs import Log, one_line
 from agent.names import is_digest
 from agent.plan import Stored
+from agent.saved import read_saved, whole
 from agent.settings import FREE_SHARE, SyncSettings
 from agent.store import CacheFault, Origin, Store
 from agent.web import Web
 
 USED_WITHIN_SECONDS = 86_400.0
 _SAVED = "seeded.json"
-_SAVED_BYTES = 65_536
 _BLOBS_AT_MOST = 256
 """So many fit into what is saved of them."""
 
@@ -55,10 +55,10 @@ class Seeding:
         self._lock = threading.Lock()
         self._room = 0
         """Bytes it may bring; 0 unless the cache was found new."""
-        saved = _read(f"{settings.cache_dir}/{_SAVED}")
-        self._began = saved is not None
-        self._seeded = _whole(saved, "seededBytes")
-        self._wasted = _whole(saved, "wastedBytes")
+        saved = read_saved(f"{settings.cache_dir}/{_SAVED}")
+        self._began = bool(saved)
+        self._seeded = whole(saved, "seededBytes")
+        self._wasted = whole(saved, "wastedBytes")
         self._unused: dict[str, tuple[int, int, int]] = _unused_of(saved)
         """Digest to (bytes, ctime in ns when it was brought, epoch seconds then)."""
 
@@ -204,8 +204,8 @@ def _blob(each: Mapping[str, Json]) -> _Blob | None:
     return _Blob(digest, size, [each for each in urls if isinstance(each, str)], url, stored)
 
 
-def _unused_of(saved: Mapping[str, Json] | None) -> dict[str, tuple[int, int, int]]:
-    listed = saved.get("unused") if saved is not None else None
+def _unused_of(saved: Mapping[str, Json]) -> dict[str, tuple[int, int, int]]:
+    listed = saved.get("unused")
     found: dict[str, tuple[int, int, int]] = {}
     for digest, seen in listed.items() if isinstance(listed, dict) else ():
         if isinstance(seen, list) and len(seen) == 3:
@@ -213,21 +213,3 @@ def _unused_of(saved: Mapping[str, Json] | None) -> dict[str, tuple[int, int, in
             if isinstance(size, int) and isinstance(ctime_ns, int) and isinstance(at, int):
                 found[digest] = (size, ctime_ns, at)
     return found
-
-
-def _whole(saved: Mapping[str, Json] | None, name: str) -> int:
-    value = saved.get(name) if saved is not None else None
-    return value if isinstance(value, int) and value >= 0 else 0
-
-
-def _read(path: str) -> dict[str, Json] | None:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        return read_object(os.read(fd, _SAVED_BYTES))
-    except OSError:
-        return None
-    finally:
-        os.close(fd)

@@ -24,13 +24,14 @@ import stat
 import time
 from collections.abc import Generator, Mapping
 
-from agent.documents import Json, read_object
+from agent.documents import Json
 from agent.download import BUFFER, PartFile, SinkFault
 from agent.folders import below, opened, remove, remove_tree, write_whole
 from agent.frozen import TYPE_CHECKING, Frozen
 from agent.locks import LockTimeout, acquire, held
 from agent.names import check_digest, check_view, parts_of
 from agent.room import has_room
+from agent.saved import read_saved
 from agent.stamp import Seal, boot_id, durable_ns, pending_ns, read_seal
 
 LOCK_PATIENCE_SECONDS = 60.0
@@ -257,8 +258,7 @@ class Store:
 
     def bytes_per_second(self) -> float | None:
         """How fast downloads from the store were of late; None before the first."""
-        rate = _read(f"{self.root}/{_RATE}")
-        found = rate.get("bytesPerSecond") if rate is not None else None
+        found = read_saved(f"{self.root}/{_RATE}").get("bytesPerSecond")
         return float(found) if isinstance(found, int | float) and found > 0 else None
 
     def note_download(self, size: int, ms: int) -> None:
@@ -449,19 +449,7 @@ class Store:
         return self._read_ref(key) == {"v": 1, **record}
 
     def _read_ref(self, key: str) -> dict[str, Json] | None:
-        return _read(self._ref(key))
-
-
-def _read(path: str) -> dict[str, Json] | None:
-    """A small document, or None: one that a crash left empty or that cannot be read is one that was never written."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            return read_object(os.read(fd, 65536))
-        finally:
-            os.close(fd)
-    except OSError:
-        return None
+        return read_saved(self._ref(key)) or None
 
 
 def _eviction(known: Mapping[str, Json]) -> str:

@@ -198,17 +198,16 @@ class Collector:
                     cache_enabled=switch[0] == "true",
                     manifest=self.manifest,
                 )
+                task = memoized(values[2]) if wrap_up else None
             except NotYet:
                 continue  # it stays in hand, and the next turn finds its pod over again
             except (OSError, ValueError) as error:
                 failures.append(Failure(held.entry, error))
                 continue
             is_current = values[:2] == ["RUNNING", str(held.launched.attempt)]
-            task = memoized(values[2]) if wrap_up else None
             if task is not None and not is_current:
-                remember(
-                    self.client, self.settings, held.keys, held.launched, task, pod.image if pod is not None else ""
-                )
+                image = pod.image if pod is not None else ""
+                remember(self.client, self.settings, held.keys, held.launched, task, image)
             # A memoized task's end is committed first: its entry stays until what it came to is remembered.
             done = wrap_up and (task is None or not is_current)
             disagrees = contradicts(pod, values[0], values[1], held.launched.attempt)

@@ -99,7 +99,7 @@ def remember(client: redis.Redis, settings: Settings, keys: Keys, launched: Laun
     """
     try:
         _remember(client, settings, keys, launched, task, image)
-    except (ResponseError, msgspec.DecodeError) as error:
+    except (ResponseError, ValueError) as error:
         log.warning("a memoized task is not remembered", run=launched.run, task=launched.task, error=str(error))
 
 

@@ -4,12 +4,15 @@ from collections.abc import Callable, Mapping
 
 import redis
 
-from helios.keys import node_cache
-from helios.wire import Command, send
+from helios.keys import NODES, node_cache
+from helios.wire import Command
+from services.collector.nodes import ask
 
 KEPT_SECONDS = 86_400
 COUNT_SECONDS = 1.0
 """The pods are counted this often."""
+UNKNOWN = -1
+"""An earlier collector may have noted any number."""
 
 
 class NodeLoads:
@@ -18,17 +21,18 @@ class NodeLoads:
     def __init__(self, client: redis.Redis, at_work: Callable[[], Mapping[str, int]]) -> None:
         self.client = client
         self.at_work = at_work
-        self.noted: dict[str, int] = {}
+        self.noted: dict[str, int] | None = None
+        """What Redis holds by now; None until it was asked of which nodes it may hold something."""
 
     def note(self) -> None:
         """Raises redis.RedisError; what was not noted is noted the next time."""
-        found = self.at_work()
-        now = {**dict.fromkeys(self.noted, 0), **found}
-        changed = {node: count for node, count in now.items() if self.noted.get(node) != count}
+        if self.noted is None:
+            self.noted = dict.fromkeys(ask(self.client, [("ZRANGE", NODES, 0, -1)])[0], UNKNOWN)
+        noted = self.noted
+        now = {**dict.fromkeys(noted, 0), **self.at_work()}
+        changed = {node: count for node, count in now.items() if noted.get(node) != count}
         commands: list[Command] = []
         for node, count in changed.items():
             commands += [("HSET", node_cache(node), "pods", count), ("EXPIRE", node_cache(node), KEPT_SECONDS)]
-        for reply in send(self.client, commands):
-            if isinstance(reply, redis.RedisError):
-                raise reply
+        ask(self.client, commands)
         self.noted = now

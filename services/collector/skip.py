@@ -37,7 +37,8 @@ THREADS = 8
 """Tasks looked at side by side; a batch has no more, so that a slow store never keeps entries beyond their lease."""
 HEAD_THREADS = 16
 HEADS_SECONDS = 8.0
-"""For all outputs of one task; above that it is quicker to run it, and entries must not be kept beyond their lease."""
+"""For all inputs of one task, then for all outputs; above that it is quicker to run it, and entries must not be kept
+beyond their lease."""
 WAITING_AT_MOST = 100_000
 """So many tasks may wait for others that do the same work."""
 TOLD_AFTER_MS = 60_000
@@ -137,11 +138,13 @@ class Skipper:
         """The attempt's key and its parts; without a key, what is not known."""
         task, unknown = asked.task, ""
         digests = digests_from_tasks(self.client, asked.keys, asked.claim.run, task)
+        outside = [each for each in task.inputs if isinstance(each, ExternalInput)]
+        try:
+            looked = self.heads.map(self._external, outside, timeout=HEADS_SECONDS)
+            digests |= {each.as_: digest for each, digest in zip(outside, looked, strict=True) if digest is not None}
+        except TimeoutError:
+            unknown = "the object store takes too long to show the task's inputs"
         for each in task.inputs:
-            if isinstance(each, ExternalInput):
-                digest = self._external(each)
-                if digest is not None:
-                    digests[each.as_] = digest
             if each.as_ not in digests:
                 unknown = unknown or f"the digest of input {each.as_!r} is not known"
         image = image_counts_as(self.client, self.settings, task.image)

@@ -1,6 +1,7 @@
 """Nodes that take blobs from each other: one brings from the store, the others from it, and on any doubt the store."""
 
 import hashlib
+import http.client
 import os
 import socket
 import threading
@@ -8,13 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 import agent.neighbours
 import agent.store
 from agent.blobs import BlobServer
-from agent.store import Store
+from agent.store import Origin, Store
 from agent.web import SILENCE_SECONDS
 from helios.grants import blob_url, output_url
 from tests.agent.conftest import Node, ObjectStore, PodEndpoint, wait_until
@@ -290,6 +292,21 @@ def test_a_hit_tells_what_it_saved(store: ObjectStore, endpoint: PodEndpoint, no
     rate = Store(str(nodes.root / "n1/cache"), "c").bytes_per_second()
     assert rate is not None
     assert 2_000_000 / 60 < rate < 10_000_000
+
+
+def test_an_empty_blob_is_given_like_any_other(nodes: Neighbourhood) -> None:
+    """The connection stays good for the next one."""
+    digest = hashlib.sha256(b"").hexdigest()
+    cache = Store(str(nodes.root / "n1/cache"), "test")
+    with cache.own_part(0) as (part, lock):
+        cache.admit(part, lock, digest, 0, Origin("output", None))
+    url = urlsplit(blob_url(nodes.url("n1"), KEY, digest, int(time.time()) + 60))
+    connection = http.client.HTTPConnection(url.netloc, timeout=10)
+    for _ in range(2):
+        connection.request("GET", f"{url.path}?{url.query}")
+        response = connection.getresponse()
+        assert (response.status, response.read()) == (200, b"")
+    connection.close()
 
 
 def test_others_on_a_node_bear_that_it_waits_for_another_node(

@@ -246,6 +246,16 @@ def test_one_damaged_task_stops_no_other(setting: Setting, broken: str, path: st
         assert isinstance(errors[0], ResponseError)
 
 
+def test_a_damaged_task_that_is_over_stops_no_other_either(setting: Setting) -> None:
+    """As long as it ran its DAG said that it is memoized."""
+    setting.launch("a", "b")
+    setting.client.hset(setting.stage.keys.task(RUN, "a"), mapping={"status": "CANCELLED", "spec": '{"memoize"'})
+    for task in "ab":
+        setting.pods.over(f"job-{task}-1")
+    assert [type(each.error) for each in setting.take()] == [msgspec.DecodeError]
+    assert setting.stage.status("b") == "SUCCEEDED"
+
+
 def test_a_pod_that_cannot_be_released_is_committed_all_the_same(setting: Setting) -> None:
     setting.launch("a", "b")
 

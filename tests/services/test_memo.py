@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -23,6 +25,7 @@ from helios.streams import Inbox
 from helios.tokens import TOKEN_SECONDS, Attempt
 from helios.transitions import cancel_run, commit, commit_one
 from helios.worker import Failure, Later
+from services.collector import skip
 from services.collector.collect import Collector
 from services.collector.endpoint import PodEndpoint
 from services.collector.metrics import disagreements, fold
@@ -301,6 +304,26 @@ def test_an_external_input_counts_by_the_content_of_the_version_that_is_there(to
     town.skipped(document, by=second)
     town.store.client.remove_object(BUCKET, "in.csv")
     assert town.is_running(town.submit(document))
+
+
+def test_a_store_that_is_slow_to_show_inputs_makes_the_task_run(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its entry would be kept beyond the lease, and be looked at by every collector in turn."""
+    monkeypatch.setattr(skip, "HEADS_SECONDS", 0.1)
+    names = [f"{number}.csv" for number in range(40)]
+    shown = threading.Event()
+
+    class Slow(Store):
+        def head(self, bucket: str, key: str) -> ObjectHead | None:
+            shown.wait(0.2)
+            return super().head(bucket, key)
+
+    town.skipper.store = Slow(town.settings)
+    began = time.monotonic()
+    run = town.submit(dag(inputs=[{"uri": f"s3://{BUCKET}/{name}"} for name in names]))
+    assert town.is_running(run)
+    assert time.monotonic() - began < 5
+    assert town.check(run).why == "the object store takes too long to show the task's inputs"
+    shown.set()
 
 
 def test_a_run_without_memoize_runs_everything_and_is_remembered(town: Town) -> None:

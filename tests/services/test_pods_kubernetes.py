@@ -9,7 +9,7 @@ import msgspec
 import pytest
 import redis
 
-from helios.keys import COLLECTOR_GROUP, node_cache
+from helios.keys import COLLECTOR_GROUP, NODES, node_cache
 from helios.localjobs import PodStatus
 from helios.records import decode_attempt
 from helios.settings import Settings
@@ -754,3 +754,21 @@ def test_the_pods_at_work_on_each_node_are_noted_when_their_number_changes(
     client.delete(node_cache("node2"))
     cluster.over("a")
     wait_until("one is over", lambda: noted() == ["0", None])
+
+
+def test_what_an_earlier_collector_noted_of_nodes_that_are_idle_by_now_does_not_stay(
+    cluster: Cluster, client: redis.Redis
+) -> None:
+    cluster.start()
+    client.zadd(NODES, {"node1": 1, "node2": 1})
+    for node in ("node1", "node2"):
+        client.hset(node_cache(node), "pods", 9)
+    cluster.pod("a", "Running", RUNS)
+    loads = NodeLoads(client, cluster.pods.at_work)
+
+    def noted() -> list[str | None]:
+        loads.note()
+        found: list[str | None] = [client.hget(node_cache(node), "pods") for node in ("node1", "node2")]  # pyright: ignore[reportAssignmentType]
+        return found
+
+    wait_until("one has a pod, the other none", lambda: noted() == ["1", "0"])
