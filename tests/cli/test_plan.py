@@ -214,7 +214,8 @@ def test_the_whole_way_in_local_mode(up: Helios) -> None:
 
 def test_what_a_run_has_just_brought_is_in_the_next_plan(up: Helios) -> None:
     """Also before the keeper has told of it: its rounds are seconds apart."""
-    wait_until("the keeper has spoken", lambda: up("cache", "stats").out.count("local") > 1, 30)
+    assert up("run", up.dag("first", 'dagName: first\ntasks: [{name: a, image: i, command: ["true"]}]')).code == 0
+    wait_until("the keeper has spoken", lambda: "CACHE OF" in up("cache", "stats").out, 30)
     (up.folder / "new").write_bytes(b"n" * 50_000)
     assert up("put", "new", "s3://corpora/new").code == 0
     file = up.dag(
