@@ -21,7 +21,7 @@ from agent.pace import Backoff
 if TYPE_CHECKING:
     from agent.shelves import Deltas
 
-CHUNK = 5_000
+CHUNK = 1_000
 """Blobs in one report."""
 AGAIN_SECONDS = (0.5, 20.0)
 """Pauses after a report that was not taken grow to that at most: a node counts as lost after a minute."""

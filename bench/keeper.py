@@ -2,7 +2,8 @@
 
     python -m bench.keeper [--json FILE] [--blobs N] [--seconds N]
 
-The real process with its default settings, over that many small blobs with the refs that fetch leaves. In the steady
+The real process with its default settings, over that many small blobs with the refs that fetch leaves; it tells a real
+collector, and Valkey, what it holds, asks it before it evicts, and listens for other nodes. In the steady
 part blobs come at 10 a second, which is a third of the cache in an hour, all pending at first, and the scrub runs. Then
 the limit is passed and a tenth of them is evicted. The share of one core is that of the steady part, and what evicting
 as many as come takes beside it; starting is told by itself.
@@ -15,20 +16,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
+
+import redis
 
 from agent.saved import read_saved, whole
 from agent.stamp import boot_id, durable_ns, pending_ns
 from agent.store import Store
 from bench.report import Metric, arguments, tell
-from bench.servers import PROJECT
+from bench.servers import PROJECT, free_port, running, service, url_of, valkey
+from helios.keys import node_blobs
 
 BLOB_BYTES = 64
 COMING_PER_SECOND = 10
 HIGH, LOW = 0.95, 0.85
 DEADLINE_SECONDS = 300.0
 
+KEY = "a key of the benchmark's own"
 CORE_SHARE = 0.02
 MEGABYTES = 40
 
@@ -79,24 +85,45 @@ def wait_for(is_true: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
-def measure(cache: Path, blobs: int, seconds: int) -> dict[str, Metric]:
+@contextmanager
+def collector(folder: Path) -> Generator[tuple[redis.Redis, str]]:
+    """A collector that keepers can speak with; yields a client of its Valkey, and the address of its endpoint."""
+    place = f"127.0.0.1:{free_port()}"
+    with valkey() as client:
+        environ = {
+            "HELIOS_REDIS_URL": url_of(client),
+            "HELIOS_LOCAL_DIR": str(folder),
+            "HELIOS_TOKEN_KEY": "bench",
+            "HELIOS_KEEPER_KEY": KEY,
+            "HELIOS_POD_ENDPOINT_BIND": place,
+        }
+        with running(service("services.collector"), environ):
+            yield client, f"http://{place}"
+
+
+def measure(cache: Path, blobs: int, seconds: int, client: redis.Redis, endpoint: str) -> dict[str, Metric]:
     filled(cache, blobs)
     coming = seconds * COMING_PER_SECOND
     limit = int((blobs + coming + 1) * BLOB_BYTES / HIGH)
     env = {
         "PATH": os.environ["PATH"],
+        "MALLOC_ARENA_MAX": "1",  # as in k8s/base/cache.yaml
         "HELIOS_CACHE_DIR": str(cache),
         "HELIOS_NODE": "bench",
         "HELIOS_CACHE_LIMIT_BYTES": str(limit),
         "HELIOS_CACHE_HIGH": str(HIGH),
         "HELIOS_CACHE_LOW": str(LOW),
         "HELIOS_CACHE_FREE_BYTES": "0",
+        "HELIOS_ENDPOINT": endpoint,
+        "HELIOS_KEEPER_KEY": KEY,
+        "HELIOS_KEEPER_BIND": "127.0.0.1:0",
     }
     command = [sys.executable, "-I", "-S", str(PROJECT / "agent"), "keep"]
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE)
     assert process.stdout is not None
     try:
         process.stdout.readline()  # its first inventory; the few that follow fit the pipe
+        wait_for(lambda: client.hlen(node_blobs("bench")) == blobs, "all is told")
         start = processor_seconds(process.pid)
         began = time.monotonic()
         for number in range(coming):
@@ -109,6 +136,7 @@ def measure(cache: Path, blobs: int, seconds: int) -> dict[str, Metric]:
         wait_for((cache / "evicted.json").exists, "the eviction")
         evicting = processor_seconds(process.pid) - before
         evicted = whole(read_saved(str(cache / "evicted.json")), "blobs")
+        wait_for(lambda: client.hlen(node_blobs("bench")) == blobs + coming + 1 - evicted, "what went is told")
         peak = peak_megabytes(process.pid)
     finally:
         process.kill()
@@ -116,7 +144,7 @@ def measure(cache: Path, blobs: int, seconds: int) -> dict[str, Metric]:
     each = evicting / evicted
     share = steady / took + each * COMING_PER_SECOND
     return {
-        "processor time of the first look": Metric(value=start, unit="s"),
+        "processor time until all is told": Metric(value=start, unit="s"),
         "share of a core, steady": Metric(value=100 * steady / took, unit="%"),
         f"processor time of evicting {evicted:,} blobs": Metric(value=evicting, unit="s"),
         "share of a core with as many evicted as come": Metric(
@@ -128,8 +156,10 @@ def measure(cache: Path, blobs: int, seconds: int) -> dict[str, Metric]:
 
 def main() -> None:
     options = arguments(__doc__ or "", blobs=100_000, seconds=120)
-    with tempfile.TemporaryDirectory(prefix="helios-bench-") as folder:
-        tell(measure(Path(folder) / "cache", options.blobs, options.seconds), options.json)
+    with tempfile.TemporaryDirectory(prefix="helios-bench-") as made:
+        folder = Path(made)
+        with collector(folder / "node") as (client, endpoint):
+            tell(measure(folder / "cache", options.blobs, options.seconds, client, endpoint), options.json)
 
 
 if __name__ == "__main__":
