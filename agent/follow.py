@@ -57,7 +57,8 @@ class Follower:
         return self._sync.needed(digests)
 
     def close(self) -> None:
-        """Gives no more; what is being told may go on until the process ends."""
+        """Gives no more and tells no more."""
+        self._sync.close()
         if self._server is not None:
             self._server.close()
             self._server = None

@@ -59,6 +59,7 @@ class Sync:
         self._backoff = Backoff(*AGAIN_SECONDS)
         self._away_said = False
         self._whole_due = time.monotonic() + WHOLE_SECONDS
+        self._closed = threading.Event()
         self._asking = threading.Lock()
         """Held while a question is out."""
         self._silent_until = 0.0
@@ -66,6 +67,11 @@ class Sync:
 
     def start(self) -> None:
         self._thread.start()
+
+    def close(self) -> None:
+        """What is being told is told no further, and the thread ends."""
+        self._closed.set()
+        self._outbox.put(iter(()))
 
     def round(self, changes: "Deltas", state: Mapping[str, int], url: str) -> None:
         """Hands over what changed, if what was handed over before has been sent; how full the cache is, and where the
@@ -110,7 +116,7 @@ class Sync:
             self._asking.release()
 
     def _send_all(self) -> None:
-        while True:
+        while not self._closed.is_set():
             reports = self._outbox.get()
             whole = False
             for report in reports:
@@ -127,7 +133,7 @@ class Sync:
         """Sends until it is taken; False if everything is to be told anew: the collector misses an earlier one, or this
         one is a snapshot that grew old, which would undo what the collector was told of the cache by others since.
         """
-        while True:
+        while not self._closed.is_set():
             document = {
                 "v": 1,
                 "url": self._url,
@@ -154,6 +160,7 @@ class Sync:
                 self._away_said = False
             self._seq += 1
             return not resync
+        return False
 
 
 class _Whole:

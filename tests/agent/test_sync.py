@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import Any
@@ -100,6 +100,8 @@ class Site:
         self.port = free_port()
         self.lost_answers = 0
         self.asked: list[str] = []
+        self.closing: list[Callable[[], None]] = []
+        """Ends threads that would try for ever to reach it."""
         self.server: _Server | None = None
         self.start()
 
@@ -135,6 +137,8 @@ def site(valkey: redis.Redis, store: Any, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setattr(sync, "AGAIN_SECONDS", (0.01, 0.02))
     site = Site(valkey, store.port)
     yield site
+    for each in site.closing:
+        each()
     site.stop()
 
 
@@ -153,6 +157,7 @@ class Teller:
         collector = Collector(Web(), site.url, key, "n1")
         self.sync = Sync(collector, log_of(self.lines), told=self.told.set)
         self.sync.start()
+        site.closing.append(self.sync.close)
 
     def round(self) -> None:
         self.sync.round(self.keeper.deltas, self.keeper.state(), "http://10.0.0.7:8415")
@@ -344,7 +349,9 @@ class Joined:
             free_bytes=0,
             lib_dir=None,
         )
-        return Follower(settings, log_of(self.lines))
+        follower = Follower(settings, log_of(self.lines))
+        self.site.closing.append(follower.close)
+        return follower
 
     def path(self, digest: str) -> Path:
         return Path(self.root) / "blobs" / "sha256" / digest[:2] / digest
