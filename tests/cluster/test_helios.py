@@ -45,11 +45,12 @@ def demo(helios: Installed, node: str, book: str) -> tuple[Run, Run]:
 def test_the_demo_misses_then_hits(demo: tuple[Run, Run], node: str) -> None:
     first, second = demo
     count = first["taskCount"]
-    assert (first["cacheHit"], first["cacheMissTasks"], first["cacheHitBytes"]) == ("Miss", count, 0)
-    assert {each["cause"] for task in first["tasks"] for each in task["inputs"]} == {"never-here"}
+    # What the tasks made for each other may be in their node's cache on the first run already.
+    assert first["cacheHit"] in ("Miss", "Partial")
+    assert {each["cause"] for task in first["tasks"] for each in task["inputs"]} <= {"never-here", "warm"}
     assert (second["cacheHit"], second["cacheHitTasks"], second["cacheMissBytes"]) == ("Hit", count, 0)
     assert {each["cause"] for task in second["tasks"] for each in task["inputs"]} == {"cached"}
-    assert first["cacheMissBytes"] == second["cacheHitBytes"] > BOOK.stat().st_size
+    assert first["cacheMissBytes"] + first["cacheHitBytes"] == second["cacheHitBytes"] > BOOK.stat().st_size
     assert (first["nodes"], second["nodes"]) == (node, node)
 
 
