@@ -54,7 +54,7 @@ test-cluster: $(VENV)/.dev build/image/.made ## the tests on a real Kubernetes: 
 	@$(if $(KUBECONFIG),,tests/cluster/tool/cluster build kubernetes runtime coredns minio base kwok)
 	@$(ON_CLUSTER) tests/cluster tests/k8s --ignore=tests/cluster/test_cache.py --ignore=tests/cluster/test_keeper.py
 
-test-cluster-long: $(VENV)/.dev build/image/.made ## longer outages and larger runs than test-cluster has
+test-cluster-long: $(VENV)/.dev build/image/.made ## what test-cluster leaves out: the nodes' caches, longer outages, larger runs
 	@$(if $(KUBECONFIG),,tests/cluster/tool/cluster build)
 	@HELIOS_LONG=1 $(ON_CLUSTER) tests/cluster/test_cache.py tests/cluster/test_keeper.py
 	@HELIOS_LONG=1 $(ON_CLUSTER) tests/cluster/test_faults.py tests/cluster/test_scaling.py

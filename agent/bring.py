@@ -127,10 +127,8 @@ class Bringer:
             if found.cause == "corrupt" and digest is not None:
                 store.quarantine(digest)
             if self._neighbours is None:
-                outcome = self._bring_from_store(store, item, known, link, found, lock)
-            else:
-                outcome = self._bring_from_anyone(store, item, known, link, found, lock, self._neighbours)
-        return outcome
+                return self._bring_from_store(store, item, known, link, found, lock)
+            return self._bring_from_anyone(store, item, known, link, found, lock, self._neighbours)
 
     def _bring_from_anyone(
         self,
@@ -150,6 +148,7 @@ class Bringer:
                 linked = store.link(found.sha256, known.size, item.name, read_through=item.verify == "always")
                 if isinstance(linked, Linked):
                     self._remember(store, known, found.sha256)
+                    found.brought = found.sha256  # nobody needs to wait for this node
                     return self._hit(store, item, known, found.sha256, linked, "cached")
             outcome = None
             if found.sha256 is not None and found.peers:

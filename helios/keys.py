@@ -131,14 +131,6 @@ class Keys:
         """Hash: the sums of one member of `counted`."""
         return f"{self.prefix}dag:{whose}:stats"
 
-    def dag_stats(self, dag_name: str) -> str:
-        """Hash: what the cache did for one DAG name's runs, over all that ended in this partition."""
-        return self.stats(dag_name)
-
-    def node_stats(self, node: str) -> str:
-        """Hash: what the cache did on one node, over all runs that ended in this partition."""
-        return self.stats(node_counted(node))
-
     def request(self, request_id: str) -> str:
         """Which run a request id stands for."""
         return f"{self.prefix}request:{request_id}"

@@ -217,6 +217,7 @@ def test_content_that_is_here_under_another_name_is_a_hit(
     reader = nodes.node("n1", "c")
     assert account(reader.fetch()) == ("cache", "cached", "")
     assert reader.read("y") == b"same"
+    assert endpoint.brought[-1][0] == "n1", "others do not wait for its flight"
 
 
 def test_an_output_streamed_to_the_keeper_is_warm_for_the_next_task(

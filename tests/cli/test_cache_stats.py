@@ -151,9 +151,9 @@ def test_what_was_moved_with_the_cache_off_is_no_miss_of_it(link: Link, client: 
 def test_damaged_sums_are_left_out(link: Link, client: redis.Redis) -> None:
     counted(Stage(client))
     keys = Keys(0)
-    client.hset(keys.dag_stats("trial"), mapping={"hitBytes": "many", "what": "1", "inputs:": "4"})
+    client.hset(keys.stats("trial"), mapping={"hitBytes": "many", "what": "1", "inputs:": "4"})
     client.zadd(keys.counted, {"broken": 1, "gone": 1})
-    client.set(keys.dag_stats("broken"), "oops")
+    client.set(keys.stats("broken"), "oops")
     total = read_stats(link).total
     assert (total.runs, total.hitBytes, total.missBytes) == (1, 0, 1_000_000)
     client.delete(keys.counted)

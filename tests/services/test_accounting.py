@@ -110,9 +110,9 @@ def test_a_retry_of_an_attempt_whose_record_cannot_be_read_goes_on(stage: Stage)
 def test_sums_that_are_broken_or_full_keep_no_run_from_its_end(stage: Stage, damage: str, only_real: None) -> None:
     keys = stage.keys
     if damage == "full":
-        stage.client.hset(keys.dag_stats("trial"), "missBytes", 2**63 - 1)
+        stage.client.hset(keys.stats("trial"), "missBytes", 2**63 - 1)
     else:
-        broken = {"dag stats": keys.dag_stats("trial"), "node stats": keys.node_stats("n1"), "counted": keys.counted}
+        broken = {"dag stats": keys.stats("trial"), "node stats": keys.stats(":node:n1"), "counted": keys.counted}
         stage.client.set(broken[damage], "oops")
     one_run(stage)
     assert (stage.run()["status"], account(stage.run())) == ("SUCCEEDED", (452, 700, 30, 7))
@@ -146,5 +146,5 @@ def test_of_too_many_dags_and_nodes_those_without_a_run_for_longest_lose_their_s
         stage.client.hset(stage.keys.stats(whose), "runs", 1)
     one_run(stage)
     assert set(stage.client.zrange(stage.keys.counted, 0, -1)) == {"older", "trial", ":node:n1", ":node:n2"}
-    assert not stage.client.exists(stage.keys.node_stats("gone"), stage.keys.dag_stats("old"))
-    assert stage.client.exists(stage.keys.dag_stats("older"), stage.keys.dag_stats("trial")) == 2
+    assert not stage.client.exists(stage.keys.stats(":node:gone"), stage.keys.stats("old"))
+    assert stage.client.exists(stage.keys.stats("older"), stage.keys.stats("trial")) == 2
