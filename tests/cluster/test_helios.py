@@ -49,7 +49,7 @@ def test_the_demo_misses_then_hits(demo: tuple[Run, Run], node: str) -> None:
     assert first["cacheHit"] in ("Miss", "Partial")
     assert {each["cause"] for task in first["tasks"] for each in task["inputs"]} <= {"never-here", "warm"}
     assert (second["cacheHit"], second["cacheHitTasks"], second["cacheMissBytes"]) == ("Hit", count, 0)
-    assert {each["cause"] for task in second["tasks"] for each in task["inputs"]} == {"cached"}
+    assert {each["cause"] for task in second["tasks"] for each in task["inputs"]} <= {"cached", "warm"}
     assert first["cacheMissBytes"] + first["cacheHitBytes"] == second["cacheHitBytes"] > BOOK.stat().st_size
     assert (first["nodes"], second["nodes"]) == (node, node)
 
