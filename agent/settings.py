@@ -41,6 +41,21 @@ class WrapperPlace(Frozen):
     control_dir: str
 
 
+class Volume(Frozen):
+    """The task's CSI volume, for which the node's agent does both steps itself; there is none in the init form."""
+
+    user: int
+    """The task's uid and gid: what is made in its folder for it to write to becomes its own."""
+    view_link: str
+    """Where the task sees its view, relative to the artifacts folder."""
+    inputs: int
+    """How many the task declared; without any, fetch asks for no plan."""
+    outputs: int
+    """The same of publish."""
+    limit_bytes: int
+    """No output may have more; 0: no limit."""
+
+
 class FetchSettings(Frozen):
     """Everything `fetch` is told from outside; paths are absolute."""
 
@@ -59,6 +74,7 @@ class FetchSettings(Frozen):
     """See agent/gate.py; None where the task is started after fetch has ended."""
     lib_dir: str | None
     """The folder of packages that holds zstd; None where Python has it itself."""
+    volume: Volume | None
 
 
 class PublishSettings(Frozen):
@@ -81,6 +97,7 @@ class PublishSettings(Frozen):
     """Whether outputs that shrink are compressed."""
     lib_dir: str | None
     """The folder of packages that holds zstd; None where Python has it itself."""
+    volume: Volume | None
 
 
 class ExecSettings(Frozen):
@@ -176,6 +193,7 @@ def fetch_settings(env: Mapping[str, str]) -> FetchSettings:
         wrapper=_wrapper(env),
         gate_dir=_optional_path(env, "HELIOS_GATE_DIR"),
         lib_dir=_optional_path(env, "HELIOS_AGENT_LIB"),
+        volume=None,
     )
 
 
@@ -193,6 +211,7 @@ def publish_settings(env: Mapping[str, str]) -> PublishSettings:
         start_patience_seconds=_seconds(env, "HELIOS_START_PATIENCE_SECONDS", None),
         compress=_choice(env, "HELIOS_COMPRESS", ("auto", "off")) == "auto",
         lib_dir=_optional_path(env, "HELIOS_AGENT_LIB"),
+        volume=None,
     )
 
 
