@@ -166,7 +166,7 @@ class Driver:
 
 def _handler(
     answer: Callable[[_Request, grpc.ServicerContext], _Response], request: type[_Request]
-) -> grpc.RpcMethodHandler[_Request, _Response]:
+) -> "grpc.RpcMethodHandler[_Request, _Response]":
     return grpc.unary_unary_rpc_method_handler(
         answer, request_deserializer=request.FromString, response_serializer=_to_bytes
     )
