@@ -18,6 +18,7 @@ import contextlib
 import os
 import threading
 
+from agent.appearances import Appearances
 from agent.control import wait_for_end
 from agent.frozen import Frozen
 from agent.logs import Log
@@ -49,6 +50,7 @@ class Node(Frozen):
     web: Web
     log: Log
     shared: Shared
+    appearances: Appearances
 
     @property
     def volumes_dir(self) -> str:
@@ -69,6 +71,8 @@ class Volume:
         self.running = False
         """Between the task's start and its end."""
         self._progress = Progress()
+        self._stirred = threading.Event()
+        """There may be news for the thread that waits for the task's start."""
         self._given_up = threading.Event()
         if not record.published:
             self._given_up.set()
@@ -101,6 +105,8 @@ class Volume:
             if self.record.published:
                 self._turn(published=False)
             self._given_up.set()
+            self._stirred.set()
+            self._changed.notify_all()
 
     def fail(self, reason: str) -> None:
         """Ends the attempt of a running task, and tells so without waiting for the task's end."""
@@ -189,18 +195,14 @@ class Volume:
         self._turn_anyway(phase=Phase.OVER)
 
     def _wait_for_start(self) -> bool:
-        """Looks every few milliseconds at first, since the start is near, and nothing hangs on it. False when the
-        volume is given up before.
-        """
+        """False when the volume is given up before."""
         with self._changed:
             self._changed.wait_for(lambda: self.record.phase is Phase.READY or self.given_up)
-        pause = 0.002
-        while not (given_up := self._given_up.wait(pause)) and not self._has_started():
-            pause = min(pause * 1.2, 0.05)
-        return not given_up or self._has_started()
-
-    def _has_started(self) -> bool:
-        return has_started(self.folder)
+        with self._node.appearances.watched(f"{self.folder}/control", self._stirred.set) as seconds:
+            while not (started := has_started(self.folder)) and not self.given_up:
+                self._stirred.wait(seconds)
+                self._stirred.clear()
+        return started or has_started(self.folder)
 
     def _tell_failure(self) -> None:
         with self._telling:

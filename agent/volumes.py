@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Mapping
 
+from agent.appearances import Appearances
 from agent.handover import place_wrapper
 from agent.logs import Log, one_line
 from agent.mounts import unmount_below
@@ -53,7 +54,7 @@ class Volumes:
     def __init__(self, settings: NodeSettings, log: Log) -> None:
         self._settings = settings
         self._log = log
-        self._node = Node(settings, f"{settings.cache_dir}/wrapper", Web(), log, Shared())
+        self._node = Node(settings, f"{settings.cache_dir}/wrapper", Web(), log, Shared(), Appearances())
         self._boot = boot_id()
         self._lock = threading.Lock()
         self._volumes: dict[str, Volume] = {}
