@@ -19,6 +19,7 @@ from agent.handover import place_wrapper
 from agent.logs import Log, one_line
 from agent.mounts import unmount_below
 from agent.names import escape
+from agent.pace import Backoff
 from agent.settings import NodeSettings, WrapperPlace
 from agent.stamp import boot_id
 from agent.store import CacheFault, Store
@@ -130,7 +131,14 @@ class Volumes:
         return volume
 
     def _live(self, volume: Volume) -> None:
-        volume.live()
+        pause = Backoff(1.0, 60.0)
+        while True:
+            try:
+                volume.live()
+                break
+            except Exception as error:  # noqa: BLE001  # a mistake of ours must not lose a task's outputs either
+                self._log.line(f"Error: volume {escape(volume.name)}, to be tried again: {one_line(repr(error))}")
+                pause.pause()
         try:
             self._drop_view(volume)
             remove_all(volume.name, self._node.volumes_dir)
