@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ import yaml
 
 from tests.cluster.dags import dag, on, script
 from tests.cluster.installed import ROOT, Installed, Run
+from tests.waiting import wait_until
 
 DEMO = ROOT / "examples" / "opticks.yaml"
 BOOK = ROOT / "examples" / "data" / "opticks.txt"
@@ -113,6 +115,26 @@ def test_no_pod_knows_a_credential_but_its_attempts_token(helios: Installed, boo
 
 def token_of(container: dict[str, Any]) -> str | None:
     return next((each["value"] for each in container["env"] if each["name"] == "HELIOS_TOKEN"), None)
+
+
+def test_a_memoized_task_that_succeeded_under_the_same_image_is_not_run_again(helios: Installed) -> None:
+    """What the image's tag stands for is known from the pods that ran it."""
+    word = uuid.uuid4().hex
+    make = script(helios, "make", f"echo {word} > word", outputs=["word"], memoize=True)
+    use = script(helios, "use", f"grep {word} word", inputs=[{"fromTask": "make", "name": "word"}])
+    first = helios.succeed(dag("memoized", make, use))
+    wait_until("its pods are wrapped up", lambda: not held(helios.task_pods(first["dagId"])), 30)
+    second = helios.succeed(dag("memoized", make, use))
+    assert (first["taskSkipped"], second["taskSkipped"]) == (0, 1), helios.helios("why", second["dagId"], "make").stdout
+    (task,) = (each for each in second["tasks"] if each["name"] == "make")
+    assert task["skipped"]["run"] == first["dagId"]
+    assert len(helios.task_pods(second["dagId"])) == 1
+    assert helios.succeed(dag("memoized", make, use), "--no-memoize")["taskSkipped"] == 0
+
+
+def held(pods: list[dict[str, Any]]) -> list[str]:
+    """Pods whose end is not dealt with yet."""
+    return [pod["metadata"]["name"] for pod in pods if pod["metadata"].get("finalizers")]
 
 
 def test_a_failed_task_stops_what_is_below_it(helios: Installed) -> None:
