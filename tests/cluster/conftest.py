@@ -24,7 +24,7 @@ def cluster() -> Iterator[Cluster]:
 def helios(
     cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[Installed]:
-    """Helios as k8s/ installs it: once for all tests with fetch and publish in each pod, once with the nodes' agents."""
+    """Helios as k8s/ installs it: once with fetch and publish in each pod, once with the nodes' agents."""
     with installed(cluster, tmp_path_factory.mktemp("installed"), request.param) as found:
         yield found
 
