@@ -15,8 +15,10 @@ import pytest
 
 from helios.dag import Task, parse_dag
 from helios.settings import Settings
+from services.jobrunner.init_form import CONTROL, WRAPPER
 from services.jobrunner.jobs import Preference, WantedJob, job_name, wanted_job
-from services.jobrunner.manifest import CONTROL, FOR_THE_TASK, WRAPPER, job_manifest, literal, spec_hash
+from services.jobrunner.manifest import job_manifest, spec_hash
+from services.jobrunner.pod_parts import FOR_THE_TASK, literal
 from tests.stage import RUN
 
 GOLDEN = Path(__file__).parent / "golden"
