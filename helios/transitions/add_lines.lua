@@ -10,16 +10,13 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local state = redis.call('HMGET', task, 'status', 'attempt', 'endedAt', 'queuedAt')
 local current = tonumber(state[2]) or 0
-local over_at
-if state[2] == attempt then
-  if state[1] == 'QUEUED' or state[1] == 'RUNNING' then
-    over_at = now
-  else
-    over_at = tonumber(state[3]) or 0
-  end
+local at_work = state[2] == attempt and (state[1] == 'QUEUED' or state[1] == 'RUNNING')
+local over_at = now
+if state[2] == attempt and not at_work then
+  over_at = tonumber(state[3]) or 0
 elseif current == tonumber(attempt) + 1 then
   over_at = tonumber(state[4]) or 0
-else
+elseif not at_work then
   return 0
 end
 if now - over_at > moment then
@@ -69,7 +66,7 @@ end
 if grown ~= 0 then
   redis.call('ZINCRBY', sizes, grown, run)
 end
-if over_at == now then
-  redis.call('HSET', task, 'heard', attempt .. ':' .. string.format('%.0f', now))
+if at_work then
+  redis.call('HSET', task, 'heard', attempt .. ':' .. time[1] .. '.' .. time[2])
 end
 return 1

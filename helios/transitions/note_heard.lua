@@ -6,5 +6,5 @@ if (state[1] ~= 'QUEUED' and state[1] ~= 'RUNNING') or state[2] ~= ARGV[1] then
   return 0
 end
 local time = redis.call('TIME')
-redis.call('HSET', KEYS[1], 'heard', ARGV[1] .. ':' .. string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)))
+redis.call('HSET', KEYS[1], 'heard', ARGV[1] .. ':' .. time[1] .. '.' .. time[2])
 return 1

@@ -77,7 +77,7 @@ def ended_of(
     lines: Sequence[str] | None = None
     if pod is not None and task.inputs:
         lines = pods.fetch_log(launched.job)
-        if not lines and (report is None or report.fetch is None):
+        if not any(lines) and (report is None or report.fetch is None):
             lines = fetch_lines()
     classification = classify(
         inputs_declared=len(task.inputs),

@@ -221,7 +221,7 @@ def status_of(
     status = PodStatus(job=pod.job, uid=pod.metadata.uid, node=pod.spec.nodeName, steps=_steps(pod), image=_image(pod))
     if pod.status.phase == "Succeeded":
         status.phase = "Succeeded"
-        status.agent_reports = pod.by_agent and not node_lost
+        status.agent_reports = pod.by_agent
         return status
     end = _failure(pod, job_failed) if pod.status.phase == "Failed" else _cut_short(pod, node_lost, job_failed, expired)
     if end is None:
