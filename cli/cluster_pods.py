@@ -33,8 +33,8 @@ class Pod(msgspec.Struct, frozen=True):
 
 
 class Workload(msgspec.Struct, frozen=True):
-    """A Deployment of the services, or the DaemonSet of the keeper or the agent. `image` is what it asks for; None: it is
-    not there.
+    """A Deployment of the services, or the DaemonSet of the keeper or the agent. `image` is what it asks for, and None
+    where there is none.
     """
 
     namespace: str
