@@ -42,7 +42,7 @@ def api(manifests: Manifests) -> Iterator[Api]:
         yield api
     finally:
         for kind in CLUSTER_WIDE:
-            api.run("delete", kind, TRIAL, "--ignore-not-found", "--wait=false")
+            api.run("delete", kind, TRIAL, "--ignore-not-found", "--timeout=45s")
 
 
 def task_pod() -> Pod:
