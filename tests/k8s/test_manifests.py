@@ -22,7 +22,6 @@ from services.jobrunner.manifest import job_manifest
 from tests.k8s.conftest import K8S, OVERLAYS, ROOT, Document, Manifests, env_file
 
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet")
-OWNERS = ("helios-cache/own", "helios-agent/own")
 PRIVILEGED = "helios-agent/agent"
 """The one privileged container, of overlays/csi alone."""
 
@@ -81,10 +80,10 @@ def test_every_container_is_bounded_and_locked_down(documents: list[Document]) -
             continue
         assert security["allowPrivilegeEscalation"] is False, name
         assert security["capabilities"]["drop"] == ["ALL"], name
-        assert security["capabilities"].get("add", []) == (["CHOWN"] if name in OWNERS else []), name
+        assert security["capabilities"].get("add", []) == (["CHOWN"] if name == "helios-cache/own" else []), name
         user = security.get("runAsUser", pod["securityContext"].get("runAsUser"))
-        assert user == 0 if name in OWNERS else user > 0, name
-    assert seen == 8
+        assert user == 0 if name == "helios-cache/own" else user > 0, name
+    assert seen == (7 if is_csi(documents) else 8)
 
 
 def test_no_pod_shares_anything_with_its_node_but_the_cache(documents: list[Document]) -> None:
