@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from agent.folders import below
+from agent.folders import below, give
 from agent.frozen import TYPE_CHECKING, Frozen
 from agent.names import NameRefused, escape, parts_of
 
@@ -103,8 +103,10 @@ def kind_of(mode: int) -> str:
     return "a folder" if stat.S_ISDIR(mode) else "a regular file"
 
 
-def unpack_below(fd: int, folder: int) -> None:
-    """Unpacks the tar in the open file `fd` below the open folder. Raises ArchiveRefused or OSError."""
+def unpack_below(fd: int, folder: int, owner: int | None = None) -> None:
+    """Unpacks the tar in the open file `fd` below the open folder, as the `owner`'s if one is given. Raises
+    ArchiveRefused or OSError.
+    """
     import tarfile
 
     os.lseek(fd, 0, os.SEEK_SET)
@@ -114,24 +116,26 @@ def unpack_below(fd: int, folder: int) -> None:
             for count, member in enumerate(archive):
                 if count >= MAX_ENTRIES:
                     raise ArchiveRefused(f"it holds more than {MAX_ENTRIES} entries")
-                _unpack_one(archive, member, folder, allowed)
+                _unpack_one(archive, member, folder, allowed, owner)
     except tarfile.TarError as error:
         raise ArchiveRefused(f"not a readable tar: {error}") from None
 
 
-def _unpack_one(archive: "tarfile.TarFile", member: "tarfile.TarInfo", folder: int, allowed: int) -> None:
+def _unpack_one(
+    archive: "tarfile.TarFile", member: "tarfile.TarInfo", folder: int, allowed: int, owner: int | None
+) -> None:
     try:
         parts = parts_of(member.name.rstrip("/") if member.isdir() else member.name)
     except NameRefused as refusal:
         raise ArchiveRefused(str(refusal)) from None
     if member.isdir():
-        with below(folder, parts, create=True):
+        with below(folder, parts, create=True, owner=owner):
             return
     if not member.isreg() or member.issparse():
         raise ArchiveRefused(f"entry {escape(member.name)} is neither a plain file nor a folder")
     content = archive.extractfile(member)
     assert content is not None
-    with below(folder, parts[:-1], create=True) as parent:
+    with below(folder, parts[:-1], create=True, owner=owner) as parent:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         target = os.open(parts[-1], flags, 0o600, dir_fd=parent)
         try:
@@ -145,5 +149,6 @@ def _unpack_one(archive: "tarfile.TarFile", member: "tarfile.TarInfo", folder: i
                 while view:
                     view = view[os.write(target, view) :]
             os.fchmod(target, (allowed & (0o777 if member.mode & 0o100 else 0o666)) | 0o600)
+            give(target, owner)
         finally:
             os.close(target)

@@ -19,10 +19,11 @@ from agent.endpoint import Endpoint, Peer
 from agent.frozen import Frozen
 from agent.logs import Log
 from agent.manifest import InputOutcome
-from agent.names import escape
+from agent.names import escape, parts_of
 from agent.neighbours import Lacking, Neighbours
 from agent.pace import Backoff
 from agent.plan import Plan, PlannedInput, PlanRefused
+from agent.progress import Progress
 from agent.settings import FetchSettings
 from agent.store import Absent, CacheFault, Identity, Linked, Origin, Store
 from agent.web import Web, WebError
@@ -47,9 +48,18 @@ class Bringer:
     """Brings inputs, one by one or side by side, while `open_cache` is entered."""
 
     def __init__(
-        self, settings: FetchSettings, log: Log, web: Web, endpoint: Endpoint, *, cache_enabled: bool, locate: bool
+        self,
+        settings: FetchSettings,
+        log: Log,
+        web: Web,
+        endpoint: Endpoint,
+        progress: Progress,
+        *,
+        cache_enabled: bool,
+        locate: bool,
     ) -> None:
         """`locate`: the endpoint knows of other nodes' caches."""
+        self._progress = progress
         self._settings = settings
         self._log = log
         self._web = web
@@ -59,6 +69,7 @@ class Bringer:
         self._store_fault = ""
         self._neighbours = Neighbours(endpoint, log) if locate else None
         self._began: dict[str, float] = {}
+        self._owner = settings.volume.user if settings.volume is not None else None
 
     @contextlib.contextmanager
     def open_cache(self) -> Generator[None]:
@@ -71,6 +82,8 @@ class Bringer:
                     self._store = store
                 except CacheFault as fault:
                     self._store_fault = str(fault)
+            if self._neighbours is not None:
+                held.callback(self._neighbours.close)
             yield
 
     def bring(self, item: PlannedInput) -> InputOutcome:
@@ -88,6 +101,7 @@ class Bringer:
             raise InputFailed(f"input {escape(item.name)}: writing to the artifacts folder: {words}") from None
         except ArchiveRefused as refusal:
             raise InputFailed(f"input {escape(item.name)}: its archive is refused: {refusal}") from None
+        self._progress.brought(outcome.name, outcome.size)
         self._log.line(logs.outcome(outcome.name, outcome.hit, outcome.cause, outcome.size))
         return outcome
 
@@ -174,7 +188,8 @@ class Bringer:
         """None when none of them gives it: the store does."""
         for peer in peers:
             with store.part(lock, known.size) as part:
-                if not neighbours.download(peer, Wanted(item.name, known.size, None, digest, None), part):
+                wanted = Wanted(item.name, known.size, None, digest, None)
+                if not neighbours.download(peer, wanted, part, self._progress.coming(wanted)):
                     continue
                 linked = store.keep(part, lock, digest, known.size, item.name, Origin("peer", None))
             self._remember(store, known, digest)
@@ -190,7 +205,9 @@ class Bringer:
         wanted = Wanted(item.name, known.size, known.etag, known.sha256, item.stored)
         with store.part(lock, known.size) as part:
             began = time.monotonic()
-            digest = download(self._web, link, wanted, part, self._log, self._settings.lib_dir)
+            digest = download(
+                self._web, link, wanted, part, self._log, self._settings.lib_dir, self._progress.coming(wanted)
+            )
             ms = int((time.monotonic() - began) * 1000)
             linked = store.keep(part, lock, digest, known.size, item.name, Origin("store", ms))
         store.note_download(known.size, ms)
@@ -228,11 +245,11 @@ class Bringer:
         artifacts = self._settings.artifacts
         try:
             if item.archive:
-                place.unpack(artifacts, item.name, linked.path)
+                place.unpack(artifacts, item.name, linked.path, self._owner)
             elif item.mode == "copy":
-                place.copy(artifacts, item.name, linked.path)
+                place.copy(artifacts, item.name, linked.path, self._owner)
             else:
-                place.link(artifacts, item.name, linked.path)
+                place.link(artifacts, item.name, self._as_the_task_sees(item.name, linked), self._owner)
                 return
         except OSError as failure:
             # Whichever side failed, the way around the cache is the next thing to try, and it names the artifacts
@@ -240,17 +257,26 @@ class Bringer:
             raise CacheFault(f"placing: {failure.strerror}") from failure
         store.unlink(item.name)
 
+    def _as_the_task_sees(self, name: str, linked: Linked) -> str:
+        volume = self._settings.volume
+        if volume is None:
+            return linked.path
+        up = "../" * (len(parts_of(name)) - 1)
+        return f"{up}{volume.view_link}/{name}"
+
     def _bring_directly(self, item: PlannedInput, known: _Known, link: Link, cause: str) -> InputOutcome:
         self._log.line(logs.miss(item.name))
         artifacts = self._settings.artifacts
         wanted = Wanted(item.name, known.size, known.etag, known.sha256, item.stored)
         target: contextlib.AbstractContextManager[PartFile]
         if item.archive:
-            target = place.direct_archive(artifacts, item.name)
+            target = place.direct_archive(artifacts, item.name, self._owner)
         else:
-            target = place.direct(artifacts, item.name, writable=item.mode == "copy")
+            target = place.direct(artifacts, item.name, self._owner, writable=item.mode == "copy")
         with target as part:
-            digest = download(self._web, link, wanted, part, self._log, self._settings.lib_dir)
+            digest = download(
+                self._web, link, wanted, part, self._log, self._settings.lib_dir, self._progress.coming(wanted)
+            )
         return self._outcome(item, known, cause, digest, "store")
 
     def _outcome(

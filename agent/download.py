@@ -129,18 +129,19 @@ def download(
     part: PartFile,
     log: Log,
     lib_dir: str | None = None,
+    coming: Callable[[int], object] = lambda _received: None,
     *,
     doubtful: bool = False,
 ) -> str:
     """Brings the content and returns its SHA-256. A wrong digest, or what cannot be unpacked, is tried once more from
-    scratch; from a source that is `doubtful` nothing is tried twice. `lib_dir` is where zstd.load looks. Raises
-    DownloadFailed or SinkFault.
+    scratch; from a source that is `doubtful` nothing is tried twice. `lib_dir` is where zstd.load looks.
+    `coming` is told now and then how many bytes of the object are here. Raises DownloadFailed or SinkFault.
     """
     trouble = ""
     for again in (False,) if doubtful else (True, False):
         part.clear()
         try:
-            digest = _Transfer(web, link, wanted, part, log, lib_dir, 0 if doubtful else TRIES).run()
+            digest = _Transfer(web, link, wanted, part, log, lib_dir, coming, 0 if doubtful else TRIES).run()
             if wanted.sha256 is None or digest == wanted.sha256:
                 return digest
             trouble = f"its bytes have the digest sha256:{digest}, not sha256:{wanted.sha256}"
@@ -162,11 +163,13 @@ class _Transfer:
         part: PartFile,
         log: Log,
         lib_dir: str | None,
+        coming: Callable[[int], object],
         tries: int,
         *,
         ranged: bool = True,
     ) -> None:
         self._tries = tries
+        self._coming = coming
         self._web = web
         self._link = link
         self._wanted = wanted
@@ -196,7 +199,15 @@ class _Transfer:
         except _RangesIgnored:
             self._part.clear()
             return _Transfer(
-                self._web, self._link, self._wanted, self._part, self._log, self._lib_dir, self._tries, ranged=False
+                self._web,
+                self._link,
+                self._wanted,
+                self._part,
+                self._log,
+                self._lib_dir,
+                self._coming,
+                self._tries,
+                ranged=False,
             ).run()
         digest = self._content.digest()
         if self._wanted.stored is not None:
@@ -341,6 +352,7 @@ class _Transfer:
             if self._failure is not None:
                 raise DownloadFailed("stopped")
             self._received += count
+            self._coming(self._received)
             if self._progress.due():
                 seconds = time.monotonic() - self._began
                 self._log.line(progress("Downloading", self._wanted.name, self._received, self._size, seconds))

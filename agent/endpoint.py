@@ -1,5 +1,5 @@
 """The collector's pod endpoint, as a pod sees it: ask for the plan, ask for the parts of a big upload, deliver the
-report.
+report. The node's agent, where it does a pod's steps, sends their log lines too, and says that it is at work.
 
 401, 403 and 410 mean that the attempt is over or the token is not valid: never retried. 425, 429, 5xx and a broken
 connection are retried until the attempt's patience ends. Nothing else is.
@@ -7,7 +7,7 @@ connection are retried until the attempt's patience ends. Nothing else is.
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from agent.documents import Json, read_object
 from agent.frozen import Frozen
@@ -29,6 +29,10 @@ class EndpointError(Exception):
 
 class AttemptOver(EndpointError):
     """The endpoint refuses this attempt: it was fenced, its run is over, or the token is not valid."""
+
+
+class Refused(EndpointError):
+    """The endpoint will not take this request, however often it is made."""
 
 
 class Parts(Frozen, secret=("urls", "complete_url")):
@@ -107,6 +111,15 @@ class Endpoint:
         request = {"node": self._attempt.node, "inputs": [brought]}
         self._ask("POST", "/v1/brought", request, Backoff(0.1, 1.0), patience=ASIDE_SECONDS)
 
+    def lines(self, step: str, after: int, lines: Sequence[str]) -> None:
+        """The next lines of a step's log, of which `after` were sent before."""
+        request = {"step": step, "after": after, "lines": lines}
+        self._ask("POST", "/v1/lines", request, Backoff(0.2, 2.0), patience=ASIDE_SECONDS)
+
+    def storing(self) -> None:
+        """Tells that the attempt's outputs are being stored, although its pod has ended."""
+        self._ask("POST", "/v1/storing", {}, Backoff(0.2, 2.0), patience=ASIDE_SECONDS)
+
     def _ask(
         self,
         method: str,
@@ -168,7 +181,7 @@ def _trouble(status: int, answer: bytes) -> str | None:
         raise AttemptOver(f"the attempt is over or its token is not valid: {words}")
     if status in (425, 429) or status >= 500:
         return words
-    raise EndpointError(f"the endpoint refused the request: {words}")
+    raise Refused(f"the endpoint refused the request: {words}")
 
 
 def _short(length: str | None, answer: bytes) -> str | None:

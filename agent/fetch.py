@@ -21,6 +21,7 @@ from agent.manifest import InputOutcome, compact, fetch_manifest, fetch_message
 from agent.names import NameRefused, check_view
 from agent.parallel import for_each
 from agent.plan import PlannedInput, PlanRefused
+from agent.progress import Progress
 from agent.settings import FetchSettings, SettingsError, fetch_settings
 from agent.web import Web
 
@@ -29,14 +30,16 @@ class FetchFailed(Exception):
     """An input could not be brought; the message names it."""
 
 
-def fetch(settings: FetchSettings, log: Log, web: Web | None = None) -> dict[str, object]:
+def fetch(
+    settings: FetchSettings, log: Log, web: Web | None = None, progress: Progress | None = None
+) -> dict[str, object]:
     """Brings all inputs and returns the manifest (agent.manifest), `ok` false with an `error` when it failed.
 
     The manifest is also in <state dir>/fetch.json and, shortened to fit, in the termination log.
     """
     began = time.monotonic()
     log.line(logs.starting(settings.attempt.task))
-    run = _Fetch(settings, log, web or Web())
+    run = _Fetch(settings, log, web or Web(), progress or Progress())
     error: str | None = None
     try:
         run.prepare()
@@ -63,11 +66,12 @@ def fetch(settings: FetchSettings, log: Log, web: Web | None = None) -> dict[str
 class _Fetch:
     """One run of fetch: the plan, and what has come in so far."""
 
-    def __init__(self, settings: FetchSettings, log: Log, web: Web) -> None:
+    def __init__(self, settings: FetchSettings, log: Log, web: Web, progress: Progress) -> None:
         self.cache_enabled = settings.cache_enabled
         self._settings = settings
         self._log = log
         self._web = web
+        self._progress = progress
         self._endpoint = Endpoint(web, settings.attempt, log)
         self._inputs: tuple[PlannedInput, ...] = ()
         self._brought: dict[str, InputOutcome] = {}
@@ -95,11 +99,16 @@ class _Fetch:
             self._gate.open()
 
     def bring_all(self) -> None:
+        volume = self._settings.volume
+        if volume is not None and not volume.inputs:
+            self._log.line(logs.planned(0, self.cache_enabled))
+            return
         plan = self._endpoint.plan()
+        self._progress.planned(plan.inputs)
         self._inputs = plan.inputs
         self.cache_enabled = self._settings.cache_enabled and plan.cache_enabled
         self._log.line(logs.planned(len(plan.inputs), self.cache_enabled))
-        if not plan.outputs:
+        if volume is None and not plan.outputs:
             with contextlib.suppress(OSError):
                 note_nothing_to_store(self._settings.state_dir)
         if plan.inputs:
@@ -128,7 +137,13 @@ class _Fetch:
         from agent.bring import Bringer, InputFailed  # with the store and all that it needs, half of the agent
 
         bringer = Bringer(
-            self._settings, self._log, self._web, self._endpoint, cache_enabled=self.cache_enabled, locate=locate
+            self._settings,
+            self._log,
+            self._web,
+            self._endpoint,
+            self._progress,
+            cache_enabled=self.cache_enabled,
+            locate=locate,
         )
 
         def bring(item: PlannedInput) -> None:

@@ -25,8 +25,10 @@ def opened(path: str) -> Generator[int]:
 
 
 @contextlib.contextmanager
-def below(root: int, parts: Sequence[str], *, create: bool = False) -> Generator[int]:
-    """A descriptor of root/parts[0]/parts[1]/...; `create` makes what is missing, as writable as the root is."""
+def below(root: int, parts: Sequence[str], *, create: bool = False, owner: int | None = None) -> Generator[int]:
+    """A descriptor of root/parts[0]/parts[1]/...; `create` makes what is missing, as writable as the root is, and the
+    `owner`'s if one is given.
+    """
     fd = os.dup(root)
     try:
         mode = stat.S_IMODE(os.fstat(root).st_mode) & 0o777
@@ -37,9 +39,16 @@ def below(root: int, parts: Sequence[str], *, create: bool = False) -> Generator
             fd = inner
             if made:
                 os.fchmod(fd, mode)
+                give(fd, owner)
         yield fd
     finally:
         os.close(fd)
+
+
+def give(fd: int, owner: int | None) -> None:
+    """Makes what is open another user's, and its group's of the same number."""
+    if owner is not None:
+        os.fchown(fd, owner, owner)
 
 
 def _make(name: str, parent: int) -> bool:

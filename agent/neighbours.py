@@ -76,11 +76,16 @@ class Neighbours:
                 with contextlib.suppress(EndpointError):
                     self._endpoint.brought(lacking.document(found.brought))
 
-    def download(self, peer: Peer, wanted: Wanted, part: PartFile) -> bool:
+    def close(self) -> None:
+        """Keeps no connection any longer."""
+        self._web.close()
+
+    def download(self, peer: Peer, wanted: Wanted, part: PartFile, coming: Callable[[int], object]) -> bool:
         """Whether the peer gave the bytes of the wanted digest. SinkFault passes through."""
         self._log.line(f"Taking {escape(wanted.name)} from node {one_line(peer.node)}")
         try:
-            download(self._web, Link(peer.url, lambda: peer.url), wanted, part, self._log, doubtful=True)
+            link = Link(peer.url, lambda: peer.url)
+            download(self._web, link, wanted, part, self._log, coming=coming, doubtful=True)
         except DownloadFailed as failure:
             self._shunned.add(peer.node)
             self._log.line(f"Node {one_line(peer.node)} does not give {escape(wanted.name)}: {failure}")

@@ -17,6 +17,10 @@ from agent.download import BUFFER
 from agent.folders import below, opened
 from agent.names import escape, parts_of
 
+HELIOS_FOLDER = ".helios"
+"""In the folder of a task whose volume the agent serves, what is not the task's own: its inputs' blobs among it."""
+OBJECT_BYTES = 5 * 1024**4
+
 
 class OutputRefused(Exception):
     """The output cannot be stored; the message names it and says why."""
@@ -140,11 +144,13 @@ Content = FileContent | FolderContent | MadeContent
 
 
 @contextlib.contextmanager
-def open_output(artifacts: str, name: str) -> Generator[Content]:
-    """The output artifacts/<name>; raises OutputRefused when it is missing, a link, a device, a FIFO, a socket, or
-    leads out.
+def open_output(artifacts: str, name: str, limit_bytes: int = 0) -> Generator[Content]:
+    """The output artifacts/<name>; raises OutputRefused when it is missing, a link, a device, a FIFO, a socket, leads
+    out, or has more bytes than the limit, if there is one: a file of holes takes no disk, but as long to read.
     """
     parts = parts_of(name)
+    if parts[0] == HELIOS_FOLDER:
+        raise OutputRefused(f"output {escape(name)} is not the task's own")
     with contextlib.ExitStack() as stack:
         try:
             root = stack.enter_context(opened(artifacts))
@@ -173,6 +179,9 @@ def open_output(artifacts: str, name: str) -> Generator[Content]:
             if error.errno in (errno.ELOOP, errno.ENOTDIR):
                 raise OutputRefused(f"output {escape(name)}: its path goes through a symbolic link or a file") from None
             raise OutputRefused(f"output {escape(name)} cannot be read: {error.strerror}") from None
+        for limit, what in ((limit_bytes, "HELIOS_VOLUME_BYTES"), (OBJECT_BYTES, "the most that an object can have")):
+            if limit and content.size > limit:
+                raise OutputRefused(f"output {escape(name)} has {content.size} bytes, more than {limit} ({what})")
         yield content
 
 

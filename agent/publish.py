@@ -1,5 +1,5 @@
 # pathlib costs ten milliseconds at every start:
-# ruff: noqa: PTH123
+# ruff: noqa: PTH116, PTH123
 """publish: see the task's end, store what it wrote, and report before Kubernetes knows.
 
 The attempt is good only if the command exited 0, its inputs are untouched and every declared output is stored. Whatever
@@ -26,11 +26,12 @@ from agent.names import NameRefused, check_view, escape
 from agent.pace import now_ms
 from agent.parallel import for_each
 from agent.plan import Plan, PlannedOutput, PlanRefused
-from agent.settings import PublishSettings, SettingsError, publish_settings
+from agent.settings import Attempt, PublishSettings, SettingsError, publish_settings
 from agent.web import Web
 
 # Loaded only for a task that has inputs in the cache, or outputs to store.
 if TYPE_CHECKING:
+    from agent.kept import Kept
     from agent.outputs import Content
     from agent.store import Store
     from agent.upload import StoredOutput
@@ -54,6 +55,8 @@ class Outcome:
         self.outputs: list[StoredOutput] = []
         self.manifest: str | None = None
         """Digest of the stored list of the outputs, where the termination message has no room for it."""
+        self.told = UNDELIVERED
+        """The endpoint's word on the report: committed, recorded or stale; refused, or UNDELIVERED."""
 
     @property
     def good(self) -> bool:
@@ -74,57 +77,121 @@ def publish(
     """
     if settings.gate_dir is not None and not wait_for_fetch(settings.gate_dir):
         raise NotFetched("the task does not start, since its inputs are not there")
-    return _Publish(settings, log, web or Web()).run(on_start)
+    return Publication(settings, log, web or Web()).run(on_start)
 
 
-class _Publish:
-    """One run of publish."""
+class Ahead:
+    """What can be done while the task runs: asking for the plan, and waiting for the disk on behalf of the blobs that
+    fetch brought.
+    """
 
     def __init__(self, settings: PublishSettings, log: Log, web: Web) -> None:
+        self._endpoint = Endpoint(web, settings.attempt, log)
+        self._manifest = read_fetch_manifest(settings.state_dir)
+        self._store = _open_store(settings)
+        self._nothing_to_store = _stores_nothing(settings)
+        self._plan: tuple[float, Plan] | None = None
+        self._asked = threading.Event()
+
+    def begin(self) -> None:
+        if self._store is not None or not self._nothing_to_store:
+            threading.Thread(target=self._work, daemon=True).start()
+
+    def plan(self) -> Plan | None:
+        """The plan, if there is a fresh one by now or very soon."""
+        self._asked.wait(PLAN_AHEAD_SECONDS)
+        found = self._plan
+        return found[1] if found is not None and time.monotonic() - found[0] < PLAN_FRESH_SECONDS else None
+
+    def _work(self) -> None:
+        try:
+            if not self._nothing_to_store:
+                self._plan = (time.monotonic(), self._endpoint.plan())
+        except (EndpointError, PlanRefused):
+            pass  # It is asked for again when the task has ended, and whatever is wrong then is the reason.
+        finally:
+            self._asked.set()
+        if self._store is None or self._manifest is None:
+            return
+        from agent.store import CacheFault
+
+        for _, digest in manifest_digests(self._manifest):
+            with contextlib.suppress(CacheFault, NameRefused):
+                self._store.settle(digest)
+
+
+class Publication:
+    """One run of publish. Of a volume's task, `packing` is what all outputs that the agent compresses share."""
+
+    def __init__(
+        self,
+        settings: PublishSettings,
+        log: Log,
+        web: Web,
+        ahead: Ahead | None = None,
+        packing: threading.Semaphore | None = None,
+    ) -> None:
         self._settings = settings
         self._log = log
         self._web = web
         self._endpoint = Endpoint(web, settings.attempt, log)
-        self._manifest = _read_fetch_manifest(settings.state_dir)
+        self._manifest = read_fetch_manifest(settings.state_dir)
         self._store = _open_store(settings)
-        self._nothing_to_store = nothing_to_store(settings.state_dir)
-        self._ahead: tuple[float, Plan] | None = None
-        self._asked_ahead = threading.Event()
+        self._nothing_to_store = _stores_nothing(settings)
+        self._ahead = ahead
+        self._packing = packing
+        self._kept: Kept | None = None
+
+    def settle(self, kept: "Kept") -> Outcome:
+        """The middle of `run`, for a task that has ended and whose volume this agent serves: stores what was not stored
+        before. The report, and then `finish`, are left to the caller.
+        """
+        self._kept = kept
+        outcome = self._settle_outcome(_started_at(self._settings.control_dir))
+        self._say(outcome)
+        return outcome
+
+    def finish(self) -> None:
+        """The attempt holds no blobs any more."""
+        if self._store is not None:
+            self._drop_view(self._store)
 
     def run(self, on_start: Callable[[], object]) -> Outcome:
         started_at = now_ms()
         try:
             started_at = wait_for_start(self._settings.control_dir, self._settings.start_patience_seconds)
             on_start()
-            if self._store is not None or not self._nothing_to_store:
-                threading.Thread(target=self._work_ahead, daemon=True).start()
+            self._ahead = Ahead(self._settings, self._log, self._web)
+            self._ahead.begin()
             wait_for_end(self._settings.control_dir)
             outcome = self._settle_outcome(started_at)
         except Stopped as stopped:
             # Not reported: the pod's status says who ended it, and an endpoint that is away would be waited for.
-            outcome = Outcome(_nobody_told(started_at), str(stopped))
+            outcome = Outcome(nobody_told(started_at), str(stopped))
             self._say(outcome)
             write_message(self._settings.termination_log, _message(outcome, UNDELIVERED), self._log)
             raise
         except NotStarted as failure:
-            outcome = Outcome(_nobody_told(started_at), str(failure))
+            outcome = Outcome(nobody_told(started_at), str(failure))
         except OSError as failure:
-            outcome = Outcome(_nobody_told(started_at), f"the control folder cannot be read: {failure.strerror}")
+            outcome = Outcome(nobody_told(started_at), f"the control folder cannot be read: {failure.strerror}")
         self._say(outcome)
         # Before the report, which may be waited with for minutes: whatever ends this process then, the result is told.
         message = _message(outcome, UNDELIVERED)
         write_message(self._settings.termination_log, message, self._log)
-        told = _message(outcome, self._report(outcome))
+        outcome.told = deliver(
+            self._endpoint, report_document(self._settings.attempt, outcome, self._manifest), self._log
+        )
+        told = _message(outcome, outcome.told)
         if told != message:
             write_message(self._settings.termination_log, told, self._log)
-        if self._store is not None:
-            self._drop_view(self._store)
+        self.finish()
         return outcome
 
     def _settle_outcome(self, started_at: int) -> Outcome:
         record = read_exit(self._settings.control_dir)
         if record is None:
-            return Outcome(_nobody_told(started_at), "the task was killed before it could write its exit code")
+            return Outcome(nobody_told(started_at), "the task was killed before it could write its exit code")
         outcome = Outcome(record, record.error)
         changed = self._changed_inputs()
         if outcome.reason is not None:
@@ -148,23 +215,6 @@ class _Publish:
         except (EndpointError, PlanRefused) as failure:
             outcome.reason = f"the outputs were not stored: {failure}"
         return outcome
-
-    def _work_ahead(self) -> None:
-        """While the task runs: ask for the plan, and wait for the disk on behalf of the blobs that fetch brought."""
-        try:
-            if not self._nothing_to_store:
-                self._ahead = (time.monotonic(), self._endpoint.plan())
-        except (EndpointError, PlanRefused):
-            pass  # It is asked for again when the task has ended, and whatever is wrong then is the reason.
-        finally:
-            self._asked_ahead.set()
-        if self._store is None or self._manifest is None:
-            return
-        from agent.store import CacheFault
-
-        for _, digest in manifest_digests(self._manifest):
-            with contextlib.suppress(CacheFault, NameRefused):
-                self._store.settle(digest)
 
     def _changed_inputs(self) -> list[str]:
         """Inputs whose blob was written to; each such blob is quarantined, whatever becomes of the task."""
@@ -194,12 +244,20 @@ class _Publish:
             self._fresh,
             compress=self._settings.compress,
             lib_dir=self._settings.lib_dir,
+            packing=self._packing,
         )
         into = self._cache_for_outputs(plan)
+        volume, kept = self._settings.volume, self._kept
+        limit = volume.limit_bytes if volume is not None else 0
 
         def store(output: PlannedOutput) -> "StoredOutput":
-            with open_output(self._settings.artifacts, output.name) as content:
-                stored = uploader.store(output, content, into(content))
+            if kept is not None and (before := kept.stored(output)) is not None:
+                return before
+            with open_output(self._settings.artifacts, output.name, limit) as content:
+                warming = into(content)
+                stored = uploader.store(output, content, warming)
+                if kept is not None:
+                    self._note_stored(kept, stored, warming)
             packed = "" if stored.stored is None else f", {stored.stored.size} compressed"
             self._log.line(f"Stored output {escape(stored.name)}, {stored.size} bytes{packed}")
             return stored
@@ -218,9 +276,19 @@ class _Publish:
             # Only an attempt whose report is lost as well would need it.
             self._log.line(logs.error(str(failure)))
 
+    def _note_stored(self, kept: "Kept", stored: "StoredOutput", warming: "Warming | None") -> None:
+        try:
+            kept.note_stored(stored)
+        except OSError as failure:
+            # Whoever had to go on from here would store it again: it must not be taken out of the task's folder.
+            self._log.line(logs.error(f"what is stored cannot be noted: {failure.strerror}"))
+            return
+        if stored.warm and warming is not None:
+            warming.leave(self._settings.artifacts)
+
     def _cache_for_outputs(self, plan: Plan) -> "Callable[[Content], Warming | None]":
         """How an output gets into this node's cache: by this step's own hand where it may, else through the keeper."""
-        from agent.warm import IntoFolder, IntoKeeper
+        from agent.warm import IntoFolder, IntoKeeper, from_volume
 
         cache, url = self._settings.cache_dir, plan.keeper_url
         if not plan.cache_enabled:
@@ -232,17 +300,16 @@ class _Publish:
             with contextlib.suppress(CacheFault):
                 store.prepare()
                 self._store = store  # its view, empty or not, goes at the end
+                if self._settings.volume is not None:
+                    return lambda content: from_volume(store, content, self._log)
                 return lambda content: IntoFolder(store, content, self._log)
         if url is not None:
             return lambda content: IntoKeeper(self._web, url, content, self._log)
         return lambda _content: None
 
     def _plan(self) -> Plan:
-        self._asked_ahead.wait(PLAN_AHEAD_SECONDS)
-        ahead = self._ahead
-        if ahead is not None and time.monotonic() - ahead[0] < PLAN_FRESH_SECONDS:
-            return ahead[1]
-        return self._endpoint.plan()
+        ahead = self._ahead.plan() if self._ahead is not None else None
+        return ahead or self._endpoint.plan()
 
     def _fresh(self, output: PlannedOutput) -> PlannedOutput:
         plan = self._endpoint.plan()
@@ -266,39 +333,42 @@ class _Publish:
         if outcome.reason is not None:
             self._log.line(logs.error(outcome.reason))
 
-    def _report(self, outcome: Outcome) -> str:
-        """The endpoint's word on the report, or UNDELIVERED: then the termination message serves alone."""
-        try:
-            return self._endpoint.result(self._document(outcome))
-        except AttemptOver as over:
-            self._log.line(logs.error(str(over)))
-            return "refused"
-        except EndpointError as failure:
-            self._log.line(logs.error(f"the report was not delivered: {failure}"))
-            return UNDELIVERED
 
-    def _document(self, outcome: Outcome) -> dict[str, object]:
-        record, attempt = outcome.record, self._settings.attempt
-        return {
-            "v": 1,
-            "run": attempt.run_id,
-            "task": attempt.task,
-            "attempt": attempt.attempt,
-            "podUid": attempt.pod_uid,
-            "node": attempt.node,
-            "exitCode": record.exit_code,
-            "signal": record.signal,
-            "timedOut": record.timed_out,
-            "cpuMs": record.cpu_ms,
-            "peakMemoryBytes": record.peak_memory_bytes,
-            "fetch": self._manifest,
-            "outputs": [stored.document() for stored in outcome.outputs],
-            "reason": outcome.reason,
-            "disrupted": outcome.disrupted,
-            "startedAt": record.started_at,
-            "endedAt": record.ended_at,
-            "publishedAt": now_ms(),
-        }
+def report_document(attempt: Attempt, outcome: Outcome, manifest: Mapping[str, Json] | None) -> dict[str, object]:
+    """The report on an attempt's outcome; `manifest` is fetch's."""
+    record = outcome.record
+    return {
+        "v": 1,
+        "run": attempt.run_id,
+        "task": attempt.task,
+        "attempt": attempt.attempt,
+        "podUid": attempt.pod_uid,
+        "node": attempt.node,
+        "exitCode": record.exit_code,
+        "signal": record.signal,
+        "timedOut": record.timed_out,
+        "cpuMs": record.cpu_ms,
+        "peakMemoryBytes": record.peak_memory_bytes,
+        "fetch": manifest,
+        "outputs": [stored.document() for stored in outcome.outputs],
+        "reason": outcome.reason,
+        "disrupted": outcome.disrupted,
+        "startedAt": record.started_at,
+        "endedAt": record.ended_at,
+        "publishedAt": now_ms(),
+    }
+
+
+def deliver(endpoint: Endpoint, report: Mapping[str, object], log: Log) -> str:
+    """The endpoint's word on the report, "refused", or UNDELIVERED."""
+    try:
+        return endpoint.result(report)
+    except AttemptOver as over:
+        log.line(logs.error(str(over)))
+        return "refused"
+    except EndpointError as failure:
+        log.line(logs.error(f"the report was not delivered: {failure}"))
+        return UNDELIVERED
 
 
 def _message(outcome: Outcome, delivered: str) -> bytes:
@@ -338,11 +408,27 @@ def _document_of(outcome: Outcome, delivered: str) -> dict[str, object]:
     }
 
 
-def _nobody_told(started_at: int) -> ExitRecord:
+def nobody_told(started_at: int) -> ExitRecord:
+    """The record of a task of whose end nobody lived to tell."""
     return ExitRecord(None, None, False, 0, 0, started_at, now_ms(), None)
 
 
-def _read_fetch_manifest(state_dir: str) -> dict[str, Json] | None:
+def _stores_nothing(settings: PublishSettings) -> bool:
+    if settings.volume is not None:
+        return settings.volume.outputs == 0
+    return nothing_to_store(settings.state_dir)
+
+
+def _started_at(control_dir: str) -> int:
+    """When the wrapper wrote that its task starts; now, if it did not."""
+    try:
+        return os.stat(f"{control_dir}/started", follow_symlinks=False).st_mtime_ns // 1_000_000
+    except OSError:
+        return now_ms()
+
+
+def read_fetch_manifest(state_dir: str) -> dict[str, Json] | None:
+    """What fetch wrote; None where it wrote nothing."""
     try:
         fd = os.open(f"{state_dir}/fetch.json", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, "rb") as file:

@@ -222,13 +222,8 @@ class Store:
     @contextlib.contextmanager
     def own_part(self, size: int) -> Generator[tuple[PartFile, str]]:
         """A new file in tmp/ that nobody else waits for, with its lock's name."""
-        with contextlib.ExitStack() as stack:
-            lock = os.urandom(32).hex()
-            with _faults("locking"):
-                # Its name is nobody else's, so it may go; a lock that others wait for must stay.
-                stack.callback(_unlink, f"{self.root}/locks/{lock}")
-                stack.enter_context(held(f"{self.root}/locks/{lock}", 0.0, lambda: None))
-            yield stack.enter_context(self.part(lock, size)), lock
+        with self._own_lock() as lock, self.part(lock, size) as part:
+            yield part, lock
 
     def keep(self, part: PartFile, lock: str, digest: str, size: int, name: str, origin: Origin) -> Linked:
         """Makes a complete file whose digest is known a blob, and links it into the view."""
@@ -249,6 +244,23 @@ class Store:
                 return
             self._complete(part, digest, size)
             self._name(lock, digest, size, origin)
+
+    def adopt(self, fd: int, digest: str, size: int, origin: Origin) -> None:
+        """Makes an open file of this file system a blob, without a copy; it keeps the name it had. It must be this
+        process's, and open for writing nowhere. A blob that is here already stays.
+        """
+        with _faults("adopting a file"), self._own_lock() as lock:
+            if os.access(self._blob(digest), os.F_OK):
+                return
+            with opened(f"{self.root}/{_TMP}") as tmp:
+                try:
+                    # By its descriptor: another file may have its name by now. Only with a folder's descriptor is
+                    # this linkat, which follows.
+                    os.link(f"/proc/self/fd/{fd}", lock, dst_dir_fd=tmp, follow_symlinks=True)
+                    self._complete(PartFile(fd), digest, size)
+                    self._name(lock, digest, size, origin)
+                finally:
+                    remove(lock, tmp)
 
     def content(self, digest: str) -> dict[str, Json] | None:
         """What is known of a content that is or was here: sha256, bytes, at, origin, ms, evictedAt, evictedFor; all but
@@ -360,6 +372,17 @@ class Store:
                 return True
             finally:
                 os.close(fd)
+
+    @contextlib.contextmanager
+    def _own_lock(self) -> Generator[str]:
+        """A lock that nobody else waits for."""
+        with contextlib.ExitStack() as stack:
+            lock = os.urandom(32).hex()
+            with _faults("locking"):
+                # Its name is nobody else's, so it may go; a lock that others wait for must stay.
+                stack.callback(_unlink, f"{self.root}/locks/{lock}")
+                stack.enter_context(held(f"{self.root}/locks/{lock}", 0.0, lambda: None))
+            yield lock
 
     def _hold_view(self) -> int:
         path = f"{self.root}/views/{self._job}"

@@ -60,7 +60,8 @@ class StoredOutput(Frozen):
 class Uploader:
     """Stores outputs for one attempt; `fresh` asks for the plan again and gives the same output with a new URL.
 
-    With `compress` what shrinks is compressed; `lib_dir` is where zstd.load looks.
+    With `compress` what shrinks is compressed; `lib_dir` is where zstd.load looks; `packing` is what all outputs
+    share that are compressed side by side, where other attempts of this process have a part in it.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Uploader:
         *,
         compress: bool,
         lib_dir: str | None,
+        packing: threading.Semaphore | None = None,
     ) -> None:
         self._web = web
         self._endpoint = endpoint
@@ -81,7 +83,7 @@ class Uploader:
         self._fresh = fresh
         self._compress = compress
         self._lib_dir = lib_dir
-        self._slots: threading.Semaphore | None = None
+        self._slots = packing
         self._lock = threading.Lock()
 
     def store(self, output: PlannedOutput, content: Content, warming: Warming | None = None) -> StoredOutput:

@@ -6,11 +6,15 @@ Nothing here can fail an output: what the cache does not take is not in the cach
 
 import contextlib
 import fcntl
+import os
+import signal
+import stat
 from collections.abc import Callable
 
 from agent.download import PartFile, SinkFault
+from agent.folders import below, opened, remove
 from agent.logs import Log, one_line
-from agent.names import escape
+from agent.names import escape, parts_of
 from agent.outputs import Content, FileContent
 from agent.place import FICLONE
 from agent.store import CacheFault, Origin, Store
@@ -44,6 +48,9 @@ class Warming:
             self._guarded(lambda: self._finish(digest))
         return not self._given_up
 
+    def leave(self, artifacts: str) -> None:
+        """The content is in the cache, and noted: what need not be in the task's folder any more goes."""
+
     def close(self) -> None:
         self._given_up = True
         with contextlib.suppress(CacheFault, OSError):
@@ -70,10 +77,13 @@ class Warming:
 
 
 class IntoFolder(Warming):
-    """Into a cache folder that this process may write: a reflink where the file system has it, else a copy."""
+    """Into a cache folder that this process may write: a reflink where the file system has it, else a copy. Without
+    `reflink` always a copy, which is the bytes that were hashed even if somebody writes to the output meanwhile.
+    """
 
-    def __init__(self, store: Store, content: Content, log: Log) -> None:
+    def __init__(self, store: Store, content: Content, log: Log, *, reflink: bool = True) -> None:
         super().__init__(content, log)
+        self._reflink = reflink
         self._store = store
         self._held = contextlib.ExitStack()
         self._part: PartFile | None = None
@@ -86,7 +96,7 @@ class IntoFolder(Warming):
         self._part, self._lock = self._held.enter_context(self._store.own_part(self._content.size))
         self._offset = 0
         self._cloned = False
-        if isinstance(self._content, FileContent) and self._content.size > 0:
+        if self._reflink and isinstance(self._content, FileContent) and self._content.size > 0:
             with contextlib.suppress(OSError):
                 fcntl.ioctl(self._part.fd, FICLONE, self._content.fd)
                 self._cloned = True
@@ -104,6 +114,63 @@ class IntoFolder(Warming):
     def _drop(self) -> None:
         self._part = None
         self._held.close()
+
+
+def from_volume(store: Store, content: Content, log: Log) -> Warming:
+    """For the outputs in a volume of the same file system: nothing is copied where nobody can write to them any more.
+    To be asked before the content is read.
+    """
+    if isinstance(content, FileContent) and _closed_to_writers(content.fd):
+        return ByRename(store, content, log)
+    return IntoFolder(store, content, log, reflink=False)
+
+
+class ByRename(Warming):
+    """The output's own file becomes the blob. It was closed to writers before it was read: it is the agent's and
+    read-only, has no other name, and a lease on it shows that nobody had it open for writing then, or has since.
+    """
+
+    def __init__(self, store: Store, content: FileContent, log: Log) -> None:
+        super().__init__(content, log)
+        self._store = store
+        self._file = content
+
+    def leave(self, artifacts: str) -> None:
+        parts = parts_of(self._file.name)
+        with contextlib.suppress(OSError), opened(artifacts) as root, below(root, parts[:-1]) as folder:
+            # Whatever has the name by now was the task's to lose.
+            remove(parts[-1], folder)
+
+    def _restart(self) -> None:
+        pass
+
+    def _take(self, piece: memoryview) -> None:
+        pass
+
+    def _finish(self, digest: str) -> None:
+        if fcntl.fcntl(self._file.fd, fcntl.F_GETLEASE) != fcntl.F_RDLCK:
+            raise CacheFault("somebody opened it for writing")
+        self._store.adopt(self._file.fd, digest, self._file.size, Origin("output", None))
+
+    def _drop(self) -> None:
+        pass
+
+
+def _closed_to_writers(fd: int) -> bool:
+    """Takes the file away from the task, as far as writing goes. The lease ends when the descriptor is closed."""
+    try:
+        if os.fstat(fd).st_nlink != 1:
+            return False
+        # The owner first: as long as it is the task's, the task can undo the mode.
+        os.fchown(fd, os.geteuid(), os.getegid())
+        os.fchmod(fd, 0o444)
+        # Should somebody be in the middle of opening it, the kernel says so by a signal; SIGIO would end the process.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        found = os.fstat(fd)
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
 
 
 class IntoKeeper(Warming):

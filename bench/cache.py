@@ -89,6 +89,7 @@ class Pod:
             wrapper=None,
             gate_dir=None,
             lib_dir=None,
+            volume=None,
         )
 
     def env(self) -> dict[str, str]:

@@ -356,6 +356,7 @@ class Node:
             wrapper=None,
             gate_dir=None,
             lib_dir=None,
+            volume=None,
         )
         return fetch(settings, self.log())
 
@@ -375,6 +376,7 @@ class Node:
             start_patience_seconds=start_patience,
             compress=self.compress,
             lib_dir=None,
+            volume=None,
         )
         return publish(settings, self.log())
 
