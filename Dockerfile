@@ -35,6 +35,8 @@ COPY --from=parts /opt/helios/app /opt/helios/app
 # and gRPC when it speaks with kubelet.
 ENV PYTHONPATH=/opt/helios/app:/opt/helios/lib HELIOS_AGENT_LIB=/opt/helios/lib \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# With a base that lacks the C++ library it would be the nodes that find out.
+RUN python -c "import grpc, google.protobuf"
 WORKDIR /opt/helios/app
 USER 65532:65532
 ARG TAG=untagged

@@ -19,7 +19,7 @@ from agent.endpoint import Endpoint, Peer
 from agent.frozen import Frozen
 from agent.logs import Log
 from agent.manifest import InputOutcome
-from agent.names import escape, parts_of
+from agent.names import HELIOS_FOLDER, escape, parts_of
 from agent.neighbours import Lacking, Neighbours
 from agent.pace import Backoff
 from agent.plan import Plan, PlannedInput, PlanRefused
@@ -89,6 +89,8 @@ class Bringer:
     def bring(self, item: PlannedInput) -> InputOutcome:
         """Brings one input and says in the log and in its answer what it was. Raises InputFailed."""
         self._began[item.name] = time.monotonic()
+        if self._owner is not None and parts_of(item.name)[0] == HELIOS_FOLDER:
+            raise InputFailed(f"input {escape(item.name)}: {HELIOS_FOLDER}/ is not the task's own")
         try:
             outcome = self._bring_unchanged(item)
         except ObjectMissing:

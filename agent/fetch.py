@@ -19,6 +19,7 @@ from agent.handover import note_nothing_to_store, place_wrapper, write_message
 from agent.logs import Log
 from agent.manifest import InputOutcome, compact, fetch_manifest, fetch_message
 from agent.names import NameRefused, check_view
+from agent.pace import now_ms
 from agent.parallel import for_each
 from agent.plan import PlannedInput, PlanRefused
 from agent.progress import Progress
@@ -51,6 +52,7 @@ def fetch(
         cache_enabled=run.cache_enabled,
         error=error,
         elapsed_ms=int((time.monotonic() - began) * 1000),
+        ended_at=now_ms(),
     )
     try:
         write_whole(f"{settings.state_dir}/fetch.json", compact(manifest))

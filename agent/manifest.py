@@ -52,10 +52,10 @@ class InputOutcome(Frozen):
 
 
 def fetch_manifest(
-    outcomes: Sequence[InputOutcome], *, cache_enabled: bool, error: str | None, elapsed_ms: int
+    outcomes: Sequence[InputOutcome], *, cache_enabled: bool, error: str | None, elapsed_ms: int, ended_at: int
 ) -> dict[str, object]:
     """The whole manifest: {"v", "step", "ok", "cacheEnabled", "hits", "misses", "hitBytes", "missBytes", "causes",
-    "inputs", "error", "elapsedMs"}.
+    "inputs", "error", "elapsedMs", "endedAt"}; the last in epoch ms.
     """
     causes: dict[str, int] = {}
     for outcome in outcomes:
@@ -75,6 +75,7 @@ def fetch_manifest(
         "inputs": [outcome.document() for outcome in outcomes],
         "error": error,
         "elapsedMs": elapsed_ms,
+        "endedAt": ended_at,
     }
 
 

@@ -11,6 +11,9 @@ MAX_NAME_BYTES = 1024
 MAX_PART_BYTES = 255
 MAX_PARTS = 32
 
+HELIOS_FOLDER = ".helios"
+"""In the folder of a task whose volume the node's agent serves, what is not the task's own, its inputs among it."""
+
 _VIEW_ALPHABET = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 _HEX = frozenset("0123456789abcdef")
 

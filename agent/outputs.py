@@ -15,10 +15,8 @@ from collections.abc import Generator
 from agent.archive import ArchiveRefused, Entry, ending, kind_of, list_folder, padding
 from agent.download import BUFFER
 from agent.folders import below, opened
-from agent.names import escape, parts_of
+from agent.names import HELIOS_FOLDER, escape, parts_of
 
-HELIOS_FOLDER = ".helios"
-"""In the folder of a task whose volume the agent serves, what is not the task's own: its inputs' blobs among it."""
 OBJECT_BYTES = 5 * 1024**4
 
 

@@ -147,7 +147,7 @@ class Publication:
         before. The report, and then `finish`, are left to the caller.
         """
         self._kept = kept
-        outcome = self._settle_outcome(_started_at(self._settings.control_dir))
+        outcome = self._settle_outcome(started_at(self._settings.control_dir) or now_ms())
         self._say(outcome)
         return outcome
 
@@ -419,12 +419,12 @@ def _stores_nothing(settings: PublishSettings) -> bool:
     return nothing_to_store(settings.state_dir)
 
 
-def _started_at(control_dir: str) -> int:
-    """When the wrapper wrote that its task starts; now, if it did not."""
+def started_at(control_dir: str) -> int | None:
+    """When the wrapper wrote that its task starts, in epoch ms; None if it did not."""
     try:
         return os.stat(f"{control_dir}/started", follow_symlinks=False).st_mtime_ns // 1_000_000
     except OSError:
-        return now_ms()
+        return None
 
 
 def read_fetch_manifest(state_dir: str) -> dict[str, Json] | None:

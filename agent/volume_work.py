@@ -26,9 +26,7 @@ from agent.frozen import Frozen
 from agent.kept import Kept, stored_output
 from agent.lines import Lines
 from agent.logs import PREFIX, Log, error, one_line
-from agent.names import NameRefused
-from agent.outputs import HELIOS_FOLDER
-from agent.pace import now_ms
+from agent.names import HELIOS_FOLDER, NameRefused
 from agent.packing import SLOTS
 from agent.progress import Progress
 from agent.publish import (
@@ -39,6 +37,7 @@ from agent.publish import (
     nobody_told,
     read_fetch_manifest,
     report_document,
+    started_at,
 )
 from agent.settings import Attempt, FetchSettings, PublishSettings, Volume
 from agent.store import CacheFault, Store
@@ -155,9 +154,12 @@ def report_failure(
     kept = Kept(task.state_dir)
     report: Mapping[str, object] | None = kept.report()
     if report is None:
-        outcome = Outcome(nobody_told(now_ms()), reason)
+        began = started_at(task.control_dir)
+        outcome = Outcome(nobody_told(began or 0), reason)
         outcome.disrupted = disrupted
         report = _report(task, outcome, final=final)
+        if began is None:
+            report |= dict.fromkeys(("startedAt", "endedAt", "cpuMs", "peakMemoryBytes"))
         _keep(kept, report, log)
     told = deliver(Endpoint(web, task.attempt, log), report, log)
     drop_view(task)

@@ -203,7 +203,8 @@ class Collector:
                 held.ended = True
                 continue
             if pod is not None and self._may_be_reported(held, pod, values):
-                if "task" in pod.steps and held.phase != "Publishing":
+                task = pod.steps.get("task")
+                if task is not None and task.exitCode is not None and held.phase != "Publishing":
                     storing.append((held, msgspec.structs.replace(pod, phase="Publishing")))
                 continue
             try:
@@ -216,18 +217,18 @@ class Collector:
                     manifest=self.manifest,
                     fetch_lines=partial(fetch_lines_of, self.client, held.keys, held.launched),
                 )
-                task = memoized(values[2]) if wrap_up else None
+                memo = memoized(values[2]) if wrap_up else None
             except NotYet:
                 continue  # it stays in hand, and the next turn finds its pod over again
             except (OSError, ValueError) as error:
                 failures.append(Failure(held.entry, error))
                 continue
             is_current = values[:2] == ["RUNNING", str(held.launched.attempt)]
-            if task is not None and not is_current:
+            if memo is not None and not is_current:
                 image = pod.image if pod is not None else ""
-                remember(self.client, self.settings, held.keys, held.launched, task, image)
+                remember(self.client, self.settings, held.keys, held.launched, memo, image)
             # A memoized task's end is committed first: its entry stays until what it came to is remembered.
-            done = wrap_up and (task is None or not is_current)
+            done = wrap_up and (memo is None or not is_current)
             disagrees = contradicts(pod, values[0], values[1], held.launched.attempt)
             if disagrees:
                 log.warning("a pod failed whose attempt had succeeded; the success stays", **_named(held, pod))

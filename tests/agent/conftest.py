@@ -7,6 +7,7 @@ the real one is weed, started once, for the paths that must hold on S3 itself.
 import hashlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,16 +19,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import pytest
 
+from agent import volume_work
 from agent.fetch import fetch
 from agent.logs import Log
 from agent.publish import Outcome, publish
 from agent.settings import Attempt, FetchSettings, PublishSettings
+from agent.volume_work import VIEW_LINK, VolumeTask
+from agent.web import Web
 from tests.agent.wrappers import PythonWrapper, StaticWrapper, Wrapper, compile_static
+
+# Needs grpcio, which only these tests do.
+if TYPE_CHECKING:
+    from tests.agent.kubelet import KubeNode, Pod, TaskEndpoint
 
 AGENT = Path(__file__).parents[2] / "agent"
 TOKEN = "secret-token"
@@ -219,6 +227,8 @@ class PodEndpoint:
         """Says who has an input that a node lacks, by that node and the input; None: other nodes are not known of."""
         self.brought: list[tuple[str, dict[str, Any]]] = []
         self.keeper_url: str | None = None
+        self.lines: dict[str, list[str]] = defaultdict(list)
+        """By step, what the node's agent sent of its log."""
 
     @property
     def url(self) -> str:
@@ -278,7 +288,8 @@ class PodEndpoint:
                 self.answer(status, json.dumps(document).encode(), {})
 
             def enter(self) -> bool:
-                endpoint.asked.append(self.path)
+                if self.path not in ("/v1/lines", "/v1/storing"):
+                    endpoint.asked.append(self.path)
                 if self.headers.get("Authorization") != f"Bearer {TOKEN}":
                     self.reply(401, {"error": "bad token"})
                     return False
@@ -299,6 +310,12 @@ class PodEndpoint:
                 if self.path == "/v1/result":
                     endpoint.reports.append(document)
                     return self.reply(200, {"status": "committed"})
+                if self.path == "/v1/lines":
+                    known = endpoint.lines[document["step"]]
+                    known += document["lines"][len(known) - document["after"] :]
+                    return self.reply(200, {})
+                if self.path == "/v1/storing":
+                    return self.reply(200, {})
                 if endpoint.make_parts is not None:
                     return self.reply(200, endpoint.make_parts(document))
                 if self.path == "/v1/locate":
@@ -323,9 +340,17 @@ class Node:
     """Folders of one pod on a node, and its steps. Several pods may share one cache folder."""
 
     def __init__(
-        self, root: Path, endpoint: PodEndpoint, cache: Path, job: str = "job-1", name: str = "node-1"
+        self,
+        root: Path,
+        endpoint: PodEndpoint,
+        cache: Path,
+        job: str = "job-1",
+        name: str = "node-1",
+        form: str = "init",
     ) -> None:
         self.name = name
+        self.form = form
+        self.web = Web()
         self.root = root
         self.endpoint = endpoint
         self.cache = cache
@@ -343,7 +368,43 @@ class Node:
     def log(self) -> Log:
         return Log(lambda data: self.lines.append(data.decode()))
 
+    def volume(self, *, cache_enabled: bool = True, patience: float = 20.0, user: int | None = None) -> VolumeTask:
+        """The pod's volume, as the node's agent knows it in the csi form."""
+        return VolumeTask(
+            attempt=self.attempt(patience),
+            job=self.job,
+            cache_dir=str(self.cache),
+            cache_enabled=cache_enabled,
+            artifacts=str(self.artifacts),
+            control_dir=str(self.control),
+            state_dir=str(self.root / "state"),
+            user=os.getuid() if user is None else user,
+            inputs=len(self.endpoint.inputs),
+            outputs=len(self.endpoint.outputs),
+            parallel=4,
+            compress=self.compress,
+            lib_dir=None,
+            limit_bytes=0,
+        )
+
+    def agents_log(self) -> Log:
+        """The log of the node's agent, of which `lines` get what a step's own log would have."""
+        whose = re.compile(r"r t attempt 0 (fetch|publish): ")
+        return Log(lambda data: self.lines.append(whose.sub("", data.decode(), count=1)))
+
+    def mount_view(self) -> None:
+        """Shows the view where the agent mounts it in the csi form."""
+        view, seen = self.cache / "views" / self.job, self.artifacts / VIEW_LINK
+        if view.exists() and not seen.is_symlink():
+            seen.parent.mkdir()
+            seen.symlink_to(view)
+
     def fetch(self, *, cache_enabled: bool = True, patience: float = 20.0) -> dict[str, Any]:
+        if self.form == "csi":
+            volume = self.volume(cache_enabled=cache_enabled, patience=patience)
+            manifest = volume_work.bring(volume, self.agents_log(), self.web)
+            self.mount_view()
+            return manifest
         settings = FetchSettings(
             attempt=self.attempt(patience),
             cache_enabled=cache_enabled,
@@ -363,6 +424,10 @@ class Node:
     def publish(
         self, *, patience: float = 20.0, start_patience: float | None = 10.0, sees_cache: bool = True
     ) -> Outcome:
+        if self.form == "csi":
+            volume = self.volume(cache_enabled=sees_cache, patience=patience)
+            ahead = volume_work.look_ahead(volume, self.agents_log(), self.web)
+            return volume_work.store(volume, self.agents_log(), self.web, ahead)
         settings = PublishSettings(
             attempt=self.attempt(patience),
             cache_dir=str(self.cache) if sees_cache else None,
@@ -439,12 +504,21 @@ def endpoint(store: ObjectStore) -> Iterator[PodEndpoint]:
         yield pod
 
 
+both_forms = pytest.mark.parametrize("form", ["init", "csi"], indirect=True)
+"""For a test that holds for a pod whose steps are containers, and for one whose node's agent does them."""
+
+
 @pytest.fixture
-def make_node(tmp_path: Path, endpoint: PodEndpoint) -> Callable[..., Node]:
+def form(request: pytest.FixtureRequest) -> str:
+    return getattr(request, "param", "init")
+
+
+@pytest.fixture
+def make_node(tmp_path: Path, endpoint: PodEndpoint, form: str) -> Callable[..., Node]:
     """Pods on one node: each call gives a pod with its own folders and view, all with the same cache."""
 
     def make(job: str = "job-1") -> Node:
-        return Node(tmp_path / job, endpoint, tmp_path / "cache", job)
+        return Node(tmp_path / job, endpoint, tmp_path / "cache", job, form=form)
 
     return make
 
@@ -553,3 +627,39 @@ def real_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealS3]:
         # Sockets whose names weed does not let one choose.
         for kind, port in (("master", master), ("volume", volume), ("filer", filer), ("s3", s3)):
             Path(f"/tmp/seaweedfs-{kind}-grpc-{port + 10000}.sock").unlink(missing_ok=True)
+
+
+@pytest.fixture
+def tasks(store: ObjectStore) -> Iterator["TaskEndpoint"]:
+    """The pod endpoint of tasks whose node has the driver."""
+    from tests.agent.kubelet import TaskEndpoint
+
+    endpoint = TaskEndpoint(store)
+    with serving(endpoint.handler()) as port:
+        endpoint.port = port
+        yield endpoint
+
+
+@pytest.fixture
+def kube(tasks: "TaskEndpoint", static_binary: Path) -> Iterator["KubeNode"]:
+    """A node whose agent serves volumes."""
+    from tests.agent.kubelet import KubeNode, short_folder
+
+    with short_folder() as folder:
+        node = KubeNode(folder, tasks, static_binary)
+        try:
+            node.start()
+            yield node
+        finally:
+            node.close()
+
+
+@pytest.fixture
+def pod(kube: "KubeNode", tasks: "TaskEndpoint", store: ObjectStore) -> "Pod":
+    """With an input `data.csv`, and an output `out.txt` to store."""
+    from tests.agent.kubelet import DATA
+
+    store.put("bucket/data.csv", DATA)
+    tasks.add_input("data.csv", "bucket/data.csv")
+    tasks.add_output("out.txt")
+    return kube.pod(inputs="1", outputs="1")

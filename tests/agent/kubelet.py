@@ -10,7 +10,7 @@ import site
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -24,6 +24,7 @@ from tests.agent.conftest import AGENT, TOKEN, ObjectStore, PodEndpoint, wait_un
 
 TASK_USER = 1000
 AGENT_USER = 65532
+DATA = b"what a task reads\n" * 1000
 TOOLS = ("unshare", "nsenter", "setpriv", "mount")
 
 
@@ -110,12 +111,9 @@ class KubeNode:
         }
         self._pods = 0
         # As on a node: what is mounted below kubelet's folder in one namespace is seen in all.
-        self._place = subprocess.Popen(
-            ["unshare", "--mount", "--propagation", "private", "sh", "-c", 
-             'mkdir -p "$1" && mount --bind "$1" "$1" && mount --make-rshared "$1" && echo ready && exec sleep infinity',
-             "sh", str(self.kubelet)],
-            stdout=subprocess.PIPE,
-        )  # fmt: skip
+        share = 'mkdir "$1" && mount --bind "$1" "$1" && mount --make-rshared "$1" && echo ready && exec sleep infinity'
+        alone = ("unshare", "--mount", "--propagation", "private")
+        self._place = subprocess.Popen([*alone, "sh", "-c", share, "sh", str(self.kubelet)], stdout=subprocess.PIPE)
         assert self._place.stdout is not None
         assert self._place.stdout.readline() == b"ready\n"
 
@@ -216,6 +214,25 @@ class KubeNode:
         output = process.communicate(timeout=60)[0].decode()
         return process.returncode, output
 
+    def start_waiting(self, pod: Pod, script: str) -> subprocess.Popen[bytes]:
+        """A task that has done what the script says, and then goes on until `let_end`."""
+        task = self.start_task(pod, f"{script}; echo running; until [ -e go ]; do sleep 0.02; done")
+        assert task.stdout is not None
+        line = task.stdout.readline()
+        assert line == b"running\n", line
+        return task
+
+    def let_end(self, pod: Pod, task: subprocess.Popen[bytes]) -> int:
+        (self.folder(pod) / "artifacts" / "go").touch()
+        task.communicate(timeout=30)
+        return task.returncode
+
+    def kill_task(self, task: subprocess.Popen[bytes]) -> None:
+        """As when its container is killed: the first process, and with it all others."""
+        children = Path(f"/proc/{task.pid}/task/{task.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGKILL)
+        task.communicate(timeout=30)
+
     def mounts(self) -> list[str]:
         """Mount points of pods, below the folder of all pods, with the options of each."""
         lines = subprocess.run(self.inside("cat", "/proc/self/mountinfo"), capture_output=True, text=True).stdout
@@ -256,3 +273,17 @@ def missing() -> str | None:
         return f"needs {', '.join(lacking)}"
     tried = subprocess.run(["unshare", "--mount", "--pid", "--fork", "mount", "-t", "tmpfs", "none", "/mnt"], stderr=-3)
     return "mounts cannot be made here" if tried.returncode else None
+
+
+def only_report(tasks: TaskEndpoint) -> dict[str, Any]:
+    """The one report that came."""
+    wait_until(lambda: tasks.reports, "a report")
+    assert len(tasks.reports) == 1
+    return tasks.reports[0]
+
+
+def is_dropped(kube: KubeNode, pod: Pod) -> None:
+    """Waits until nothing is left of a volume."""
+    wait_until(lambda: not kube.folder(pod).exists(), "the volume is gone from the disk")
+    assert not any(pod.uid in line for line in kube.mounts())
+    assert not pod.target.exists()

@@ -13,12 +13,14 @@ import pytest
 
 from agent.logs import LoggedInput, read_fetch_log
 from agent.manifest import MESSAGE_BYTES
+from tests.agent.conftest import both_forms
 
 
 def causes(manifest: dict[str, Any]) -> dict[str, str]:
     return {item["name"]: item["cause"] for item in manifest["inputs"]}
 
 
+@both_forms
 def test_a_second_task_hits_what_a_first_one_brought(store: Any, endpoint: Any, make_node: Any) -> None:
     digest = store.put("bucket/data.csv", b"a,b\n1,2\n")
     endpoint.add_input("in/data.csv", "bucket/data.csv")
@@ -40,11 +42,13 @@ def test_a_second_task_hits_what_a_first_one_brought(store: Any, endpoint: Any, 
     assert store.count("GET", "bucket/data.csv") == 1
     for node in (first, second):
         assert node.read("in/data.csv") == b"a,b\n1,2\n"
-        assert os.readlink(node.artifacts / "in/data.csv") == f"{node.cache}/views/{node.job}/in/data.csv"
+        seen = f"{node.cache}/views/{node.job}" if node.form == "init" else "../.helios/inputs"
+        assert os.readlink(node.artifacts / "in/data.csv") == f"{seen}/in/data.csv"
     assert first.blob(digest).stat().st_nlink == 3
     assert oct(first.blob(digest).stat().st_mode)[-3:] == "444"
 
 
+@both_forms
 def test_a_hit_copies_nothing_and_shares_the_blob_inode(store: Any, endpoint: Any, make_node: Any) -> None:
     digest = store.put("bucket/x", b"x" * 1000)
     endpoint.add_input("x", "bucket/x")
@@ -54,6 +58,7 @@ def test_a_hit_copies_nothing_and_shares_the_blob_inode(store: Any, endpoint: An
     assert (node.artifacts / "x").stat().st_ino == node.blob(digest).stat().st_ino
 
 
+@both_forms
 def test_the_log_has_the_published_lines_and_gives_back_the_classification(
     store: Any, endpoint: Any, make_node: Any
 ) -> None:
@@ -76,6 +81,7 @@ def test_the_log_has_the_published_lines_and_gives_back_the_classification(
     assert logged.inputs == (LoggedInput("data.txt", True, "cached", 5),)
 
 
+@both_forms
 def test_another_tasks_output_needs_no_head_and_hits_by_its_digest(store: Any, endpoint: Any, make_node: Any) -> None:
     digest = store.put("bucket/runs/1/out", b"payload")
     endpoint.add_input("out", "bucket/runs/1/out", sha256=digest, bytes=7, headUrl=None)
@@ -86,6 +92,7 @@ def test_another_tasks_output_needs_no_head_and_hits_by_its_digest(store: Any, e
     assert store.count("HEAD", "bucket/runs/1/out") == store.count("HEAD", "bucket/runs/2/out") == 0
 
 
+@both_forms
 def test_a_new_version_at_the_same_source_is_a_miss_that_changed(store: Any, endpoint: Any, make_node: Any) -> None:
     store.put("bucket/x", b"one")
     endpoint.add_input("x", "bucket/x")
@@ -98,6 +105,7 @@ def test_a_new_version_at_the_same_source_is_a_miss_that_changed(store: Any, end
     assert causes(make_node("c").fetch()) == {"x": "cached"}
 
 
+@both_forms
 def test_an_evicted_blob_is_a_miss_that_says_so(store: Any, endpoint: Any, make_node: Any) -> None:
     digest = store.put("bucket/x", b"gone")
     endpoint.add_input("x", "bucket/x")
@@ -108,6 +116,7 @@ def test_an_evicted_blob_is_a_miss_that_says_so(store: Any, endpoint: Any, make_
     assert causes(make_node("c").fetch()) == {"x": "cached"}
 
 
+@both_forms
 def test_with_the_cache_off_everything_is_downloaded_and_nothing_is_kept(store: Any, endpoint: Any, node: Any) -> None:
     store.put("bucket/x", b"x")
     endpoint.add_input("x", "bucket/x")
@@ -118,6 +127,7 @@ def test_with_the_cache_off_everything_is_downloaded_and_nothing_is_kept(store: 
     assert not (node.artifacts / "x").is_symlink()
 
 
+@both_forms
 def test_the_plan_can_turn_the_cache_off_too(store: Any, endpoint: Any, node: Any) -> None:
     store.put("bucket/x", b"x")
     endpoint.add_input("x", "bucket/x")
@@ -125,6 +135,7 @@ def test_the_plan_can_turn_the_cache_off_too(store: Any, endpoint: Any, node: An
     assert causes(node.fetch()) == {"x": "disabled"}
 
 
+@both_forms
 def test_a_copy_is_private_and_writable(store: Any, endpoint: Any, make_node: Any) -> None:
     digest = store.put("bucket/x", b"original")
     endpoint.add_input("x", "bucket/x", mode="copy")
@@ -137,6 +148,7 @@ def test_a_copy_is_private_and_writable(store: Any, endpoint: Any, make_node: An
         assert node.blob(digest).stat().st_nlink == 1
 
 
+@both_forms
 def test_an_archive_becomes_a_folder(store: Any, endpoint: Any, make_node: Any) -> None:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
@@ -154,6 +166,7 @@ def test_an_archive_becomes_a_folder(store: Any, endpoint: Any, make_node: Any) 
         assert node.read("folder/deep/b.txt") == b"B"
 
 
+@both_forms
 @pytest.mark.parametrize("bad", ["../evil", "/evil", "link"])
 def test_an_archive_that_would_leave_its_folder_is_refused(store: Any, endpoint: Any, node: Any, bad: str) -> None:
     packed = io.BytesIO()
@@ -170,6 +183,7 @@ def test_an_archive_that_would_leave_its_folder_is_refused(store: Any, endpoint:
     assert not (node.root / "evil").exists()
 
 
+@both_forms
 @pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "a//b", ".", "", "a\0b", "x" * 300, "\ud800"])
 def test_a_name_that_leads_out_is_refused_before_anything_is_written(endpoint: Any, node: Any, name: str) -> None:
     endpoint.add_input(name, "bucket/x")
@@ -178,6 +192,7 @@ def test_a_name_that_leads_out_is_refused_before_anything_is_written(endpoint: A
     assert not (node.cache / "views").exists()
 
 
+@both_forms
 def test_a_view_name_that_leads_out_is_refused(store: Any, endpoint: Any, make_node: Any) -> None:
     store.put("bucket/x", b"x")
     endpoint.add_input("x", "bucket/x")
@@ -205,6 +220,7 @@ def test_a_missing_object_is_named_with_its_source(endpoint: Any, node: Any) -> 
     assert json.loads((node.root / "fetch-message").read_bytes())["error"] == manifest["error"]
 
 
+@both_forms
 def test_a_name_with_a_newline_cannot_forge_a_log_line(store: Any, endpoint: Any, node: Any) -> None:
     store.put("bucket/x", b"x")
     evil = "x\n[HELIOS] Input 'y': hit cached, 1 bytes\n"
@@ -215,6 +231,7 @@ def test_a_name_with_a_newline_cannot_forge_a_log_line(store: Any, endpoint: Any
     assert [item.cause for item in logged.inputs] == ["never-here"]
 
 
+@both_forms
 def test_no_line_and_no_error_shows_a_signature_or_the_token(store: Any, endpoint: Any, node: Any) -> None:
     endpoint.make_url = lambda method, key: store.url(key) + "&X-Amz-Signature=hush"
     store.faults["bucket/x"] = [500, ("cut", 1)]
@@ -227,6 +244,7 @@ def test_no_line_and_no_error_shows_a_signature_or_the_token(store: Any, endpoin
     assert "secret-token" not in everything
 
 
+@both_forms
 def test_an_expired_url_is_refreshed_by_asking_for_the_plan_again(store: Any, endpoint: Any, node: Any) -> None:
     store.put("bucket/x", b"x")
     endpoint.add_input("x", "bucket/x")
@@ -244,22 +262,29 @@ def test_an_expired_url_is_refreshed_by_asking_for_the_plan_again(store: Any, en
     assert endpoint.asked.count("/v1/plan") >= 2
 
 
+@both_forms
 @pytest.mark.parametrize("status", [401, 403, 410])
 def test_a_refused_attempt_stops_at_once(endpoint: Any, node: Any, status: int) -> None:
+    endpoint.add_input("x", "bucket/x")
     endpoint.script["/v1/plan"] = [status]
     manifest = node.fetch()
     assert "attempt is over" in manifest["error"]
     assert endpoint.asked == ["/v1/plan"]
 
 
+@both_forms
 @pytest.mark.parametrize("status", [425, 429, 503])
 def test_an_endpoint_that_is_not_ready_is_asked_again(store: Any, endpoint: Any, node: Any, status: int) -> None:
+    store.put("bucket/x", b"x")
+    endpoint.add_input("x", "bucket/x")
     endpoint.script["/v1/plan"] = [status]
     assert node.fetch()["ok"]
     assert endpoint.asked == ["/v1/plan"] * 2
 
 
+@both_forms
 def test_an_endpoint_that_stays_down_fails_the_step_when_the_patience_ends(endpoint: Any, node: Any) -> None:
+    endpoint.add_input("x", "bucket/x")
     endpoint.script["/v1/plan"] = [503] * 50
     manifest = node.fetch(patience=0.3)
     assert "no answer to GET /v1/plan" in manifest["error"]
@@ -290,6 +315,7 @@ def test_an_error_too_long_for_the_message_is_shortened(endpoint: Any, node: Any
     assert not manifest["ok"]
 
 
+@both_forms
 @pytest.mark.parametrize(
     ("damage", "verify"),
     [("truncate", "size"), ("touch", "size"), ("grow", "size"), ("tamper", "always"), ("replace", "size")],
@@ -325,6 +351,7 @@ def test_a_damaged_blob_is_quarantined_and_fetched_again(
     assert causes(make_node("c").fetch()) == {"x": "cached"}
 
 
+@both_forms
 def test_a_cache_folder_that_cannot_be_made_is_bypassed(store: Any, endpoint: Any, make_node: Any) -> None:
     store.put("bucket/x", b"x")
     endpoint.add_input("x", "bucket/x")
@@ -334,6 +361,7 @@ def test_a_cache_folder_that_cannot_be_made_is_bypassed(store: Any, endpoint: An
     assert node.read("x") == b"x"
 
 
+@both_forms
 def test_two_names_for_one_content_are_one_download(store: Any, endpoint: Any, node: Any) -> None:
     digest = store.put("bucket/x", b"same")
     for name in ("one", "two"):
@@ -344,6 +372,7 @@ def test_two_names_for_one_content_are_one_download(store: Any, endpoint: Any, n
     assert node.read("one") == node.read("two") == b"same"
 
 
+@both_forms
 def test_an_empty_object_is_an_input_like_any_other(store: Any, endpoint: Any, make_node: Any) -> None:
     store.put("bucket/empty", b"")
     endpoint.add_input("empty", "bucket/empty")
@@ -384,6 +413,7 @@ def test_a_wrong_environment_is_named(node: Any) -> None:
     assert process.returncode == 2
 
 
+@both_forms
 @pytest.mark.parametrize("make", [lambda: "verified"])
 def test_verify_always_hits_when_the_blob_is_sound(
     store: Any, endpoint: Any, make_node: Any, make: Callable[[], str]

@@ -25,6 +25,7 @@ from agent.manifest import MESSAGE_BYTES
 from helios.localjobs import PodStatus
 from helios.podwire import OutputManifest, PublishMessage, Report, StoredOutput
 from services.collector.outcome import report_of
+from tests.agent.conftest import both_forms
 
 KEY = "bucket/runs/r/t/0/pod/"
 
@@ -58,6 +59,7 @@ def test_a_good_task_has_its_outputs_stored_and_reported(store: Any, endpoint: A
     assert (message["ok"], message["outputs"], message["outputBytes"], message["exitCode"]) == (True, 2, 3, 0)
 
 
+@both_forms
 def test_the_report_carries_what_fetch_found(store: Any, endpoint: Any, node: Any) -> None:
     store.put("bucket/x", b"x")
     endpoint.add_input("x", "bucket/x")
@@ -76,6 +78,7 @@ def test_a_missing_output_fails_a_task_that_exited_0(endpoint: Any, node: Any) -
     assert json.loads((node.root / "publish-message").read_bytes())["reason"] == outcome.reason
 
 
+@both_forms
 def test_a_failed_task_stores_nothing_and_is_reported(store: Any, endpoint: Any, node: Any) -> None:
     endpoint.add_output("n")
     (node.artifacts / "n").write_text("half")
@@ -93,6 +96,7 @@ def plant_socket(path: Path) -> None:
     os.close(here)
 
 
+@both_forms
 @pytest.mark.parametrize(
     ("plant", "words"),
     [
@@ -103,14 +107,16 @@ def plant_socket(path: Path) -> None:
     ],
 )
 def test_an_output_that_is_no_file_is_refused_by_its_kind(
-    store: Any, endpoint: Any, node: Any, plant: Callable[[Path], None], words: str
+    store: Any, endpoint: Any, make_node: Any, plant: Callable[[Path], None], words: str
 ) -> None:
     """FAULTS 32, for the output itself and for one inside an output folder."""
     endpoint.add_output("out")
+    node = make_node("a")
     plant(node.artifacts / "out")
     node.task_ended()
     assert words in (node.publish().reason or "")
-    (node.artifacts / "out").unlink()
+    node = make_node("b")
+    node.task_ended()
     (node.artifacts / "out").mkdir()
     plant(node.artifacts / "out" / "inner")
     reason = node.publish().reason or ""
@@ -119,6 +125,7 @@ def test_an_output_that_is_no_file_is_refused_by_its_kind(
     assert store.objects == {}
 
 
+@both_forms
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a device")
 def test_a_device_is_refused_without_being_opened(endpoint: Any, node: Any) -> None:
     endpoint.add_output("out")
@@ -130,6 +137,7 @@ def test_a_device_is_refused_without_being_opened(endpoint: Any, node: Any) -> N
     assert "a device" in (node.publish().reason or "")
 
 
+@both_forms
 def test_an_output_behind_a_linked_folder_is_refused(store: Any, endpoint: Any, node: Any, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -141,6 +149,7 @@ def test_an_output_behind_a_linked_folder_is_refused(store: Any, endpoint: Any, 
     assert store.objects == {}
 
 
+@both_forms
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../b"])
 def test_an_output_name_that_leads_out_is_refused(store: Any, endpoint: Any, node: Any, name: str) -> None:
     endpoint.add_output(name)
@@ -161,6 +170,7 @@ def fill(folder: Path, order: list[str]) -> None:
     (folder / "hollow").mkdir()
 
 
+@both_forms
 def test_a_folder_is_stored_as_the_same_tar_whoever_wrote_it_and_when(
     store: Any, endpoint: Any, make_node: Any
 ) -> None:
@@ -189,6 +199,7 @@ def test_a_folder_is_stored_as_the_same_tar_whoever_wrote_it_and_when(
         assert content.read() == b"b/c" * 300
 
 
+@both_forms
 def test_a_folder_output_comes_back_as_an_input(store: Any, endpoint: Any, make_node: Any) -> None:
     endpoint.add_output("out")
     writer = make_node("writer")
@@ -205,6 +216,7 @@ def test_a_folder_output_comes_back_as_an_input(store: Any, endpoint: Any, make_
     assert (reader.artifacts / "back/hollow").is_dir()
 
 
+@both_forms
 def test_an_output_that_changes_while_it_is_read_is_refused(
     store: Any, endpoint: Any, node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +234,7 @@ def test_an_output_that_changes_while_it_is_read_is_refused(
     assert node.publish().reason == "output 'growing' changed while it was read"
 
 
+@both_forms
 def test_an_upload_is_tried_again_and_an_expired_url_is_replaced(store: Any, endpoint: Any, node: Any) -> None:
     endpoint.add_output("n")
     (node.artifacts / "n").write_bytes(b"n")
@@ -239,6 +252,7 @@ def test_an_upload_is_tried_again_and_an_expired_url_is_replaced(store: Any, end
     assert store.objects[KEY + "n"] == b"n"
 
 
+@both_forms
 def test_an_upload_that_fails_for_good_fails_the_task(
     store: Any, endpoint: Any, node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,6 +266,7 @@ def test_an_upload_that_fails_for_good_fails_the_task(
     assert endpoint.reports[0]["reason"] == "output 'n': upload given up after 8 tries: HTTP 500 SlowDown"
 
 
+@both_forms
 def test_a_big_output_goes_up_in_parts_and_an_error_in_a_200_is_seen(store: Any, endpoint: Any, node: Any) -> None:
     data = os.urandom((3 << 20) + 17)
     endpoint.single_put_limit = 1 << 20
@@ -266,6 +281,7 @@ def test_a_big_output_goes_up_in_parts_and_an_error_in_a_200_is_seen(store: Any,
     assert len(store.complete_bodies) == 2
 
 
+@both_forms
 def test_a_report_that_is_too_early_is_delivered_again(endpoint: Any, node: Any) -> None:
     endpoint.script["/v1/result"] = [425, 425, 503]
     node.task_ended()
@@ -342,6 +358,7 @@ def test_a_list_of_outputs_that_cannot_be_stored_costs_nothing_else(
     assert made_report(node, endpoint, store) is None
 
 
+@both_forms
 def test_an_endpoint_that_gives_no_place_for_the_list_is_an_older_one(store: Any, endpoint: Any, node: Any) -> None:
     original = endpoint.plan
     endpoint.plan = lambda: {name: value for name, value in original().items() if name != "manifest"}
@@ -353,6 +370,7 @@ def test_an_endpoint_that_gives_no_place_for_the_list_is_an_older_one(store: Any
     assert len(store.objects) == 60
 
 
+@both_forms
 def test_a_fenced_attempt_is_not_reported_twice(endpoint: Any, node: Any) -> None:
     endpoint.script["/v1/result"] = [410]
     node.task_ended()
@@ -444,6 +462,7 @@ def test_an_input_that_was_written_to_disrupts_writer_and_reader_alike_and_is_qu
     assert endpoint.reports[2]["disrupted"] is False
 
 
+@both_forms
 def test_a_command_that_could_not_be_run_fails_for_that_whoever_changed_its_input(
     store: Any, endpoint: Any, node: Any
 ) -> None:
@@ -467,6 +486,7 @@ def test_what_a_task_puts_in_the_messages_place_neither_stops_publish_nor_keeps_
     assert len(endpoint.reports) == 1
 
 
+@both_forms
 def test_after_the_task_its_view_is_gone_and_its_blobs_are_on_the_disk(
     store: Any, endpoint: Any, make_node: Any, wait_until: Any
 ) -> None:
