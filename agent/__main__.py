@@ -1,6 +1,7 @@
 # pathlib costs ten milliseconds at every start:
 # ruff: noqa: PTH120
-"""`python -I -S <folder or zipapp> fetch|publish|exec|keep|version`: a thin shell over the functions of the same names.
+"""`python -I -S <folder or zipapp> fetch|publish|exec|keep|node|version`: a thin shell over the functions of the
+same names.
 
 Each verb reads its environment once, runs one function and turns its outcome into an exit code. Exit 2 means that a
 verb could not even begin: a wrong verb or a wrong environment (exec uses 125 for that, since 2 may be the command's
@@ -12,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable
 
-USAGE = "usage: agent fetch | publish | exec -- COMMAND [ARG...] | keep | version\n"
+USAGE = "usage: agent fetch | publish | exec -- COMMAND [ARG...] | keep | node | version\n"
 
 
 def main(arguments: list[str]) -> int:
@@ -50,6 +51,10 @@ def _verb(arguments: list[str]) -> Callable[[], int]:
             from agent.keep import keep_verb
 
             return lambda: keep_verb(dict(os.environ))
+        case ["node", *_]:
+            from agent.node import node_verb
+
+            return lambda: node_verb(dict(os.environ))
         case _:
             return _print_usage
 

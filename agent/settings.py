@@ -155,6 +155,31 @@ class SyncSettings(Frozen, secret=("key",)):
     """Where agent/zstd.py finds its library."""
 
 
+class NodeSettings(Frozen):
+    """What `node` is told beside what `keep` is; paths are absolute."""
+
+    kubelet_dir: str
+    """kubelet's own folder, in the host's and in the agent's file system at the same path."""
+    namespace: str
+    """Volumes of other namespaces' pods are refused."""
+    volume_bytes: int
+    """What a task's folder may take of the disk; 0: no limit."""
+    wrapper: str
+    """agent/exec.c, compiled."""
+    cache_dir: str
+    node: str
+    endpoint: str
+    """Base URL of the collector's pod endpoint, without a slash at the end."""
+    plan_patience_seconds: float
+    """How long an endpoint that is down is waited for, before a fetch has failed."""
+    parallel: int
+    """How many inputs, or outputs, of one task are moved at the same time."""
+    compress: bool
+    """Whether outputs that shrink are compressed."""
+    lib_dir: str | None
+    """The folder of packages that holds grpcio, protobuf and zstd; None: they are found where imports come from."""
+
+
 def fetch_settings(env: Mapping[str, str]) -> FetchSettings:
     return FetchSettings(
         attempt=_attempt(env),
@@ -232,6 +257,22 @@ def sync_settings(env: Mapping[str, str]) -> SyncSettings | None:
         bind=_host_and_port(env, "HELIOS_KEEPER_BIND"),
         seed_bytes=10 * 1024**3 if (seeds := _bytes(env, "HELIOS_SEED_BYTES")) is None else seeds,
         free_bytes=_bytes(env, "HELIOS_CACHE_FREE_BYTES"),
+        lib_dir=_optional_path(env, "HELIOS_AGENT_LIB"),
+    )
+
+
+def node_settings(env: Mapping[str, str]) -> NodeSettings:
+    return NodeSettings(
+        kubelet_dir=_path({"HELIOS_KUBELET_DIR": "/var/lib/kubelet", **env}, "HELIOS_KUBELET_DIR"),
+        namespace=_text(env, "HELIOS_NAMESPACE"),
+        volume_bytes=_bytes(env, "HELIOS_VOLUME_BYTES") or 0,
+        wrapper=_path(env, "HELIOS_WRAPPER"),
+        cache_dir=_path(env, "HELIOS_CACHE_DIR"),
+        node=_text(env, "HELIOS_NODE"),
+        endpoint=_endpoint(env),
+        plan_patience_seconds=_seconds(env, "HELIOS_PLAN_PATIENCE_SECONDS", 600.0) or 0.0,
+        parallel=_count(env, "HELIOS_FETCH_PARALLEL", 4),
+        compress=_choice(env, "HELIOS_COMPRESS", ("auto", "off")) == "auto",
         lib_dir=_optional_path(env, "HELIOS_AGENT_LIB"),
     )
 

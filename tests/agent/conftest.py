@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import pytest
@@ -32,6 +32,10 @@ from agent.settings import Attempt, FetchSettings, PublishSettings
 from agent.volume_work import VIEW_LINK, VolumeTask
 from agent.web import Web
 from tests.agent.wrappers import PythonWrapper, StaticWrapper, Wrapper, compile_static
+
+# Needs grpcio, which only these tests do.
+if TYPE_CHECKING:
+    from tests.agent.kubelet import KubeNode, Pod, TaskEndpoint
 
 AGENT = Path(__file__).parents[2] / "agent"
 TOKEN = "secret-token"
@@ -626,3 +630,39 @@ def real_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealS3]:
         # Sockets whose names weed does not let one choose.
         for kind, port in (("master", master), ("volume", volume), ("filer", filer), ("s3", s3)):
             Path(f"/tmp/seaweedfs-{kind}-grpc-{port + 10000}.sock").unlink(missing_ok=True)
+
+
+@pytest.fixture
+def tasks(store: ObjectStore) -> Iterator["TaskEndpoint"]:
+    """The pod endpoint of tasks whose node has the driver."""
+    from tests.agent.kubelet import TaskEndpoint
+
+    endpoint = TaskEndpoint(store)
+    with serving(endpoint.handler()) as port:
+        endpoint.port = port
+        yield endpoint
+
+
+@pytest.fixture
+def kube(tasks: "TaskEndpoint", static_binary: Path) -> Iterator["KubeNode"]:
+    """A node whose agent serves volumes."""
+    from tests.agent.kubelet import KubeNode, short_folder
+
+    with short_folder() as folder:
+        node = KubeNode(folder, tasks, static_binary)
+        try:
+            node.start()
+            yield node
+        finally:
+            node.close()
+
+
+@pytest.fixture
+def pod(kube: "KubeNode", tasks: "TaskEndpoint", store: ObjectStore) -> "Pod":
+    """With an input `data.csv`, and an output `out.txt` to store."""
+    from tests.agent.kubelet import DATA
+
+    store.put("bucket/data.csv", DATA)
+    tasks.add_input("data.csv", "bucket/data.csv")
+    tasks.add_output("out.txt")
+    return kube.pod(inputs="1", outputs="1")

@@ -1,0 +1,154 @@
+# pathlib costs ten milliseconds at every start:
+# ruff: noqa: PTH123
+"""What is known of one volume, in <cache>/volumes/<volume id>/volume.json, so that any later process goes on with it.
+
+The file is replaced as a whole; it holds the attempt's token, and only the agent may read it.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+from agent.documents import read_object
+from agent.folders import write_whole
+from agent.frozen import Frozen
+from agent.names import NameRefused, check_view
+
+FILE = "volume.json"
+VERSION = "1"
+_POD = "csi.storage.k8s.io/"
+_MOST_BYTES = 65536
+
+
+class AttributesRefused(ValueError):
+    """A volume's attributes are not those of a task's pod; the message says which is wrong."""
+
+
+class Phase(Enum):
+    """How far a volume has come."""
+
+    BRINGING = "bringing"
+    """Its inputs are being brought; the task's container is not made before the next phase."""
+    READY = "ready"
+    """It is mounted: its task starts, runs, or has ended and is being stored."""
+    FAILED = "failed"
+    """Its attempt has failed for `reason`, which is not told yet."""
+    OVER = "over"
+    """The attempt's result is told, or nobody wants it."""
+
+
+class VolumeRecord(Frozen, secret=("token",)):
+    """One volume; see the pod in docs/design.md for the first ten, which its attributes say."""
+
+    run: str
+    task: str
+    attempt: int
+    job: str
+    cache_enabled: bool
+    token: str
+    user: int
+    """The uid of the task."""
+    inputs: int
+    outputs: int
+    pod_uid: str
+    target: str
+    """Where kubelet wants it."""
+    boot: str | None
+    """The boot (agent.stamp.boot_id) in which it was mounted."""
+    phase: Phase
+    published: bool
+    """False once kubelet has given it up."""
+    reason: str | None
+    disrupted: bool
+
+    def but(self, **changed: object) -> "VolumeRecord":
+        """The same record with some fields changed."""
+        fields: dict[str, Any] = {**vars(self), **changed}
+        return VolumeRecord(**fields)
+
+    def write(self, folder: str) -> None:
+        document = {"v": 1, **vars(self), "phase": self.phase.value}
+        write_whole(f"{folder}/{FILE}", json.dumps(document).encode(), 0o600)
+
+
+def new_record(context: Mapping[str, str], target: str, boot: str | None) -> VolumeRecord:
+    """Of the volume that kubelet publishes with this context. Raises AttributesRefused."""
+    if context.get("v") != VERSION:
+        raise AttributesRefused(f"v must be {VERSION}, not {context.get('v')!r}")
+    job = _text(context, "job")
+    token = _text(context, "token")
+    if not token.isascii() or not token.isprintable():
+        raise AttributesRefused("token cannot be sent as a header")
+    try:
+        check_view(job)
+    except NameRefused as refused:
+        raise AttributesRefused(f"job: {refused}") from None
+    enabled = _text(context, "cacheEnabled")
+    if enabled not in ("true", "false"):
+        raise AttributesRefused("cacheEnabled must be true or false")
+    return VolumeRecord(
+        run=_text(context, "run"),
+        task=_text(context, "task"),
+        attempt=_whole(context, "attempt"),
+        job=job,
+        cache_enabled=enabled == "true",
+        token=token,
+        user=_whole(context, "user"),
+        inputs=_whole(context, "inputs"),
+        outputs=_whole(context, "outputs"),
+        pod_uid=_text(context, f"{_POD}pod.uid"),
+        target=target,
+        boot=boot,
+        phase=Phase.BRINGING,
+        published=True,
+        reason=None,
+        disrupted=False,
+    )
+
+
+def is_ephemeral(context: Mapping[str, str]) -> bool:
+    return context.get(f"{_POD}ephemeral") == "true"
+
+
+def pod_namespace(context: Mapping[str, str]) -> str:
+    """Of the pod that wants the volume, on kubelet's word; empty when it says none."""
+    return context.get(f"{_POD}pod.namespace", "")
+
+
+def is_volume_id(name: str) -> bool:
+    """Whether it can be a folder's name beside others."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", name) is not None
+
+
+def read_record(folder: str) -> VolumeRecord | None:
+    """None where there is none that can be read: its writer died before it had begun, or the disk lost it."""
+    try:
+        fd = os.open(f"{folder}/{FILE}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            found = read_object(file.read(_MOST_BYTES))
+    except OSError:
+        return None
+    if found is None or found.pop("v", None) != 1:
+        return None
+    try:
+        fields: dict[str, Any] = {**found, "phase": Phase(found.get("phase"))}
+        return VolumeRecord(**fields)
+    except (TypeError, ValueError):
+        return None
+
+
+def _text(context: Mapping[str, str], name: str) -> str:
+    value = context.get(name, "")
+    if not value:
+        raise AttributesRefused(f"{name} is missing")
+    return value
+
+
+def _whole(context: Mapping[str, str], name: str) -> int:
+    value = _text(context, name)
+    if not value.isascii() or not value.isdigit() or len(value) > 9:
+        raise AttributesRefused(f"{name} must be a whole number, not {value!r}")
+    return int(value)

@@ -1,0 +1,201 @@
+# pathlib costs ten milliseconds at every start:
+# ruff: noqa: PTH101, PTH103, PTH106, PTH112, PTH208
+"""All volumes of a node: which there are, also those of an earlier process, and a look at how much their tasks write.
+
+<cache>/volumes/<id>/    see agent.volume
+       /volumes/.agent   locked by the one process that serves them
+       /wrapper/         the wrapper as `exec`, and the folders `inputs` and `control`, for others to be mounted on
+"""
+
+import contextlib
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Mapping
+
+from agent.handover import place_wrapper
+from agent.logs import Log, one_line
+from agent.mounts import unmount_below
+from agent.names import escape
+from agent.settings import NodeSettings, WrapperPlace
+from agent.stamp import boot_id
+from agent.store import CacheFault, Store
+from agent.trees import DEEPEST, TooDeep, bytes_below, remove_all, remove_leftovers
+from agent.volume import Node, Volume, VolumePending, has_started
+from agent.volume_record import (
+    AttributesRefused,
+    Phase,
+    VolumeRecord,
+    is_ephemeral,
+    is_volume_id,
+    new_record,
+    pod_namespace,
+    read_record,
+)
+from agent.volume_work import Shared
+from agent.web import Web
+
+WATCH_SECONDS = 1.0
+"""From one look at what running tasks have written to the next; longer where a look takes long."""
+WATCH_SHARE = 0.05
+"""Of one processor, for looking."""
+REBOOTED = "the node was restarted while the task ran"
+
+
+class NotOurs(Exception):
+    """The volume is not one that may be served."""
+
+
+class Volumes:
+    """Safe from many threads. Only one process at a time has those of a cache."""
+
+    def __init__(self, settings: NodeSettings, log: Log) -> None:
+        self._settings = settings
+        self._log = log
+        self._node = Node(settings, f"{settings.cache_dir}/wrapper", Web(), log, Shared())
+        self._boot = boot_id()
+        self._lock = threading.Lock()
+        self._volumes: dict[str, Volume] = {}
+        self._held: int | None = None
+
+    def open(self) -> None:
+        """Waits for an earlier process's end, and goes on where it was. Raises OSError."""
+        root = self._node.volumes_dir
+        os.makedirs(root, 0o700, exist_ok=True)
+        os.chmod(root, 0o700)
+        self._held = os.open(f"{root}/.agent", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._held, fcntl.LOCK_EX)
+        self._place_wrapper()
+        remove_leftovers(root)
+        for name in os.listdir(root):
+            if is_volume_id(name):
+                self._restore(name)
+        if self._settings.volume_bytes:
+            threading.Thread(target=self._watch, name="quota", daemon=True).start()
+
+    def publish(self, name: str, target: str, context: Mapping[str, str], seconds: float) -> None:
+        """Mounts a volume at `target` once its inputs are there. Raises AttributesRefused, NotOurs, VolumeFailed,
+        VolumePending when that takes longer than the `seconds`, or OSError.
+        """
+        deadline = time.monotonic() + seconds
+        self._check_place(name, target)
+        if not is_ephemeral(context):
+            raise NotOurs("only ephemeral volumes are served: csi in a pod's own volumes")
+        if pod_namespace(context) != self._settings.namespace:
+            raise NotOurs(f"only pods of the namespace {self._settings.namespace} are served")
+        while (volume := self._joined(name, new_record(context, target, self._boot))).given_up:
+            if not volume.gone.wait(deadline - time.monotonic()):
+                raise VolumePending("what its task wrote before it was given up is still being stored")
+        if volume.record.target != target:
+            raise AttributesRefused(f"it is published at {volume.record.target} already")
+        volume.publish(deadline - time.monotonic())
+
+    def give_up(self, name: str, target: str) -> None:
+        """Unmounts a volume, also an unknown one, and removes the folder `target`. Raises AttributesRefused or
+        OSError.
+        """
+        self._check_place(name, target)
+        with self._lock:
+            volume = self._volumes.get(name)
+        if volume is not None:
+            volume.give_up()
+        unmount_below(target)
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(target)
+
+    def _check_place(self, name: str, target: str) -> None:
+        pods = f"{self._settings.kubelet_dir}/pods/"
+        if not is_volume_id(name):
+            raise AttributesRefused(f"not a volume's id: {name[:200]!r}")
+        if not target.startswith(pods) or any(part in ("", ".", "..") for part in target.removeprefix(pods).split("/")):
+            raise AttributesRefused(f"not a folder of a pod below {pods}: {target[:500]!r}")
+
+    def _joined(self, name: str, record: VolumeRecord) -> Volume:
+        """The volume of this name, which begins now if there is none."""
+        with self._lock:
+            volume = self._volumes.get(name)
+            if volume is None:
+                folder = f"{self._node.volumes_dir}/{name}"
+                os.makedirs(folder, 0o700, exist_ok=True)
+                record.write(folder)
+                volume = self._begin(name, record)
+            return volume
+
+    def _begin(self, name: str, record: VolumeRecord) -> Volume:
+        volume = Volume(name, record, self._node)
+        self._volumes[name] = volume
+        threading.Thread(target=self._live, args=(volume,), name=f"volume {name[:12]}", daemon=True).start()
+        return volume
+
+    def _live(self, volume: Volume) -> None:
+        volume.live()
+        try:
+            self._drop_view(volume)
+            remove_all(volume.name, self._node.volumes_dir)
+        except OSError as error:  # the next process finds it again
+            self._log.line(f"The volume {escape(volume.name)} cannot be removed: {one_line(str(error))}")
+        with self._lock:
+            del self._volumes[volume.name]
+        volume.gone.set()
+
+    def _drop_view(self, volume: Volume) -> None:
+        """Unless another pod of the same Job uses it by now."""
+        job = volume.record.job
+        with self._lock:
+            if any(other.record.job == job for other in self._volumes.values() if other is not volume):
+                return
+        if os.path.isdir(f"{self._settings.cache_dir}/views/{job}"):
+            with contextlib.suppress(CacheFault):
+                Store(self._settings.cache_dir, job).drop_view()
+
+    def _restore(self, name: str) -> None:
+        folder = f"{self._node.volumes_dir}/{name}"
+        record = read_record(folder)
+        if record is not None and record.boot != self._boot:
+            record = _after_reboot(record, self._boot, started=has_started(folder))
+            if record is not None:
+                record.write(folder)
+        if record is None:
+            remove_all(name, self._node.volumes_dir)
+            return
+        self._begin(name, record)
+
+    def _place_wrapper(self) -> None:
+        folder = self._node.wrapper_dir
+        for each in (folder, f"{folder}/inputs", f"{folder}/control"):
+            os.makedirs(each, 0o755, exist_ok=True)
+            os.chmod(each, 0o755)  # noqa: S103  # any task's user
+        place_wrapper(WrapperPlace(self._settings.wrapper, folder))
+
+    def _watch(self) -> None:
+        pause = WATCH_SECONDS
+        while True:
+            time.sleep(pause)
+            began = time.monotonic()
+            with self._lock:
+                running = [volume for volume in self._volumes.values() if volume.running]
+            for volume in running:
+                self._measure(volume)
+            pause = max(WATCH_SECONDS, (time.monotonic() - began) / WATCH_SHARE)
+
+    def _measure(self, volume: Volume) -> None:
+        limit = self._settings.volume_bytes
+        try:
+            size = sum(bytes_below(f"{volume.folder}/{name}") for name in ("artifacts", "control"))
+        except TooDeep:
+            volume.fail(f"its folder is nested more than {DEEPEST} deep, so that its size cannot be told")
+            return
+        except OSError:
+            return
+        if size > limit:
+            volume.fail(f"its folder holds more than {limit} bytes (HELIOS_VOLUME_BYTES)")
+
+
+def _after_reboot(record: VolumeRecord, boot: str | None, *, started: bool) -> VolumeRecord | None:
+    """What is left to do for a volume of another boot, whose mounts are gone; None: nothing, and kubelet asks anew for
+    what it still wants.
+    """
+    if record.phase is Phase.READY and started:
+        return record.but(phase=Phase.FAILED, published=False, reason=REBOOTED, disrupted=True, boot=boot)
+    return record.but(published=False, boot=boot) if record.phase is Phase.FAILED else None
