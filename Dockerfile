@@ -1,7 +1,7 @@
-# One image for the services and for the two steps of a task's pod.
+# One image for the services, for the two steps of a task's pod, and for what runs on every node.
 #
 #   python -m services.submitter | services.jobrunner | services.collector
-#   python -I -S /opt/helios/app/agent fetch | publish
+#   python -I -S /opt/helios/app/agent fetch | publish | keep | node
 #
 # `make images` puts what needs a network or a compiler into build/image first; a plain `docker build .` makes it here.
 ARG BASE=python:3.11-slim
@@ -31,9 +31,12 @@ RUN command -v python >/dev/null || ln -s "$(command -v python3)" /usr/local/bin
 COPY --from=parts /opt/helios/lib /opt/helios/lib
 COPY --from=parts /opt/helios/exec /opt/helios/exec
 COPY --from=parts /opt/helios/app /opt/helios/app
-# The agent starts without any of its libraries, and takes zstd from there when it has something to compress or to unpack.
+# The agent starts without any of its libraries, and takes zstd from there when it has something to compress or to unpack,
+# and gRPC when it speaks with kubelet.
 ENV PYTHONPATH=/opt/helios/app:/opt/helios/lib HELIOS_AGENT_LIB=/opt/helios/lib \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+# With a base that lacks the C++ library it would be the nodes that find out.
+RUN python -c "import grpc, google.protobuf"
 WORKDIR /opt/helios/app
 USER 65532:65532
 ARG TAG=untagged

@@ -52,11 +52,10 @@ ON_CLUSTER = $(if $(KUBECONFIG),,tests/cluster/tool/cluster exec) $(BIN)/python 
 
 test-cluster: $(VENV)/.dev build/image/.made ## the tests on a real Kubernetes: KUBECONFIG's, or one of their own (root and Go)
 	@$(if $(KUBECONFIG),,tests/cluster/tool/cluster build kubernetes runtime coredns minio base kwok)
-	@$(ON_CLUSTER) tests/cluster tests/k8s --ignore=tests/cluster/test_cache.py --ignore=tests/cluster/test_keeper.py
+	@$(ON_CLUSTER) tests/cluster tests/k8s
 
-test-cluster-long: $(VENV)/.dev build/image/.made ## what test-cluster leaves out: the nodes' caches, longer outages, larger runs
+test-cluster-long: $(VENV)/.dev build/image/.made ## what test-cluster leaves out: longer outages, larger runs
 	@$(if $(KUBECONFIG),,tests/cluster/tool/cluster build)
-	@HELIOS_LONG=1 $(ON_CLUSTER) tests/cluster/test_cache.py tests/cluster/test_keeper.py
 	@HELIOS_LONG=1 $(ON_CLUSTER) tests/cluster/test_faults.py tests/cluster/test_scaling.py
 
 bench-cluster: $(VENV)/.dev ## Helios beside bare Jobs on the same Kubernetes (root and Go)

@@ -211,6 +211,7 @@ class Evictor:
     def _candidates(self, now_ns: int) -> _Candidates:
         found = _Candidates()
         usual = self._usual_seconds()
+        low = self._limits.limit_bytes * self._limits.low
         for shelf in self._shelves.shelves():
             found.shelves.append(shelf)
             for index, size in enumerate(shelf.sizes):
@@ -227,7 +228,9 @@ class Evictor:
                 found.places.append((len(found.shelves) - 1) << 32 | index)
                 found.sizes.append(size)
                 idle = (now_ns - status.st_ctime_ns) / 1e9
-                found.values.append(value(size, seconds if seconds >= 0 else usual, idle))
+                worth = value(size, seconds if seconds >= 0 else usual, idle)
+                # For one that the cache can never hold, all others would go, and then it.
+                found.values.append(0.0 if self._limits.limit_bytes and size > low else worth)
         return found
 
     def _ask(self, found: _Candidates, numbers: list[int]) -> "set[int] | None":

@@ -64,7 +64,7 @@ class Keeper:
         self._evictor = Evictor(self._root, self._shelves, _limits(settings), needed)
         self._scrub = Scrub(self._root, self._store, self._shelves, boot_id(), settings.scrub_bytes_per_second)
         self._looks = (
-            self._shelves.look,
+            self._look,
             self._settle,
             self._drop_views,
             self._drop_leftovers,
@@ -164,6 +164,15 @@ class Keeper:
             "demandUnknown": self._evictor.demand_unknown,
             **done,
         }
+
+    def _look(self) -> None:
+        try:
+            self._shelves.look()
+        except FileNotFoundError:
+            # Somebody has emptied the cache by hand.
+            self._store.prepare()
+            self._store.drop_view()
+            self._shelves.look()
 
     def _settle(self) -> None:
         for digest in list(self._shelves.pending):

@@ -8,8 +8,8 @@ import threading
 from collections.abc import Mapping
 
 from agent.documents import Json, read_object
-from agent.folders import write_whole
 from agent.plan import PlannedOutput, Stored
+from agent.saved import save
 from agent.upload import StoredOutput
 
 MAX_BYTES = 64 * 1024 * 1024
@@ -48,7 +48,7 @@ class Kept:
         return read_object(_read(self._report))
 
     def note_report(self, report: Mapping[str, object]) -> None:
-        write_whole(self._report, json.dumps(report, separators=(",", ":")).encode(), 0o600)
+        save(self._report, report)
 
 
 def stored_output(document: Mapping[str, Json]) -> StoredOutput | None:

@@ -6,13 +6,12 @@ on counting where the earlier one stopped.
 """
 
 import contextlib
-import os
 import threading
 import time
 
 from agent.endpoint import AttemptOver, Endpoint, EndpointError, Refused
-from agent.folders import write_whole
 from agent.logs import PREFIX, Log
+from agent.saved import read_saved, save
 from agent.settings import Attempt
 from agent.web import Web
 
@@ -34,7 +33,8 @@ class Lines:
         self._endpoint = Endpoint(web, attempt, Log(lambda _data: None))
         self._step = step
         self._counter = f"{state_dir}/{step}-lines"
-        self._sent = _read_count(self._counter)
+        sent = read_saved(self._counter).get("sent")
+        self._sent = sent if isinstance(sent, int) else 0
         self._waiting: list[str] = []
         self._closed = False
         self._given_up = False
@@ -101,20 +101,7 @@ class Lines:
                 continue
             self._sent += len(batch)
             with contextlib.suppress(OSError):
-                write_whole(self._counter, str(self._sent).encode(), 0o600)
+                save(self._counter, {"v": 1, "sent": self._sent})
         with self._changed:
             self._given_up = True
             self._waiting.clear()
-
-
-def _read_count(path: str) -> int:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return 0
-    try:
-        return int(os.read(fd, 32))
-    except (OSError, ValueError):
-        return 0
-    finally:
-        os.close(fd)

@@ -25,8 +25,9 @@ from agent.folders import opened, remove_tree
 from agent.frozen import Frozen
 from agent.kept import Kept, stored_output
 from agent.lines import Lines
+from agent.locks import try_lock
 from agent.logs import PREFIX, Log, error, one_line
-from agent.names import HELIOS_FOLDER, NameRefused
+from agent.names import HELIOS_FOLDER, NameRefused, check_view
 from agent.packing import SLOTS
 from agent.progress import Progress
 from agent.publish import (
@@ -39,8 +40,8 @@ from agent.publish import (
     report_document,
     started_at,
 )
+from agent.saved import read_saved, save
 from agent.settings import Attempt, FetchSettings, PublishSettings, Volume
-from agent.store import CacheFault, Store
 from agent.web import Web
 
 VIEW_LINK = f"{HELIOS_FOLDER}/inputs"
@@ -105,7 +106,9 @@ def bring(
         except OSError as failure:
             # Whatever is in its way is so for fetch as well, which says what it was bringing.
             log.line(error(f"{_whose(task)}: its folder cannot be emptied: {failure.strerror}"))
-        return fetch(_fetch_settings(task), step_log, web, progress)
+        manifest = fetch(_fetch_settings(task), step_log, web, progress)
+        _note_view(task)
+        return manifest
 
 
 def look_ahead(task: VolumeTask, log: Log, web: Web) -> Ahead:
@@ -167,9 +170,32 @@ def report_failure(
 
 
 def drop_view(task: VolumeTask) -> None:
-    """The attempt holds no blobs any more. Its view must not be mounted for a task that still reads."""
-    with contextlib.suppress(CacheFault, NameRefused):
-        Store(task.cache_dir, task.job).drop_view()
+    """The attempt holds no blobs any more; for when its task reads none any more. A view that a task still holds, or
+    that another pod of the same Job has taken over, stays.
+    """
+    with contextlib.suppress(OSError, NameRefused), opened(f"{task.cache_dir}/views") as views:
+        name = check_view(task.job)
+        view = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=views)
+        try:
+            if not try_lock(view):
+                return
+            if _state(view) == read_saved(f"{task.state_dir}/view").get("state"):
+                remove_tree(name, views)
+            else:
+                os.rmdir(name, dir_fd=views)  # made for the outputs, if it is empty
+        finally:
+            os.close(view)
+
+
+def _note_view(task: VolumeTask) -> None:
+    """By its age, which is the end of the last `bring` into it, a view is known again."""
+    with contextlib.suppress(OSError, NameRefused), opened(f"{task.cache_dir}/views/{check_view(task.job)}") as view:
+        save(f"{task.state_dir}/view", {"v": 1, "state": _state(view)})
+
+
+def _state(view: int) -> list[int]:
+    status = os.fstat(view)
+    return [status.st_ino, status.st_mtime_ns]
 
 
 def _fetch_settings(task: VolumeTask) -> FetchSettings:

@@ -1,11 +1,15 @@
 """What Helios costs on a real Kubernetes, beside Jobs that do nothing but run in the same order on the same cluster.
 
-    python -m bench.cluster [--json FILE] [--rounds N]
+    python -m bench.cluster [--json FILE] [--rounds N] [--form csi|init]
 
-Needs root and Go (tests/cluster/README.md); a cluster that is up is used and left up. Each figure is the median of the
-rounds, in which floor and Helios take turns. The floor's Jobs have one container and no data: they are released when a
-watch shows the pod Succeeded. Helios passes an artifact at every hop. The third shape is compared with Jobs that a
-person writes with presigned URLs in them: one stores 64 MiB, three fetch it.
+Needs root and Go (tests/cluster/README.md); a cluster that is up is used and left up. Helios is installed once for each
+form of a task's pod. Each figure is the median of the rounds, in which floor and Helios take turns. The floor's Jobs
+have one container and no data: they are released when a watch shows the pod Succeeded. Helios passes an artifact at
+every hop. One shape is compared with Jobs that a person writes with presigned URLs in them: one stores 64 MiB, three
+fetch it.
+
+Processor time is the whole machine's, from /proc/stat, for WIDE independent tasks, less what the idle cluster takes in
+the same time. Bytes from the store are counted by the kernel on the way to the nodes' pods.
 """
 
 import json
@@ -15,7 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,8 +41,9 @@ from services.collector.kube_api import api_from_environment
 from services.jobrunner.kubernetes import Api as CreateApi
 from services.jobrunner.kubernetes import connect_api
 from tests.cluster.clusters import running_cluster, why_none
-from tests.cluster.installed import Installed, installed
+from tests.cluster.installed import FORMS, Installed, installed
 from tests.cluster.kubectl import Kubectl
+from tests.cluster.store_link import StoreLink
 
 TOOL = PROJECT / "tests" / "cluster" / "tool" / "cluster"
 FLOOR = "floor"
@@ -45,7 +51,15 @@ CHAIN = 5
 FAN = 20
 CONSUMERS = 3
 BIG = 64 * 1024**2
+WIDE = 40
+SHARED = 200
+IDLE_SECONDS = 5
 RUN_SECONDS = 180
+TARGETS = {
+    "init": {"chain": 0.65, "fan": 1.1, "big": 0.8, "cpu": None},
+    "csi": {"chain": 0.4, "fan": 0.9, "big": 0.8, "cpu": 1.2},
+}
+"""Ratios to the floor, by form."""
 
 Dag = dict[str, Any]
 
@@ -55,6 +69,13 @@ class Shape(NamedTuple):
 
     dag: Dag
     bare: Callable[[], Mapping[str, Bare]]
+
+
+class Cost(NamedTuple):
+    """How long something took, and what the machine's processors worked for it; seconds."""
+
+    seconds: float
+    busy: float
 
 
 class Timed(NamedTuple):
@@ -70,14 +91,19 @@ class Timed(NamedTuple):
 
 
 def main() -> None:
-    options = arguments(__doc__ or "", rounds=3)
+    options = arguments(__doc__ or "", rounds=3, form="")
+    if options.form not in ("", *FORMS):
+        sys.exit(f"--form must be one of {', '.join(FORMS)}")
     enter()
-    with (
-        tempfile.TemporaryDirectory(prefix="helios-bench-") as scratch,
-        running_cluster() as cluster,
-        installed(cluster, Path(scratch)) as helios,
-    ):
-        tell(Bench(helios).measure(options.rounds), options.json)
+    metrics: dict[str, Metric] = {}
+    with running_cluster() as cluster:
+        for form in [options.form] if options.form else FORMS:
+            with (
+                tempfile.TemporaryDirectory(prefix="helios-bench-") as scratch,
+                installed(cluster, Path(scratch), form) as helios,
+            ):
+                metrics |= Bench(helios).measure(options.rounds)
+    tell(metrics, options.json)
 
 
 def enter() -> None:
@@ -107,20 +133,36 @@ class Bench:
 
     def measure(self, rounds: int) -> dict[str, Metric]:
         Kubectl().apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": FLOOR}})
-        shapes = {"one": self.one(), "chain": self.chain(), "fan": self.fan(), "big": self.big()}
-        floors: dict[str, list[float]] = {name: [] for name in shapes}
+        shapes = {
+            "one": self.one(),
+            "chain": self.chain(),
+            "fan": self.fan(),
+            "big": self.big(),
+            "wide": self.wide(),
+        }
+        floors: dict[str, list[Cost]] = {name: [] for name in shapes}
+        costs: dict[str, list[Cost]] = {name: [] for name in shapes}
         timed: dict[str, list[Timed]] = {name: [] for name in shapes}
         try:
             self.run(shapes["one"].dag)  # the first of all loads code and images
+            self.settle()
+            idle = idle_share()
             for _ in range(rounds):
                 for name, shape in shapes.items():
-                    floors[name].append(seconds_of(self.create, self.watch, FLOOR, shape.bare()))
-                    remove(self.create, FLOOR)
-                    timed[name].append(self.run(shape.dag))
-                    self.settle()
+                    bare = shape.bare()
+                    with busy(idle) as cost:
+                        seconds = seconds_of(self.create, self.watch, FLOOR, bare)
+                        remove(self.create, FLOOR)
+                        self.settle()
+                    floors[name].append(Cost(seconds, cost[0]))
+                    with busy(idle) as cost:
+                        timed[name].append(self.run(shape.dag))
+                        self.settle()
+                    costs[name].append(Cost(timed[name][-1].seconds, cost[0]))
+            copies = self.copies()
         finally:
             Kubectl().delete("namespace", FLOOR, wait=False)
-        return metrics_of(floors, timed)
+        return metrics_of(self.helios.form, floors, costs, timed) | copies
 
     def task(self, name: str, command: str, **more: Any) -> Dag:
         return {"name": name, "image": self.image, "command": ["sh", "-c", command], **more}
@@ -154,6 +196,40 @@ class Bench:
             "last": Bare(self.container("true"), [f"t{n}" for n in range(FAN)]),
         }
         return Shape({"dagName": "fan", "tasks": [first, *middle, last]}, lambda: bare)
+
+    def wide(self) -> Shape:
+        """Tasks that nothing holds back but the cluster itself."""
+        tasks = [self.task(f"t{n}", f"echo {n} > out", outputs=["out"]) for n in range(WIDE)]
+        bare = {f"t{n}": Bare(self.container(f"echo {n}")) for n in range(WIDE)}
+        return Shape({"dagName": "wide", "tasks": tasks}, lambda: bare)
+
+    def copies(self) -> dict[str, Metric]:
+        """What the store sends when both nodes' tasks all read the same."""
+        if self.helios.cluster.home is None:
+            return {}
+        name = f"shared-{time.time_ns()}"
+        with tempfile.NamedTemporaryFile() as file:
+            for _ in range(BIG >> 20):
+                file.write(os.urandom(1 << 20))
+            file.flush()
+            done = self.helios.helios("put", "--make-bucket", file.name, f"s3://bench/{name}")
+        if done.returncode != 0:
+            raise RuntimeError(done.stderr)
+        inputs = [{"uri": f"s3://bench/{name}", "as": "data"}]
+        tasks = [self.task(f"t{n}", "wc -c < data", inputs=inputs) for n in range(SHARED)]
+        link = StoreLink(self.helios)
+        with link.counted():
+            timed = self.run({"dagName": "shared", "tasks": tasks})
+            sent = sum(link.sent().values())
+        self.settle()
+        title = f"{self.helios.form}: {SHARED} tasks that read the same 64 MiB"
+        ratio = sent / BIG
+        return {
+            f"{title}, bytes from the store": Metric(
+                value=sent, unit="B", floor=BIG, ratio=ratio, target="at most 2 copies", met=ratio <= 2.02
+            ),
+            f"{title}, tasks per second": Metric(value=SHARED / timed.seconds, unit="/s"),
+        }
 
     def big(self) -> Shape:
         """A new 64 MiB each time, so that nothing of it is in a cache before."""
@@ -234,35 +310,68 @@ class Bench:
         return bool(ours or Kubectl(FLOOR).run("get", "pods", "--output=name"))
 
 
-def metrics_of(floors: Mapping[str, list[float]], timed: Mapping[str, list[Timed]]) -> dict[str, Metric]:
+def busy_seconds() -> float:
+    """What all processors of this machine have worked since it started."""
+    with Path("/proc/stat").open(encoding="ascii") as file:
+        user, nice, system, _idle, _iowait, irq, softirq, *_ = map(int, file.readline().split()[1:])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+def idle_share() -> float:
+    """Processors that the cluster keeps busy while it has nothing to do."""
+    began, before = time.monotonic(), busy_seconds()
+    time.sleep(IDLE_SECONDS)
+    return (busy_seconds() - before) / (time.monotonic() - began)
+
+
+@contextmanager
+def busy(idle: float) -> Iterator[list[float]]:
+    """Puts what was worked inside, less what would have been worked anyway, into the list: seconds."""
+    began, before = time.monotonic(), busy_seconds()
+    found: list[float] = []
+    yield found
+    found.append(busy_seconds() - before - idle * (time.monotonic() - began))
+
+
+def metrics_of(
+    form: str,
+    floors: Mapping[str, list[Cost]],
+    costs: Mapping[str, list[Cost]],
+    timed: Mapping[str, list[Timed]],
+) -> dict[str, Metric]:
     titles = {
-        "one": ("one task", None),
-        "chain": (f"chain of {CHAIN}, an artifact at every hop", 0.65),
-        "fan": (f"1 to {FAN} to 1", 1.1),
-        "big": (f"64 MiB to {CONSUMERS} consumers", 0.8),
+        "one": "one task",
+        "chain": f"chain of {CHAIN}, an artifact at every hop",
+        "fan": f"1 to {FAN} to 1",
+        "big": f"64 MiB to {CONSUMERS} consumers",
+        "wide": f"{WIDE} independent tasks",
     }
     metrics: dict[str, Metric] = {}
-    for name, (title, limit) in titles.items():
-        floor, value = (
-            statistics.median(floors[name]),
-            statistics.median(each.seconds for each in timed[name]),
-        )
-        ratio = value / floor
-        target = None if limit is None else f"at most {limit} of the floor"
-        met = None if limit is None else ratio <= limit
-        metrics[title] = Metric(value=value, unit="s", floor=floor, ratio=ratio, target=target, met=met)
+    for name, title in titles.items():
+        floor, value = (statistics.median(each.seconds for each in found[name]) for found in (floors, costs))
+        metrics[f"{form}: {title}"] = against(value, "s", floor, TARGETS[form].get(name))
+    floor, value = (statistics.median(each.busy for each in found["wide"]) / WIDE for found in (floors, costs))
+    metrics[f"{form}: processor time for a task"] = against(value, "s", floor, TARGETS[form]["cpu"])
+    floor, value = (WIDE / statistics.median(each.seconds for each in found["wide"]) for found in (floors, costs))
+    metrics[f"{form}: pods per second"] = Metric(value=value, unit="/s", floor=floor, ratio=value / floor)
     alone = timed["one"] + timed["chain"]
     child = [each for one in timed["chain"] for each in one.to_child]
     value = statistics.median(child)
-    metrics["from a stored result to the child's Job"] = Metric(
+    metrics[f"{form}: from a stored result to the child's Job"] = Metric(
         value=value, unit="ms", target="under 60 ms", met=value < 60
     )
     for title, times in (
         ("from a Job to its command's start", [each for one in alone for each in one.to_start]),
         ("from a command's end to its stored result", [each for one in alone for each in one.to_stored]),
     ):
-        metrics[title] = Metric(value=statistics.median(times), unit="ms")
+        metrics[f"{form}: {title}"] = Metric(value=statistics.median(times), unit="ms")
     return metrics
+
+
+def against(value: float, unit: str, floor: float, limit: float | None) -> Metric:
+    ratio = value / floor
+    target = None if limit is None else f"at most {limit} of the floor"
+    return Metric(value=value, unit=unit, floor=floor, ratio=ratio, target=target, met=limit and ratio <= limit)
 
 
 if __name__ == "__main__":

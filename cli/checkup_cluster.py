@@ -12,10 +12,11 @@ from urllib.parse import urlsplit, urlunsplit
 import redis
 
 from cli.checkup import Finding
-from cli.checkup_images import ADMISSION, APPLY, Beats, check_images
+from cli.checkup_driver import check_driver, check_registration, has_agents
+from cli.checkup_images import ADMISSION, APPLY, APPLY_CSI, Beats, check_images
 from cli.checkup_rights import check_own_rights, check_rights
 from cli.cluster_api import Api, ApiAway, ApiRefused, cluster_api, find
-from cli.cluster_pods import KEEPER, NAME, SERVICES
+from cli.cluster_pods import AGENTS, KEEPER, NAME, SERVICES, keeper_of
 from cli.connection import Link
 from cli.figures import count
 from helios.settings import Settings
@@ -65,12 +66,17 @@ def examine_cluster(
             yield Finding("kubernetes", True, f"{detail} ({APPLY})")
         return False
     yield Finding("kubernetes", True, str(version))
+    agents = has_agents(api, levels[tasks])
+    if agents:
+        with contextlib.suppress(ApiRefused):
+            levels[AGENTS] = _level(api, AGENTS)
     checks = (
-        lambda: check_namespaces(levels, tasks),
+        lambda: check_namespaces(levels, tasks, has_agents=agents),
         lambda: check_policies(api),
         lambda: check_rights(api, tasks),
         lambda: check_own_rights(api, tasks),
         lambda: check_keeper(api, tasks),
+        *((lambda: check_driver(api), lambda: check_registration(api)) if agents else ()),
         lambda: check_images(api, tasks, beats),
     )
     for check in checks:
@@ -85,19 +91,22 @@ def examine_cluster(
     return True
 
 
-def check_namespaces(levels: Mapping[str, str | None], tasks: str) -> Iterator[Finding]:
-    """The services under the restricted level; the tasks under one that lets the cache's folder in."""
-    for name, wanted in ((SERVICES, "restricted"), (tasks, "privileged")):
-        level = levels[name]
+def check_namespaces(levels: Mapping[str, str | None], tasks: str, *, has_agents: bool) -> Iterator[Finding]:
+    """The services under the restricted level; the tasks too where agents serve their volumes, else under one that lets
+    the cache's folder in. The agents, who mount for others, under none.
+    """
+    wishes = {SERVICES: "restricted", tasks: "restricted" if has_agents else "privileged", AGENTS: "privileged"}
+    for name, level in levels.items():
+        wanted = wishes[name]
         if level is None:
-            yield Finding(f"namespace {name}", False, "there is none", APPLY)
+            yield Finding(f"namespace {name}", False, "there is none", APPLY_CSI if has_agents else APPLY)
             continue
         fix = "" if level == wanted else f"kubectl label namespace {name} {LEVEL}={wanted} --overwrite"
         yield Finding(f"namespace {name}", not fix, f"pod security: {level or 'not set'}", fix)
 
 
 def check_policies(api: Api) -> Iterator[Finding]:
-    """Without these the tasks' namespace, whose level is privileged, would take any pod."""
+    """Without these the tasks' namespace would take more than tasks; any pod at all where its level is privileged."""
     missing: list[str] = []
     for name in POLICIES:
         for kind in ("validatingadmissionpolicies", "validatingadmissionpolicybindings"):
@@ -106,24 +115,28 @@ def check_policies(api: Api) -> Iterator[Finding]:
     yield Finding(
         "admission policy",
         not missing,
-        f"missing: {', '.join(missing)}" if missing else "pods of tasks are held to the cache and the agent's image",
+        f"missing: {', '.join(missing)}" if missing else "pods of tasks have of their node what the policies let in",
         APPLY if missing else "",
     )
 
 
 def check_keeper(api: Api, tasks: str) -> Iterator[Finding]:
-    """The cache's folder is prepared on every node."""
-    keeper = find(api, f"/apis/apps/v1/namespaces/{tasks}/daemonsets/{KEEPER}")
+    """The cache's folder is prepared on every node, and looked after by one process."""
+    namespace, _, name = keeper_of(api, tasks)
+    keeper = find(api, f"/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}")
     if keeper is None:
-        yield Finding("node caches", False, f"there is no DaemonSet {KEEPER}", APPLY)
+        yield Finding("node caches", False, f"there is no DaemonSet {name}", APPLY)
         return
     status: Any = keeper.get("status", {})
     ready, wanted = int(status.get("numberReady", 0)), int(status.get("desiredNumberScheduled", 0))
     with contextlib.suppress(ApiRefused):  # nodes are not everybody's to see; then those that it wants must do
         wanted = max(wanted, len(api.get("/api/v1/nodes").get("items") or ()))
     well = 0 < wanted <= ready
-    fix = "" if well else f"kubectl -n {tasks} describe pods -l {NAME}={KEEPER}"
+    fix = "" if well else f"kubectl -n {namespace} describe pods -l {NAME}={name}"
     yield Finding("node caches", well, f"ready on {ready} of {count(wanted, 'node')}", fix)
+    if namespace == AGENTS and find(api, f"/apis/apps/v1/namespaces/{tasks}/daemonsets/{KEEPER}") is not None:
+        detail = f"beside the agent there is still the DaemonSet {KEEPER}, for the same folder"
+        yield Finding("former keeper", False, detail, f"kubectl -n {tasks} delete daemonset {KEEPER}")
 
 
 def check_logins(link: Link) -> Iterator[Finding]:

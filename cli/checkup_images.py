@@ -15,6 +15,7 @@ from cli.figures import count
 
 ADMISSION = "/apis/admissionregistration.k8s.io/v1"
 APPLY = "kubectl apply -k k8s/"
+APPLY_CSI = "kubectl apply -k k8s/overlays/csi"
 ONE_TAG_EACH = "give each build a tag of its own (make images TAG=…): nodes keep what they pulled under a tag"
 
 Beats = Sequence[Mapping[str, str]]
@@ -76,7 +77,9 @@ def check_agent_image(api: Api, wanted: str) -> Iterator[Finding]:
     if policy is None:
         return
     expressions = {each["name"]: each["expression"] for each in policy["spec"].get("variables", ())}
-    allowed = expressions.get("agent", "none").strip("'")
+    if "agent" not in expressions:  # with k8s/overlays/csi pods of tasks have no image of ours
+        return
+    allowed = expressions["agent"].strip("'")
     if allowed == wanted:
         yield Finding("agent image", True, allowed)
         return

@@ -6,7 +6,7 @@ from typing import Any
 from cli.checkup import Finding
 from cli.checkup_images import APPLY
 from cli.cluster_api import Api
-from cli.cluster_pods import SERVICES
+from cli.cluster_pods import DRIVER, SERVICES
 from cli.figures import count
 
 Right = tuple[str, str, str, str]
@@ -19,7 +19,12 @@ def _rights(group: str, resource: str, *verbs: str) -> list[Right]:
 
 
 NEEDED: dict[str, list[Right]] = {
-    "helios-jobrunner": _rights("batch", "jobs", "create", "get", "list", "delete"),
+    "helios-jobrunner": [
+        *_rights("batch", "jobs", "create", "get", "list", "delete"),
+        *_rights("storage.k8s.io", "csidrivers", "get"),
+        *_rights("storage.k8s.io", "csinodes", "list"),
+        *_rights("", "nodes", "list"),
+    ],
     "helios-collector": [
         *_rights("", "pods", "list", "watch", "patch", "delete"),
         *_rights("", "pods/log", "get"),
@@ -33,7 +38,9 @@ NEEDED: dict[str, list[Right]] = {
 TOO_MUCH = [*_rights("", "secrets", "get", "list"), *_rights("", "pods", "create"), *_rights("", "pods/exec", "create")]
 """What no service needs, and whoever breaks into one would like."""
 
-CLUSTER_WIDE = ("nodes", "subjectaccessreviews")
+CLUSTER_WIDE = ("nodes", "csidrivers", "csinodes", "subjectaccessreviews")
+NAMED = {"csidrivers": DRIVER}
+"""Of these a service may see the one."""
 
 Purpose = tuple[Right, str, str]
 """A right, the namespace, and what people need it for."""
@@ -87,6 +94,8 @@ def _may(api: Api, user: str | None, right: Right, namespace: str) -> bool:
     asked: dict[str, str] = {"group": group, "resource": resource, "subresource": sub, "verb": verb}
     if resource not in CLUSTER_WIDE:
         asked["namespace"] = namespace
+    if resource in NAMED:
+        asked["name"] = NAMED[resource]
     spec: dict[str, Any] = {"resourceAttributes": asked}
     kind = "SelfSubjectAccessReview"
     if user is not None:

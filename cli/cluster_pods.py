@@ -3,17 +3,23 @@
 Rule: everything here is read from the API server's JSON; nothing is judged.
 """
 
+import contextlib
 from collections.abc import Collection, Iterator
 from typing import Any
 
 import msgspec
 
-from cli.cluster_api import Api, find
+from cli.cluster_api import Api, ApiRefused, find
 
 SERVICES = "helios"
 """The services' namespace in k8s/; that of the tasks is a setting."""
 NAME = "app.kubernetes.io/name"
 KEEPER = "helios-cache"
+AGENTS = "helios-node"
+"""The namespace of the nodes' agents, with k8s/overlays/csi."""
+AGENT = "helios-agent"
+DRIVER = "cache.helios.dev"
+"""What kubelet knows the agent by."""
 DEPLOYMENTS = ("helios-submitter", "helios-jobrunner", "helios-collector")
 PODS_LOOKED_AT = 500
 
@@ -27,8 +33,8 @@ class Pod(msgspec.Struct, frozen=True):
 
 
 class Workload(msgspec.Struct, frozen=True):
-    """A Deployment of the services, or the DaemonSet of the keeper. `image` is what it asks for, None where it is not
-    there.
+    """A Deployment of the services, or the DaemonSet of the keeper or the agent. `image` is what it asks for, and None
+    where there is none.
     """
 
     namespace: str
@@ -49,7 +55,15 @@ def read_workloads(api: Api, tasks: str) -> Iterator[Workload]:
     """All of them, one by one. Raises ApiRefused or ApiAway."""
     for name in DEPLOYMENTS:
         yield read_workload(api, SERVICES, "deployment", name)
-    yield read_workload(api, tasks, "daemonset", KEEPER)
+    yield read_workload(api, *keeper_of(api, tasks))
+
+
+def keeper_of(api: Api, tasks: str) -> tuple[str, str, str]:
+    """Namespace, kind and name of what looks after each node's cache: the agent where there is one, else the keeper."""
+    with contextlib.suppress(ApiRefused):  # the agents' namespace is not everybody's to see
+        if find(api, f"/apis/apps/v1/namespaces/{AGENTS}/daemonsets/{AGENT}") is not None:
+            return AGENTS, "daemonset", AGENT
+    return tasks, "daemonset", KEEPER
 
 
 def read_workload(api: Api, namespace: str, kind: str, name: str) -> Workload:
@@ -72,10 +86,16 @@ def read_workload(api: Api, namespace: str, kind: str, name: str) -> Workload:
 
 
 def read_task_pods(api: Api, tasks: str) -> list[Pod]:
-    """The pods of tasks that run now, each with the image of its fetch, which is the agent's."""
+    """The pods of tasks that run now, each with the image of its fetch, which is the agent's. Those whose volume an
+    agent serves have none.
+    """
     selector = f"labelSelector=app.kubernetes.io/managed-by%3Dhelios&limit={PODS_LOOKED_AT}"
     pods: list[Any] = api.get(f"/api/v1/namespaces/{tasks}/pods?{selector}").get("items") or []
-    running = [pod for pod in pods if pod.get("status", {}).get("phase") == "Running"]
+    running = [
+        pod
+        for pod in pods
+        if pod.get("status", {}).get("phase") == "Running" and pod["spec"]["containers"][0]["name"] == "fetch"
+    ]
     return [each for pod in running if (each := _running(pod, {"running", "terminated"})) is not None]
 
 

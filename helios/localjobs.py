@@ -88,6 +88,9 @@ class PodStatus(msgspec.Struct, kw_only=True):
     see that, or there is no scheduler, as here."""
     logs_known: bool = True
     """Of a pod that is over: nothing of its logs is still to come."""
+    agent_reports: bool = False
+    """Of a pod that is over, or that does not start: its node's agent does fetch and publish for it, may still be at
+    work, and reports."""
 
     @property
     def final(self) -> bool:

@@ -5,7 +5,7 @@ a test sends the agent's own messages through these structs. Sizes are in bytes,
 """
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -126,6 +126,7 @@ class FetchManifest(msgspec.Struct, frozen=True, kw_only=True):
     inputs: Sequence[FetchedInput] | None = None
     error: str | None = None
     elapsedMs: int = 0
+    endedAt: int | None = None
     manifestSha256: str | None = None
 
 
@@ -162,6 +163,20 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     startedAt: int | None = None
     endedAt: int | None = None
     publishedAt: int | None = None
+    form: str = "init"
+    """csi: the node's agent reports, and not a container of the pod."""
+    final: bool = False
+    """Of the csi form: a failure that no status of the pod explains better, such as of the fetch ahead of the task.
+    It ends the attempt at once, and its pod with it."""
+
+
+class Lines(msgspec.Struct, frozen=True, kw_only=True):
+    """The body of `POST /v1/lines`: the next lines of the log of a step that the node's agent does."""
+
+    step: Literal["fetch", "publish"]
+    after: Annotated[int, msgspec.Meta(ge=0, le=2**50)]
+    """How many lines were sent before; those that came already are passed over."""
+    lines: Annotated[Sequence[str], msgspec.Meta(max_length=1_000)]
 
 
 class MessageOutput(msgspec.Struct, frozen=True, array_like=True):

@@ -14,8 +14,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "compress": ("auto", "off"),
     "affinity": ("on", "off"),
     "cache_scope": ("shared", "namespace"),
+    "job_form": ("auto", "init", "csi"),
 }
 """What the settings take that are one of a few words."""
+
+AGENT_USER = 65532
+"""The owner of the nodes' cache folders, which no task may be."""
 
 
 class SettingInvalid(ValueError):
@@ -119,8 +123,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str = "helios-tasks"
     """The Kubernetes namespace of Jobs and their pods; one Helios each."""
 
+    job_form: str = "auto"
+    """init: each pod has its own fetch and publish; csi: the node's agent does their work; auto: csi where every node
+    that takes tasks has the agent's driver, else init."""
+
+    task_user: Annotated[int, Meta(ge=1, le=2**31 - 1)] = 1000
+    """User and group that tasks of the csi form run as, whatever their images say."""
+
     agent_image: str = ""
-    """Image of fetch and publish in every Job."""
+    """Image of fetch and publish in every Job of the init form."""
 
     image_pull_secrets: str = ""
     """Names of the pull secrets of every Job's images, separated by commas."""
@@ -185,6 +196,8 @@ def settings_from(environ: Mapping[str, str] = os.environ) -> Settings:
     settings = Settings(**values)
     if not settings.cache_host_path.startswith("/") or ".." in settings.cache_host_path.split("/"):
         raise SettingInvalid(f"HELIOS_CACHE_HOST_PATH is {settings.cache_host_path!r}, but it takes an absolute path")
+    if settings.task_user == AGENT_USER:
+        raise SettingInvalid(f"HELIOS_TASK_USER is {AGENT_USER}, but that is the agent's own user; it takes any other")
     host = socket.gethostname()
     return msgspec.structs.replace(
         settings,

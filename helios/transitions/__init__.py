@@ -75,6 +75,8 @@ MEMO_RENEW = Script("memo_renew")
 MEMO_QUARANTINE = Script("memo_quarantine")
 END_ATTEMPT = Script("end_attempt")
 KEEP_REPORT = Script("keep_report")
+ADD_LINES = Script("add_lines")
+NOTE_HEARD = Script("note_heard")
 DROP_LOGS = Script("drop_logs")
 NOTE_PHASE = Script("note_phase")
 SETTLE = Script("settle")
@@ -302,14 +304,16 @@ def end_attempt(
     disrupted: bool,
     event: Event,
     disagrees: bool = False,
+    deletes_job: bool = False,
 ) -> Call:
     """Returns 1 if this call ended the attempt, 0 if it had ended before. An empty entry leaves the entry pending.
 
     `disagrees` is counted in the run, once for the entry: the pod's status says otherwise than the early success.
+    `deletes_job`: its pod would not end by itself, so the jobrunner is told to delete its Job, as after a cancel.
     """
     return Call(
         END_ATTEMPT,
-        (keys.task(run, task), keys.run(run), keys.launched, keys.finished, keys.events),
+        (keys.task(run, task), keys.run(run), keys.launched, keys.finished, keys.events, keys.cancelled),
         (
             COLLECTOR_GROUP,
             entry,
@@ -326,6 +330,7 @@ def end_attempt(
             encode_event(event),
             EVENTS_KEPT,
             int(disagrees),
+            int(deletes_job),
         ),
     )
 
@@ -333,6 +338,35 @@ def end_attempt(
 def keep_report(keys: Keys, *, run: str, task: str, attempt: int, report: bytes) -> Call:
     """Returns 0 when the attempt is over."""
     return Call(KEEP_REPORT, (keys.task(run, task),), (attempt, report))
+
+
+def add_lines(
+    keys: Keys,
+    *,
+    run: str,
+    task: str,
+    attempt: int,
+    step: str,
+    before: int,
+    lines: Sequence[str],
+    moment_ms: int,
+    bytes_kept: int,
+    lines_kept: int,
+    line_cost_bytes: int,
+) -> Call:
+    """Lines of a step's log, of which `before` were sent already. Returns 0 when the attempt has been over for more
+    than `moment_ms`.
+    """
+    return Call(
+        ADD_LINES,
+        (keys.task(run, task), keys.log(run, task, attempt, step), keys.log_sizes),
+        (run, attempt, before, moment_ms, bytes_kept, lines_kept, line_cost_bytes, *lines),
+    )
+
+
+def note_heard(keys: Keys, *, run: str, task: str, attempt: int) -> Call:
+    """Returns 0 when the attempt is over."""
+    return Call(NOTE_HEARD, (keys.task(run, task),), (attempt,))
 
 
 def drop_logs(keys: Keys, *, run: str) -> Call:

@@ -1,15 +1,18 @@
 -- An attempt ended: records its result once, counts a success, and hands the task to the submitter.
 -- The fence is the attempt: only a RUNNING one can end. An empty entry means that the Job is not wrapped up yet.
--- KEYS: task, run, launched, finished, events
+-- KEYS: task, run, launched, finished, events, jobs cancelled
 -- ARGV: group, entry, run, task, attempt, status, record, cache, hit bytes, miss bytes, node, disrupted, event, events kept,
---       disagrees (the pod failed, but the attempt's early success stays)
+--       disagrees (the pod failed, but the attempt's early success stays), whether its Job must be deleted
 local task, run, launched, finished, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group, entry, attempt, status = ARGV[1], ARGV[2], ARGV[5], ARGV[6]
 local cache, hit_bytes, miss_bytes, node = ARGV[8], ARGV[9], ARGV[10], ARGV[11]
-local state = redis.call('HMGET', task, 'status', 'attempt')
+local state = redis.call('HMGET', task, 'status', 'attempt', 'job')
 local applied = 0
 if state[1] == 'RUNNING' and state[2] == attempt then
   local nodes = redis.call('HGET', run, 'nodes')
+  if ARGV[16] == '1' then
+    redis.call('XADD', KEYS[6], '*', 'run', ARGV[3], 'task', ARGV[4], 'attempt', attempt, 'job', state[3] or '')
+  end
   local emitted = redis.call('XADD', finished, '*', 'run', ARGV[3], 'task', ARGV[4], 'attempt', attempt)
   redis.call('HSET', task, 'status', status, 'endedAt', string.match(emitted, '^%d+'), 'record', ARGV[7],
     'cache', cache, 'hitBytes', hit_bytes, 'missBytes', miss_bytes, 'node', node, 'disrupted', ARGV[12])

@@ -1,7 +1,8 @@
 """The collector's loop: take Jobs in hand, watch their pods, wrap up those that ended, finalise settled runs."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ from helios.streams import Entry, Inbox
 from helios.transitions import Call, commit, commit_one, finalise, note_phase, pipelined
 from helios.wire import hash_values
 from helios.worker import Failure
-from services.collector.ends import TASK_VALUES, Manifest, end_overdue, ended_of, no_manifest
+from services.collector.ends import TASK_VALUES, Manifest, end_overdue, ended_of, fetch_lines_of, no_manifest
 from services.collector.kept import KeptReports
 from services.collector.manifests import NotYet
 from services.collector.memo import memoized, remember
@@ -33,6 +34,8 @@ log = structlog.get_logger()
 WATCH_MS = 50
 """Pods in hand are looked at this often; a pod's own report does not wait for that."""
 TAIL_SECONDS = 0.2
+AGENT_SILENT_SECONDS = 30.0
+"""An agent at work says so every 10 s. One that was not heard of for so long, as when it is restarted, says no more."""
 
 
 class Held(msgspec.Struct):
@@ -45,6 +48,9 @@ class Held(msgspec.Struct):
     phase: str = ""
     ended: bool = False
     """The attempt's end is committed; what is left is to read the pod's logs and to let it go."""
+    heard: str | None = None
+    silent_since: float | None = None
+    """The last word of the node's agent, and since when there was none, once the pod was seen to be over."""
 
 
 class Collector:
@@ -58,6 +64,7 @@ class Collector:
         settings: Settings,
         kept: KeptReports | None = None,
         manifest: Manifest = no_manifest,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.client = client
         self.inbox = inbox
@@ -65,6 +72,7 @@ class Collector:
         self.settings = settings
         self.kept = kept or KeptReports()
         self.manifest = manifest
+        self.clock = clock
         self.held: dict[tuple[str, str], Held] = {}
         """By stream and entry id: entries of two partitions may well have the same id."""
         inbox.held = self.held.keys()
@@ -116,6 +124,8 @@ class Collector:
             status = statuses[job]
             if status is None:
                 continue
+            if not status.final:
+                held.silent_since = None
             if status.final and status.logs_known:
                 over.append((held, status))
             elif status.final:
@@ -124,16 +134,18 @@ class Collector:
                     ending.append((held, status))
             elif status.phase != held.phase:
                 moved.append((held, status))
-        for (held, status), result in zip(
-            moved, commit(self.client, [_phase_call(held, status) for held, status in moved]), strict=True
-        ):
+        self._note_phases(moved)
+        self._tail(over)
+        failures = self._end(ending, wrap_up=False) if ending else []
+        return failures + (self._end(over, wrap_up=True) if over else [])
+
+    def _note_phases(self, moved: Sequence[tuple[Held, PodStatus]]) -> None:
+        calls = [_phase_call(held, status) for held, status in moved]
+        for (held, status), result in zip(moved, commit(self.client, calls), strict=True):
             if isinstance(result, ResponseError):
                 log.warning("a phase is not noted", job=status.job, error=str(result))
             else:
                 held.phase = status.phase
-        self._tail(over)
-        failures = self._end(ending, wrap_up=False) if ending else []
-        return failures + (self._end(over, wrap_up=True) if over else [])
 
     def _renew(self) -> None:
         for stream in {held.entry.stream for held in self.held.values()}:
@@ -180,6 +192,7 @@ class Collector:
         tasks = [held.keys.task(held.launched.run, held.launched.task) for held, _ in over]
         calls: list[Call] = []
         committing: list[tuple[Held, bool]] = []
+        storing: list[tuple[Held, PodStatus]] = []
         for (held, pod), values in zip(over, hash_values(self.client, tasks, TASK_VALUES), strict=True):
             switch = enabled[held.launched.run]
             broken = next((each for each in (values, switch) if isinstance(each, ResponseError)), None)
@@ -189,6 +202,11 @@ class Collector:
             if not wrap_up and values[:2] != ["RUNNING", str(held.launched.attempt)]:
                 held.ended = True
                 continue
+            if pod is not None and self._may_be_reported(held, pod, values):
+                task = pod.steps.get("task")
+                if task is not None and task.exitCode is not None and held.phase != "Publishing":
+                    storing.append((held, msgspec.structs.replace(pod, phase="Publishing")))
+                continue
             try:
                 ended = ended_of(
                     self.pods,
@@ -197,24 +215,26 @@ class Collector:
                     values,
                     cache_enabled=switch[0] == "true",
                     manifest=self.manifest,
+                    fetch_lines=partial(fetch_lines_of, self.client, held.keys, held.launched),
                 )
-                task = memoized(values[2]) if wrap_up else None
+                memo = memoized(values[2]) if wrap_up else None
             except NotYet:
                 continue  # it stays in hand, and the next turn finds its pod over again
             except (OSError, ValueError) as error:
                 failures.append(Failure(held.entry, error))
                 continue
             is_current = values[:2] == ["RUNNING", str(held.launched.attempt)]
-            if task is not None and not is_current:
+            if memo is not None and not is_current:
                 image = pod.image if pod is not None else ""
-                remember(self.client, self.settings, held.keys, held.launched, task, image)
+                remember(self.client, self.settings, held.keys, held.launched, memo, image)
             # A memoized task's end is committed first: its entry stays until what it came to is remembered.
-            done = wrap_up and (task is None or not is_current)
+            done = wrap_up and (memo is None or not is_current)
             disagrees = contradicts(pod, values[0], values[1], held.launched.attempt)
             if disagrees:
                 log.warning("a pod failed whose attempt had succeeded; the success stays", **_named(held, pod))
             calls.append(self._end_call(held, ended, disagrees=disagrees, wrap_up=done))
             committing.append((held, done))
+        self._note_phases(storing)
         for (held, done), result in zip(committing, commit(self.client, calls), strict=True):
             if isinstance(result, ResponseError):
                 failures.append(Failure(held.entry, result))
@@ -228,6 +248,17 @@ class Collector:
         for failure in failures:
             self.held.pop((failure.entry.stream, failure.entry.id), None)
         return failures
+
+    def _may_be_reported(self, held: Held, pod: PodStatus, values: Sequence[str | None]) -> bool:
+        """Whether the report that says how the attempt ended may still come from its node's agent."""
+        status, attempt, _, _, reported, _, heard = values
+        current = str(held.launched.attempt)
+        if not pod.agent_reports or (status, attempt) != ("RUNNING", current) or reported == current:
+            return False
+        now = self.clock()
+        if held.silent_since is None or heard != held.heard:
+            held.silent_since, held.heard = now, heard
+        return now - held.silent_since < AGENT_SILENT_SECONDS
 
     def _release(self, job: str) -> None:
         try:

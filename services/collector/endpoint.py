@@ -16,6 +16,7 @@ import structlog
 from helios.dag import ExternalInput, Input, Task
 from helios.keys import Keys, keys_of_run
 from helios.podwire import (
+    Lines,
     Locate,
     LocateAnswer,
     LocateInput,
@@ -31,20 +32,25 @@ from helios.podwire import (
 from helios.records import OutputRecord, decode_attempt
 from helios.settings import Settings
 from helios.tokens import Attempt, TokenInvalid, check
-from helios.transitions import commit_one, keep_report, pipelined
+from helios.transitions import add_lines, commit_one, keep_report, note_heard, pipelined
 from services.collector.classify import classify
 from services.collector.demand import Demand
 from services.collector.keepers import Keepers, Over, nobody_knows
 from services.collector.kept import KeptReports
 from services.collector.locate import Declared, Locator
+from services.collector.loglines import LINES_KEPT, WATCHED_BYTES, readable
 from services.collector.nodes import Nodes, Refused, adding, ask, checked_node
-from services.collector.outcome import end_call, ended_well, from_report, manifest_key, output_prefix
+from services.collector.outcome import end_call, ended_well, from_final, from_report, manifest_key, output_prefix
 from services.collector.seed import Seeding
 from services.collector.store import PART_BYTES, ObjectRefused, Store, StoreRefused
+from services.collector.tail import LINE_COST_BYTES
 
 log = structlog.get_logger()
 
 BODY_BYTES = 16 * 1024**2
+
+LATE_LINES_MS = 60_000
+"""So long after an attempt's end its log still takes lines: those that its agent had not sent before it reported."""
 
 _task_decoder = msgspec.json.Decoder(Task)
 _POD = re.compile(r"[A-Za-z0-9-]{1,64}")
@@ -120,6 +126,10 @@ class PodEndpoint:
                 return self.brought(attempt, _body(environ, Locate))
             case "POST", "/v1/multipart":
                 return self.multipart(attempt, pod, _body(environ, MultipartWanted))
+            case "POST", "/v1/lines":
+                return self.lines(attempt, _body(environ, Lines))
+            case "POST", "/v1/storing":
+                return self.storing(attempt)
             case "POST", "/v1/result":
                 return self.result(attempt, _body(environ, Report))
             case _:
@@ -146,7 +156,7 @@ class PodEndpoint:
         found: Any = self.client.hmget(keys.task(attempt.run, attempt.task), "status", "attempt", "spec")
         status, current, spec = found
         if status not in ("QUEUED", "RUNNING") or current != str(attempt.attempt):
-            raise Answer("410 Gone", f"attempt {attempt.attempt} of task {attempt.task!r} is over")
+            raise _over(attempt)
         return status, _task_decoder.decode(spec)
 
     def plan(self, attempt: Attempt, pod: str, node: str) -> Plan:
@@ -270,8 +280,37 @@ class PodEndpoint:
         )
         return Multipart(partBytes=part_bytes, urls=urls, completeUrl=complete)
 
+    def lines(self, attempt: Attempt, sent: Lines) -> dict[str, Any]:
+        """Lines of a step that the node's agent does go where those go that are read from pods."""
+        call = add_lines(
+            keys_of_run(attempt.run, self.settings.partitions),
+            run=attempt.run,
+            task=attempt.task,
+            attempt=attempt.attempt,
+            step=sent.step,
+            before=sent.after,
+            lines=[_one_line(line) for line in sent.lines],
+            moment_ms=LATE_LINES_MS,
+            bytes_kept=WATCHED_BYTES,
+            lines_kept=LINES_KEPT,
+            line_cost_bytes=LINE_COST_BYTES,
+        )
+        if not commit_one(self.client, call):
+            raise _over(attempt)
+        return {}
+
+    def storing(self, attempt: Attempt) -> dict[str, Any]:
+        """The node's agent is at work on the attempt, though its pod may have ended: it is waited for."""
+        keys = keys_of_run(attempt.run, self.settings.partitions)
+        call = note_heard(keys, run=attempt.run, task=attempt.task, attempt=attempt.attempt)
+        if not commit_one(self.client, call):
+            raise _over(attempt)
+        return {}
+
     def result(self, attempt: Attempt, report: Report) -> ResultAnswer:
-        """Commit a success at once; keep a failure until the pod's status says more."""
+        """Commit a success at once, and a failure that the node's agent knows all of; keep any other until the pod's
+        status says more.
+        """
         if (report.run, report.task, report.attempt) != (attempt.run, attempt.task, attempt.attempt):
             raise Answer("403 Forbidden", "the report is not on the attempt that the token names")
         keys = keys_of_run(attempt.run, self.settings.partitions)
@@ -283,7 +322,9 @@ class PodEndpoint:
             raise Answer("425 Too Early", "the attempt's launch is not recorded yet")
         accounted = report.fetch is not None or not task.inputs
         prefix = output_prefix(attempt.run, attempt.task, attempt.attempt)
-        if not accounted or not ended_well(report, task.outputs, prefix):
+        good = ended_well(report, task.outputs, prefix)
+        final = report.final and report.form == "csi" and not good
+        if not final and not (accounted and good):
             kept = commit_one(
                 self.client,
                 keep_report(
@@ -305,10 +346,13 @@ class PodEndpoint:
             message=None,
             log=None,
         )
-        self._note_warm(report)
-        self._note_sources(task, report)
-        ended = from_report(report, classification)
-        applied = commit_one(self.client, end_call(keys, "", attempt.run, attempt.task, attempt.attempt, ended))
+        if good:
+            self._note_warm(report)
+            self._note_sources(task, report)
+        ended = from_final(report, classification) if final else from_report(report, classification)
+        # Without its volume a pod waits for ever, and what went wrong while its command runs does not end that.
+        call = end_call(keys, "", attempt.run, attempt.task, attempt.attempt, ended, deletes_job=final)
+        applied = commit_one(self.client, call)
         return ResultAnswer("committed" if applied else "stale")
 
     def _note_sources(self, task: Task, report: Report) -> None:
@@ -336,6 +380,14 @@ class PodEndpoint:
             ask(self.client, adding(checked_node(report.node), warm))
         except (Refused, redis.RedisError) as error:
             log.warning("what a node kept of an attempt's outputs is not noted", node=report.node, error=str(error))
+
+
+def _over(attempt: Attempt) -> Answer:
+    return Answer("410 Gone", f"attempt {attempt.attempt} of task {attempt.task!r} is over")
+
+
+def _one_line(text: str) -> str:
+    return readable(" ".join(text.splitlines()).encode("utf-8", "replace"))
 
 
 def _error(text: str) -> bytes:

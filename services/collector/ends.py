@@ -1,6 +1,7 @@
 """The end of an attempt, from its pod, its kept report and its task's record."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 from helios.dag import Task
-from helios.keys import keys_of_run
+from helios.keys import Keys, keys_of_run
 from helios.localjobs import PodStatus
 from helios.messages import Launched
 from helios.podwire import MessageOutput, Report
@@ -33,7 +34,7 @@ from services.collector.pods import Pods
 
 log = structlog.get_logger()
 
-TASK_VALUES = ("status", "attempt", "spec", "report", "reportAttempt", "job")
+TASK_VALUES = ("status", "attempt", "spec", "report", "reportAttempt", "job", "heard")
 
 _task_decoder = msgspec.json.Decoder(Task)
 _report_decoder = msgspec.json.Decoder(Report)
@@ -56,9 +57,13 @@ def ended_of(
     *,
     cache_enabled: bool,
     manifest: Manifest = no_manifest,
+    fetch_lines: Callable[[], Sequence[str]] = tuple,
 ) -> Ended:
-    """The end of an attempt whose pod is over, or gone (None). `values` are those of TASK_VALUES. May raise NotYet."""
-    status, attempt, spec, kept, kept_attempt, _ = values
+    """The end of an attempt whose pod is over, or gone (None). `values` are those of TASK_VALUES. May raise NotYet.
+
+    `fetch_lines` reads what fetch logged, of a pod that has no log of it.
+    """
+    status, attempt, spec, kept, kept_attempt = values[:5]
     if spec is None or status != "RUNNING" or attempt != str(launched.attempt):
         # It ended before, or the run was deleted: the fence will refuse whatever is committed.
         return vanished(Classification(cache="Unknown"))
@@ -69,12 +74,17 @@ def ended_of(
     messages = {step: pods.message(launched.job, step) for step in ("fetch", "publish")} if pod else {}
     if pod is not None and not pod.logs_known and task.inputs and report is None and messages["fetch"] is None:
         raise NotYet  # fetch's own log decides then
+    lines: Sequence[str] | None = None
+    if pod is not None and task.inputs:
+        lines = pods.fetch_log(launched.job)
+        if not any(lines) and (report is None or report.fetch is None):
+            lines = fetch_lines()
     classification = classify(
         inputs_declared=len(task.inputs),
         cache_enabled=cache_enabled,
         manifest=report.fetch if report else None,
         message=messages.get("fetch"),
-        log=pods.fetch_log(launched.job) if pod and task.inputs else None,
+        log=lines,
     )
     if pod is None:
         return vanished(classification)
@@ -112,6 +122,16 @@ def _report_from_message(
         return None
 
 
+def fetch_lines_of(client: redis.Redis, keys: Keys, launched: Launched) -> list[str]:
+    """What an attempt's fetch logged, as far as it is kept. A log that cannot be read has no lines."""
+    try:
+        found: Any = client.xrange(keys.log(launched.run, launched.task, launched.attempt, "fetch"))
+    except ResponseError as error:
+        log.warning("a log cannot be read", run=launched.run, task=launched.task, error=str(error))
+        return []
+    return [fields.get("line", "") for _, fields in found]
+
+
 def end_overdue(client: redis.Redis, pods: Pods, settings: Settings, kept: KeptReports) -> None:
     """End attempts that reported a failure and whose pod's status does not come; their Jobs stay to be wrapped up.
 
@@ -133,7 +153,14 @@ def end_overdue(client: redis.Redis, pods: Pods, settings: Settings, kept: KeptR
         pod = known or PodStatus(job=launched.job, uid="", node="")
         pod = msgspec.structs.replace(pod, phase="Failed") if not pod.final else pod
         try:
-            ended = ended_of(pods, launched, pod, values, cache_enabled=switch[0] == ["true"])
+            ended = ended_of(
+                pods,
+                launched,
+                pod,
+                values,
+                cache_enabled=switch[0] == ["true"],
+                fetch_lines=partial(fetch_lines_of, client, keys, launched),
+            )
             if commit_one(client, end_call(keys, "", attempt.run, attempt.task, attempt.attempt, ended)):
                 log.info("an attempt ended without its pod's status", run=attempt.run, task=attempt.task)
             kept.done(attempt)

@@ -9,6 +9,7 @@ JOB_LABEL = "helios.dev/job"
 RUN_NOTE = "helios.dev/run"
 TASK_NOTE = "helios.dev/task"
 ATTEMPT_NOTE = "helios.dev/attempt"
+FORM_NOTE = "helios.dev/form"
 FINALIZER = "helios.dev/result"
 MANAGED = "app.kubernetes.io/managed-by=helios"
 
@@ -91,6 +92,11 @@ class Pod(msgspec.Struct):
     @property
     def job(self) -> str:
         return self.metadata.labels.get(JOB_LABEL, "")
+
+    @property
+    def by_agent(self) -> bool:
+        """Whether it is of the csi form: the task alone, whose node's agent does fetch and publish."""
+        return self.metadata.annotations.get(FORM_NOTE) == "csi"
 
     def container(self, name: str) -> ContainerStatus | None:
         return next((each for each in self.status.containerStatuses if each.name == name), None)

@@ -60,6 +60,9 @@ WAITING_SECONDS = 0.5
 
 FOREVER = float("inf")
 
+_OF_VOLUMES = ("MountVolume.", "Unable to attach or mount volumes")
+"""How kubelet's events begin that say why a volume is not there."""
+
 ENDED = ("Succeeded", "Failed")
 """Phases in which a pod takes nothing of its node any more."""
 
@@ -168,14 +171,19 @@ class KubernetesPods:
         return Counter(pod.spec.nodeName for pod in pods if pod.spec.nodeName and pod.status.phase not in ENDED)
 
     def over(self, jobs: Iterable[str]) -> list[str]:
-        """Those whose pods have all ended, or that are gone; none while the watches cannot tell."""
+        """Those whose pods have all ended, or that are gone; none while the watches cannot tell.
+
+        What a node's agent does for a pod may go on when that has ended, so such a pod counts until it is let go.
+        """
         with self.lock:
             if not self._take_news(self.clock()):
                 return []
             return [
                 job
                 for job in jobs
-                if all(seen.pod.status.phase in ENDED for seen in self.pods.get(job, {}).values())
+                if all(
+                    seen.pod.status.phase in ENDED and not seen.pod.by_agent for seen in self.pods.get(job, {}).values()
+                )
                 and (job in self.pods or self.job_watch.mirror.get(job) is None)
             ]
 
@@ -305,7 +313,8 @@ class KubernetesPods:
         if trouble is not None:
             ends = seen.since.setdefault(trouble.kind, now) + trouble.seconds
             if not trouble.seconds or (steady and now >= ends):
-                expired = self._explained("Pod", pod.metadata.name, trouble, now - seen.since[trouble.kind])
+                lasts = now - seen.since[trouble.kind]
+                expired = self._explained("Pod", pod.metadata.name, trouble, lasts, by_agent=pod.by_agent)
             if expired is None:
                 seen.due = ends if now < ends else now
         seen.status = status_of(
@@ -352,7 +361,9 @@ class KubernetesPods:
             overrules=True,
         )
 
-    def _explained(self, kind: str, name: str, trouble: Trouble, lasts: float) -> Trouble | None:
+    def _explained(
+        self, kind: str, name: str, trouble: Trouble, lasts: float, *, by_agent: bool = False
+    ) -> Trouble | None:
         """The trouble in the words of the object's events, if it has any; None while they are being read, or say that
         something goes on after all.
         """
@@ -366,7 +377,9 @@ class KubernetesPods:
         if not told.warning:
             return trouble
         text = told.warning if kind == "Job" else f"{trouble.words}: {told.warning}"
-        return msgspec.structs.replace(trouble, words=text, disrupted=False, events_know_more=False)
+        # The one volume of a pod of that form is the agent's: nobody's task keeps it from being there.
+        disrupted = by_agent and told.warning.startswith(_OF_VOLUMES)
+        return msgspec.structs.replace(trouble, words=text, disrupted=disrupted, events_know_more=False)
 
 
 def _weight(seen: _Seen) -> tuple[bool, float]:

@@ -32,6 +32,8 @@ JOB_OVER_SECONDS = 3
 OUT_OF_MEMORY = "OOMKilled: it was killed for exceeding its memory limit"
 OUT_OF_TIME = "it ran longer than its Job may"
 
+_START = "start"
+
 HOOK_FAILED = "fetch was told to end before it was done, as kubelet does when a hook has failed (FailedPostStartHook)"
 
 _IMAGE_DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
@@ -93,17 +95,18 @@ def pod_trouble(pod: Pod, settings: Settings) -> Trouble | None:
     fetch = pod.container("fetch")
     # The others are made once fetch has put the wrapper in place, and then an image may have to be pulled.
     others = fetch is None or fetch.began
+    first = "task" if pod.by_agent else "fetch"
     due = [each for each in map(pod.container, ("task", "publish") if others else ("fetch",)) if each is not None]
     for container in due:
         trouble = _waiting_trouble(container, settings)
         if trouble is not None:
             return trouble
-    stuck = next((each.name for each in due if not each.began), None if due else "fetch")
+    stuck = next((each.name for each in due if not each.began), None if due else first)
     if stuck is None:
         return None
     words = f"{stuck} did not start within {settings.pod_start_seconds} s of being scheduled"
     # Nobody may know why: then it is not for the user to have done.
-    return Trouble(f"start:{stuck}", settings.pod_start_seconds, words, disrupted=True, events_know_more=True)
+    return Trouble(f"{_START}:{stuck}", settings.pod_start_seconds, words, disrupted=True, events_know_more=True)
 
 
 def _start_failed(pod: Pod) -> Trouble | None:
@@ -218,6 +221,7 @@ def status_of(
     status = PodStatus(job=pod.job, uid=pod.metadata.uid, node=pod.spec.nodeName, steps=_steps(pod), image=_image(pod))
     if pod.status.phase == "Succeeded":
         status.phase = "Succeeded"
+        status.agent_reports = pod.by_agent
         return status
     end = _failure(pod, job_failed) if pod.status.phase == "Failed" else _cut_short(pod, node_lost, job_failed, expired)
     if end is None:
@@ -225,6 +229,9 @@ def status_of(
     else:
         status.phase = "Failed"
         status.reason, status.disrupted, status.overrules = end.reason, end.disrupted, end.overrules
+        # An agent that has not seen the task start has nothing to report; but one may be bringing inputs for hours.
+        fetching = expired is not None and expired.kind.startswith(f"{_START}:")
+        status.agent_reports = pod.by_agent and not node_lost and ("task" in status.steps or fetching)
     return status
 
 
@@ -298,6 +305,8 @@ def _deleted_before(pod: Pod, ends: list[Terminated]) -> bool:
 
 def _phase(pod: Pod) -> str:
     fetch, task = pod.container("fetch"), pod.container("task")
+    if pod.by_agent and (task is None or not task.began):
+        return "Fetching" if pod.spec.nodeName else "Pending"
     if task is not None and task.ended is not None:
         return "Publishing"
     if task is not None and task.state.running is not None and (fetch is None or fetch.ended is not None):

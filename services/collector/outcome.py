@@ -44,6 +44,13 @@ def from_report(report: Report, classification: Classification) -> Ended:
     return Ended("SUCCEEDED", _record(report, None, classification, None), disrupted=False)
 
 
+def from_final(report: Report, classification: Classification) -> Ended:
+    """The end of an attempt whose report is of a failure that no status of its pod explains better."""
+    reason = report.reason or (report.fetch.error if report.fetch else None)
+    reason = _short(reason or "its node's agent gave it up, and does not say why")
+    return Ended("FAILED", _record(report, None, classification, reason), report.disrupted)
+
+
 def from_pod(
     pod: PodStatus,
     *,
@@ -58,6 +65,9 @@ def from_pod(
         return Ended("SUCCEEDED", _record(report, pod, classification, None), disrupted=False)
     if pod.phase == "Succeeded" and report is None and not declared_outputs:
         return Ended("SUCCEEDED", _record(None, pod, classification, None), disrupted=False)
+    if pod.phase == "Succeeded" and report is None and pod.agent_reports:
+        reason = "the node's agent did not report on its outputs"
+        return Ended("FAILED", _record(None, pod, classification, reason), disrupted=True)
     if pod.phase == "Succeeded" and report is None:
         # The outputs are stored, but with which digests nobody is left to say.
         reason = "the report on its stored outputs was lost, and its termination message does not list them"
@@ -143,7 +153,15 @@ def manifest_key(prefix: str, pod: str) -> str:
 
 
 def end_call(
-    keys: Keys, entry: str, run: str, task: str, attempt: int, ended: Ended, *, disagrees: bool = False
+    keys: Keys,
+    entry: str,
+    run: str,
+    task: str,
+    attempt: int,
+    ended: Ended,
+    *,
+    disagrees: bool = False,
+    deletes_job: bool = False,
 ) -> Call:
     """The transition that ends an attempt; an empty entry leaves its Job to be wrapped up."""
     record = ended.record
@@ -161,6 +179,7 @@ def end_call(
         node=record.node,
         disrupted=ended.disrupted,
         disagrees=disagrees,
+        deletes_job=deletes_job,
         event=TaskEnded(
             run,
             task,
@@ -229,6 +248,7 @@ def _record(
     task = pod.steps.get("task") if pod else None
     fetch = pod.steps.get("fetch") if pod else None
     exit_code = report.exitCode if report else None
+    fetched_at = report.fetch.endedAt if report and report.fetch else None
     return AttemptRecord(
         exitCode=exit_code if exit_code is not None else (task.exitCode if task else None),
         reason=reason,
@@ -248,7 +268,7 @@ def _record(
         ],
         cpuMs=report.cpuMs if report else None,
         peakMemoryBytes=report.peakMemoryBytes if report else None,
-        fetchedAt=fetch.endedAt if fetch else None,
+        fetchedAt=fetched_at or (fetch.endedAt if fetch else None),
         startedAt=(report.startedAt if report else None) or (task.startedAt if task else None),
         finishedAt=(report.endedAt if report else None) or (task.endedAt if task else None),
         publishedAt=report.publishedAt if report else None,

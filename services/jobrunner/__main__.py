@@ -16,6 +16,7 @@ from helios.streams import Inbox
 from helios.wire import hash_values, send
 from helios.worker import Stop, work
 from services.jobrunner.affinity import Affinity
+from services.jobrunner.forms import LOOK_SECONDS
 from services.jobrunner.jobs import ExistingJob, Launcher, LauncherAway
 from services.jobrunner.launch import Deleter, JobRunner, superseded
 from services.jobrunner.local import LocalLauncher
@@ -121,7 +122,12 @@ def main() -> None:
     stop = Stop()
     stop.listen()
     run(
-        settings, launcher, client, stop, lambda: repeat(stop, SWEEP_SECONDS, lambda: sweep(launcher, client, settings))
+        settings,
+        launcher,
+        client,
+        stop,
+        lambda: repeat(stop, SWEEP_SECONDS, lambda: sweep(launcher, client, settings)),
+        lambda: repeat(stop, LOOK_SECONDS, launcher.look),
     )
 
 

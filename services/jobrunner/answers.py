@@ -5,7 +5,7 @@ allow a moment later, and finds nothing where much is.
 """
 
 from enum import Enum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -58,6 +58,22 @@ def judge(code: int, body: bytes) -> Answer:
 def words_of(code: int, body: bytes) -> str:
     """Why a request failed, for a person."""
     return _short(f"HTTP {code}: {_status(body).message or 'no reason given'}")
+
+
+def is_missing(code: int, body: bytes, kind: str) -> bool:
+    """Whether the answer is that there is no such object; `kind` is its resource, in the plural. An API server that
+    starts has no such path yet, which is another 404.
+    """
+    details = _status(body).details
+    return code == 404 and details is not None and details.kind == kind
+
+
+def decoded(body: bytes, kind: Any) -> Any:
+    """The answer as `kind`. Raises OSError."""
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise OSError(f"the API server's answer is not understood: {error}") from None
 
 
 def _verdict(code: int, status: _Status) -> Verdict:

@@ -1,7 +1,7 @@
 """What a Job is, whoever runs it: its name and the variables of its agent. Pure functions."""
 
 import hashlib
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from helios.dag import Task
 from helios.settings import Settings
@@ -9,6 +9,10 @@ from helios.tokens import TOKEN_SECONDS, Attempt, mint
 
 NAME_CHARACTERS = 63
 """A Job's name ends up in a label of its pods, and a label's value has at most this many characters."""
+
+
+Form = Literal["init", "csi"]
+"""How inputs come to a Kubernetes pod's task and outputs leave it: by containers beside it, or by the node's agent."""
 
 
 class Preference(NamedTuple):
@@ -66,6 +70,10 @@ class Launcher(Protocol):
 
     def room(self) -> int:
         """How many more Jobs may be created now; the other entries stay in the stream."""
+        ...
+
+    def look(self) -> None:
+        """Look again at what its Jobs go by, so that none of them has to wait for that. Called from time to time."""
         ...
 
     def jobs(self) -> list[ExistingJob]:

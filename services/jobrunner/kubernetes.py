@@ -17,7 +17,8 @@ from kubernetes.client import ApiClient, ApiException, Configuration
 from kubernetes.config import ConfigException
 
 from helios.settings import SettingInvalid, Settings
-from services.jobrunner.answers import Verdict, judge, words_of
+from services.jobrunner.answers import Verdict, decoded, judge, words_of
+from services.jobrunner.forms import Forms
 from services.jobrunner.jobs import ExistingJob, JobRefused, LauncherAway, WantedJob
 from services.jobrunner.manifest import ATTEMPT, HELIOS, MANAGED_BY, RUN, SPEC_HASH, TASK, job_manifest, spec_hash
 
@@ -93,8 +94,9 @@ def connect_api(settings: Settings) -> Api:
             _config.load_incluster_config(client_configuration=configuration)
     except (ConfigException, OSError) as error:
         raise SettingInvalid(f"KUBECONFIG names no usable cluster, and this is no pod of one: {error}") from None
-    # Far below the lease: what is being created must not be taken over meanwhile.
-    return Api(configuration, connections=settings.job_create_threads + 2, timeout_seconds=settings.lease_seconds / 3)
+    # Beside those that create: one deletes, one sweeps, one looks at the cluster. The time is far below the lease: what
+    # is being created must not be taken over meanwhile.
+    return Api(configuration, connections=settings.job_create_threads + 3, timeout_seconds=settings.lease_seconds / 3)
 
 
 class KubernetesLauncher:
@@ -105,17 +107,25 @@ class KubernetesLauncher:
         self.settings = settings
         self.alive = alive
         self.path = f"/apis/batch/v1/namespaces/{quote(settings.namespace, safe='')}/jobs"
+        self.forms = Forms(lambda path: self.api.request("GET", path), settings)
         self.denied_since: float | None = None
 
     def create(self, job: WantedJob) -> None:
-        answer = judge(*self.api.request("POST", self.path, body=job_manifest(job, self.settings)))
+        try:
+            form = self.forms.of(job.task)
+        except (OSError, JobRefused):
+            if self._adopted(job):
+                return
+            raise
+        answer = judge(*self.api.request("POST", self.path, body=job_manifest(job, self.settings, form)))
         if answer.verdict is not Verdict.DENIED:
             self.denied_since = None
         match answer.verdict:
             case Verdict.CREATED:
                 return
             case Verdict.EXISTS:
-                self._adopt(job)
+                if not self._adopted(job):
+                    raise OSError(f"the Job {job.name} existed already, and is not found any more")
             case Verdict.REFUSED:
                 raise JobRefused(f"the API server refused its Job: {answer.words}")
             case Verdict.DENIED:
@@ -133,6 +143,9 @@ class KubernetesLauncher:
     def room(self) -> int:
         return max(0, self.settings.jobs_alive - self.alive())
 
+    def look(self) -> None:
+        self.forms.look()
+
     def jobs(self) -> list[ExistingJob]:
         found: list[ExistingJob] = []
         following = ""
@@ -141,24 +154,29 @@ class KubernetesLauncher:
             code, body = self.api.request("GET", f"{self.path}?{urlencode(query)}", accept=_MANY)
             if code != 200:
                 raise OSError(words_of(code, body))
-            page = _decoded(body, _Objects)
+            page = decoded(body, _Objects)
             found += [job for each in page.items or () if (job := _existing(each.metadata)) is not None]
             following = page.metadata.next
             if not following:
                 return found
 
-    def _adopt(self, job: WantedJob) -> None:
-        """Take the Job that is there as this one, if it is of the same attempt and here to stay."""
+    def _adopted(self, job: WantedJob) -> bool:
+        """Take the Job that is there as this one, whatever its form, if it is of the same attempt and here to stay.
+
+        False where there is none.
+        """
         code, body = self.api.request("GET", f"{self.path}/{quote(job.name, safe='')}", accept=_ONE)
+        if code == 404:
+            return False
         if code != 200:
-            # 404: it has gone between the two requests, and can be created now.
             raise OSError(f"the Job that exists already cannot be read: {words_of(code, body)}")
-        found = _decoded(body, _Object).metadata
+        found = decoded(body, _Object).metadata
         if found.annotations.get(SPEC_HASH) != spec_hash(job):
             raise JobRefused(f"a Job named {job.name} exists already in {self.settings.namespace}, and is another's")
         if found.deletion_timestamp is not None:
             raise OSError(f"a Job named {job.name} is still being deleted")
         log.info("a Job that exists already is adopted", job=job.name, run=job.run, task=job.task.name)
+        return True
 
     def _bear_denial(self, words: str) -> None:
         now = time.monotonic()
@@ -167,13 +185,6 @@ class KubernetesLauncher:
         if now - self.denied_since < DENIED_PATIENCE_SECONDS:
             raise OSError(words)
         raise JobRefused(f"the API server refused its Job: {words}")
-
-
-def _decoded(body: bytes, kind: Any) -> Any:
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise OSError(f"the API server's answer is not understood: {error}") from None
 
 
 def _existing(found: _Meta) -> ExistingJob | None:

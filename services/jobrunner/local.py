@@ -43,6 +43,9 @@ class LocalLauncher:
     def room(self) -> int:
         return max(0, self.jobs_alive - len(list_jobs(self.directory)))
 
+    def look(self) -> None:
+        """There is nothing to look at: a process has no form."""
+
     def jobs(self) -> list[ExistingJob]:
         """Every Job that exists and can be read."""
         found: list[ExistingJob] = []

@@ -229,6 +229,8 @@ class PodEndpoint:
         self.keeper_url: str | None = None
         self.lines: dict[str, list[str]] = defaultdict(list)
         """By step, what the node's agent sent of its log."""
+        self.storing = 0
+        """How often the node's agent said that it stores outputs."""
 
     @property
     def url(self) -> str:
@@ -315,6 +317,7 @@ class PodEndpoint:
                     known += document["lines"][len(known) - document["after"] :]
                     return self.reply(200, {})
                 if self.path == "/v1/storing":
+                    endpoint.storing += 1
                     return self.reply(200, {})
                 if endpoint.make_parts is not None:
                     return self.reply(200, endpoint.make_parts(document))

@@ -128,6 +128,13 @@ def test_the_blobs_that_are_cheapest_to_bring_again_go_first_down_to_the_low_wat
     assert read_ref(cache, cheap[0])["ms"] == 10
 
 
+def test_a_blob_that_is_larger_than_the_cache_goes_before_all_others(cache: Path) -> None:
+    cheap = [put_blob(cache, bytes([each]) * 100, ms=1) for each in range(3)]
+    put_blob(cache, b"x" * 2000, ms=10_000)
+    assert evictor(cache, limit=1000).make_room() == 1
+    assert held(cache) == set(cheap)
+
+
 def test_nothing_goes_below_the_high_watermark(cache: Path) -> None:
     put_blob(cache, b"x" * 900)
     assert evictor(cache, limit=1000).make_room() == 0

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from agent.keep import Keeper, keep
 from agent.settings import KeepSettings, SettingsError, keep_settings
 from agent.stamp import durable_ns
 from agent.store import CacheFault, Store
+from tests.agent.blobs import put_blob
 from tests.agent.conftest import AGENT, wait_until
 from tests.agent.wrappers import StaticWrapper
 
@@ -134,6 +136,20 @@ def test_a_blob_that_comes_or_goes_is_seen_in_the_next_round(
     (cache / "blobs" / "sha256" / digest[:2] / digest).unlink()
     keeper.round()
     assert keeper.inventory()["blobs"] == 0
+
+
+def test_a_cache_that_somebody_emptied_by_hand_is_empty_and_can_be_filled(keeper: Keeper, cache: Path) -> None:
+    put_blob(cache, b"here")
+    keeper.round()
+    assert keeper.state()["blobs"] == 1
+    for each in ("blobs", "refs", "tmp"):
+        shutil.rmtree(cache / each)
+    keeper.round()
+    assert keeper.state()["blobs"] == 0
+    assert keeper.inventory()["faults"] == 0
+    put_blob(cache, b"again")
+    keeper.round()
+    assert keeper.state()["blobs"] == 1
 
 
 def test_folders_that_did_not_change_are_not_read_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,7 @@ def test_a_fetch_message_always_fits_and_parses(inputs: list[tuple[str, int]], e
     outcomes = [
         InputOutcome(name, size, False, "never-here", "0" * 64, "store", 12, 0, 'etag "1"', "") for name, size in inputs
     ]
-    manifest = fetch_manifest(outcomes, cache_enabled=True, error=error, elapsed_ms=1)
+    manifest = fetch_manifest(outcomes, cache_enabled=True, error=error, elapsed_ms=1, ended_at=1)
     message = fetch_message(manifest)
     assert len(message) <= MESSAGE_BYTES
     assert json.loads(message)["misses"] == len(inputs)

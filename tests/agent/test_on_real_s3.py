@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agent import download as download_module
+from tests.agent.conftest import both_forms
 
 
 @pytest.fixture
@@ -24,6 +25,7 @@ def put(s3: Any, name: str, data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+@both_forms
 def test_inputs_come_in_and_outputs_go_out(
     signed: Any, endpoint: Any, make_node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,6 +65,7 @@ def test_a_replaced_object_and_a_missing_one_are_told_apart(signed: Any, endpoin
     assert make_node("c").fetch()["error"] == "input 'moving': no object at s3://corpora/moving"
 
 
+@both_forms
 def test_big_outputs_go_up_in_parts(signed: Any, endpoint: Any, node: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from agent.endpoint import Endpoint, Parts
 

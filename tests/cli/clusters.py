@@ -16,6 +16,9 @@ from helios.settings import Settings
 
 POLICY = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies/helios-tasks"
 TASK_PODS = "/api/v1/namespaces/helios-tasks/pods?labelSelector=app.kubernetes.io/managed-by%3Dhelios&limit=500"
+DRIVER = "cache.helios.dev"
+CSI_DRIVER = f"/apis/storage.k8s.io/v1/csidrivers/{DRIVER}"
+CSI_NODES = "/apis/storage.k8s.io/v1/csinodes"
 IMAGE = "helios:0.1.0"
 DIGEST = "helios@sha256:" + "ab" * 32
 OTHER_DIGEST = "helios@sha256:" + "cd" * 32
@@ -58,6 +61,10 @@ def beats() -> list[dict[str, str]]:
     ]
 
 
+def csi_node(name: str, *drivers: str) -> dict[str, Any]:
+    return {"metadata": {"name": name}, "spec": {"drivers": [{"name": each} for each in drivers]}}
+
+
 def policy(agent: str) -> Any:
     return {"spec": {"variables": [{"name": "agent", "expression": f"'{agent}'"}]}}
 
@@ -91,6 +98,24 @@ class Cluster:
         self.allows: Callable[[str, str, str], bool] = allowed
         self.asked: list[str] = []
         self.hidden: set[str] = set()
+
+    def serve_volumes(self) -> None:
+        """As k8s/overlays/csi leaves it."""
+        apps, labels = "/apis/apps/v1/namespaces", {LEVEL: "restricted"}
+        del self.documents[f"{apps}/helios-tasks/daemonsets/helios-cache"]
+        del self.documents[pods_of("helios-cache", "helios-tasks")]
+        self.documents |= {
+            "/api/v1/nodes": {"items": [{"metadata": {"name": "n1"}}, {"metadata": {"name": "n2"}}]},
+            "/api/v1/namespaces/helios-tasks": {"metadata": {"labels": labels}},
+            "/api/v1/namespaces/helios-node": {"metadata": {"labels": {LEVEL: "privileged"}}},
+            POLICY: {"spec": {}},
+            CSI_DRIVER: {
+                "spec": {"attachRequired": False, "podInfoOnMount": True, "volumeLifecycleModes": ["Ephemeral"]}
+            },
+            CSI_NODES: {"items": [csi_node("n1", "other.test", DRIVER), csi_node("n2", DRIVER)]},
+            f"{apps}/helios-node/daemonsets/helios-agent": self.keeper,
+            pods_of("helios-agent", "helios-node"): {"items": [pod("helios-agent-a"), pod("helios-agent-b")]},
+        }
 
     def get(self, path: str) -> Any:
         if path in self.hidden:

@@ -8,6 +8,9 @@ import redis
 from cli.commands.logs import follow_log, print_log
 from cli.connection import Link
 from cli.task_logs import LogFollower, last_lines
+from services.collector.endpoint import PodEndpoint
+from services.collector.store import Store
+from tests.services.pod_calls import SETTINGS, as_pod
 from tests.stage import RUN, Stage
 
 
@@ -92,3 +95,33 @@ def test_following_tells_the_collector_and_goes_through_retries(
     assert "attempt 2" in said.err
     assert follow_log(link, RUN, "a", 1, "task", None, stay_through_retries=False) == 0
     assert capsys.readouterr().out == "first\n"
+
+
+def test_what_a_nodes_agent_sends_of_a_step_is_followed_like_any_log(
+    link: Link, client: redis.Redis, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where fetch and publish are no containers."""
+    stage = Stage(client)
+    stage.open({"a": ()})
+    stage.launch("a")
+    endpoint = PodEndpoint(client, Store(SETTINGS), SETTINGS)
+
+    def send(after: int, *lines: str) -> None:
+        body = {"step": "fetch", "after": after, "lines": list(lines)}
+        assert as_pod(endpoint, "/v1/lines", "a", body)[0] == "200 OK"
+
+    send(0, "one", "two")
+    follower, read = LogFollower(link, RUN, "a", 1, "fetch", "0-0"), list[str]()
+    follower.read(read.append, 1)
+    assert read == ["one", "two"]
+    send(1, "two", "three")
+    follower.read(read.append, 1)
+    assert read == ["one", "two", "three"]
+    stage.end("a", entry="")
+    send(3, "the last")
+    stage.end("a")
+    assert follower.is_complete()
+    follower.read_rest(read.append)
+    assert read[3:] == ["the last"]
+    print_log(link, RUN, "a", 1, "fetch", 2)
+    assert capsys.readouterr().out == "three\nthe last\n"

@@ -16,6 +16,7 @@ from typing import Any
 from helios.keys import node_blobs, node_cache
 from tests.cluster.dags import Task, script
 from tests.cluster.installed import Installed, Run
+from tests.cluster.kubectl import Kubectl
 from tests.waiting import wait_until
 
 MIB = 1024**2
@@ -91,8 +92,10 @@ def keepers_with(helios: Installed, **settings: str) -> Iterator[None]:
     """Keepers that are told these settings; afterwards as they were."""
 
     def tell(*assignments: str) -> None:
-        helios.tasks.run("set", "env", "daemonset/helios-cache", "--containers=keep", *assignments)
-        helios.rollout("daemonset/helios-cache", helios.tasks, 120)
+        agents = helios.agents
+        what = (f"daemonset/{agents.daemonset}", f"--containers={agents.container}")
+        Kubectl(agents.namespace).run("set", "env", *what, *assignments)
+        helios.wait_agents()
 
     tell(*(f"{name}={value}" for name, value in settings.items()))
     try:
@@ -131,6 +134,6 @@ def new_keeper(helios: Installed, node: str, *, with_empty_cache: bool = False) 
     if with_empty_cache:
         for path in helios.cache_folder(node).iterdir():
             path.rename(path.with_name(f"before-{path.name}"))
-    helios.tasks.delete("pod", pod["metadata"]["name"])
-    helios.rollout("daemonset/helios-cache", helios.tasks, 120)
+    Kubectl(helios.agents.namespace).delete("pod", pod["metadata"]["name"])
+    helios.wait_agents()
     keepers_speak(helios)

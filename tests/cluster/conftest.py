@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.clusters import Cluster, running_cluster, why_none
-from tests.cluster.installed import Installed, installed
+from tests.cluster.installed import FORMS, Installed, installed
 from tests.cluster.kubectl import Kubectl
 
 
@@ -20,10 +20,12 @@ def cluster() -> Iterator[Cluster]:
         yield found
 
 
-@pytest.fixture(scope="session")
-def helios(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
-    """Helios as k8s/ installs it, once for the whole session."""
-    with installed(cluster, tmp_path_factory.mktemp("installed")) as found:
+@pytest.fixture(scope="session", params=FORMS)
+def helios(
+    cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Installed]:
+    """Helios as k8s/ installs it: once with fetch and publish in each pod, once with the nodes' agents."""
+    with installed(cluster, tmp_path_factory.mktemp("installed"), request.param) as found:
         yield found
 
 

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 import redis
@@ -35,12 +35,31 @@ Run = dict[str, Any]
 """A run as `helios show -o json` prints it."""
 
 
+class Agents(NamedTuple):
+    """The DaemonSet that looks after the nodes' caches."""
+
+    folder: str
+    """What is applied, below k8s/."""
+    namespace: str
+    daemonset: str
+    container: str
+
+
+FORMS = {
+    "init": Agents(".", TASKS, "helios-cache", "keep"),
+    "csi": Agents("overlays/csi", "helios-node", "helios-agent", "agent"),
+}
+"""The forms of a task's pod, and what serves each."""
+
+
 class Installed:
     """A running Helios, and what a user needs to reach it."""
 
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
+    def __init__(self, cluster: Cluster, folder: Path, form: str = "init") -> None:
         self.cluster = cluster
         self.folder = folder
+        self.form = form
+        self.agents = FORMS[form]
         self.services = Kubectl(SERVICES)
         self.tasks = Kubectl(TASKS)
         self.addresses: dict[str, str] = {}
@@ -152,12 +171,20 @@ class Installed:
 
     def keeper(self, node: str) -> dict[str, Any]:
         """The keeper's pod on a node."""
-        pods = self.tasks.labelled("pods", {"app.kubernetes.io/name": "helios-cache"})
+        pods = Kubectl(self.agents.namespace).labelled("pods", {"app.kubernetes.io/name": self.agents.daemonset})
         return next(pod for pod in pods if pod["spec"]["nodeName"] == node and pod["status"]["phase"] == "Running")
 
     def cache_folder(self, node: str) -> Path:
         """A node's cache, as this process sees it."""
         return Path(self.cluster.tool("fsof", node).strip()) / "cache"
+
+    def apply(self) -> None:
+        """As it was installed."""
+        Kubectl(None).run("apply", "--kustomize", str(self.folder / self.agents.folder), seconds=120)
+
+    def wait_agents(self) -> None:
+        """The caches' keepers, on every node."""
+        self.rollout(f"daemonset/{self.agents.daemonset}", Kubectl(self.agents.namespace), 120)
 
     def wait_ready(self, deadline_seconds: float = 180) -> None:
         """Every replica of every service."""
@@ -205,20 +232,20 @@ class Installed:
 
 
 @contextmanager
-def installed(cluster: Cluster, scratch: Path) -> Iterator[Installed]:
+def installed(cluster: Cluster, scratch: Path, form: str = "init") -> Iterator[Installed]:
     """Installs it, waits until all of it is ready, and uninstalls it."""
-    found = Installed(cluster, _copy_of_manifests(cluster, scratch))
+    found = Installed(cluster, _copy_of_manifests(cluster, scratch), form)
     forwards: list[subprocess.Popen[str]] = []
     try:
         if cluster.home is not None:
             _make_volumes(cluster)
             _empty_caches(cluster)
         found.is_up = True
-        Kubectl(None).run("apply", "--kustomize", str(found.folder), seconds=120)
+        found.apply()
         for name in STORES:
             found.rollout(f"statefulset/{name}", found.services, 180)
         found.wait_ready()
-        found.rollout("daemonset/helios-cache", found.tasks, 120)
+        found.wait_agents()
         for name, port in STORES.items():
             if cluster.home is not None:
                 found.addresses[name] = f"{found.services.get('service', name)['spec']['clusterIP']}:{port}"

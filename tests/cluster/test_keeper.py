@@ -44,11 +44,12 @@ def test_a_blob_that_a_waiting_task_needs_is_kept_though_it_is_the_oldest(
     helios: Installed, strict_keepers: None, tmp_path: Path
 ) -> None:
     needed, *others = [Object(helios, tmp_path, 12 * MIB) for _ in range(5)]
-    helios.succeed(dag("first", reader(helios, "read", needed, **on("node1"))))
     with gate() as (wait, opened):
         waiting = reader(helios, "later", needed, depends_on=["blocker"], **on("node1"))
         run = helios.submit(dag("later", script(helios, "blocker", wait, **on("node2")), waiting))
         helios.at_work(run, 1)
+        # Only now: of a cache that is full already it might go before anybody needs it.
+        helios.succeed(dag("first", reader(helios, "read", needed, **on("node1"))))
         before = told(helios, "node1")["evictedBlobs"]
         for n, each in enumerate(others):
             helios.succeed(dag("filling", reader(helios, f"read{n}", each, **on("node1"))))

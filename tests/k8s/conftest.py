@@ -19,7 +19,7 @@ from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
-OVERLAYS = (".", "overlays/isolated", "overlays/kind", "overlays/autoscale", "overlays/autoscale/hpa")
+OVERLAYS = (".", "overlays/isolated", "overlays/kind", "overlays/autoscale", "overlays/autoscale/hpa", "overlays/csi")
 
 Document = dict[str, Any]
 

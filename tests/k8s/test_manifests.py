@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from agent.settings import keep_settings, sync_settings
+from cli.checkup_driver import WANTED
 from cli.checkup_rights import NEEDED
+from cli.cluster_pods import AGENT, AGENTS, DRIVER
 from helios.dag import parse_dag
 from helios.settings import Settings, settings_from
 from services.jobrunner.jobs import wanted_job
@@ -20,12 +22,31 @@ from services.jobrunner.manifest import job_manifest
 from tests.k8s.conftest import K8S, OVERLAYS, ROOT, Document, Manifests, env_file
 
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet")
+PRIVILEGED = "helios-agent/agent"
+"""The one privileged container, of overlays/csi alone."""
 
 
 @pytest.fixture(params=OVERLAYS)
 def documents(request: pytest.FixtureRequest, manifests: Manifests) -> list[Document]:
     """Each kustomization in turn."""
     return manifests.render(request.param)
+
+
+@pytest.fixture
+def csi(manifests: Manifests) -> list[Document]:
+    """The one whose pods of tasks have a volume of the agent's."""
+    return manifests.render("overlays/csi")
+
+
+def is_csi(documents: list[Document]) -> bool:
+    return bool(named(documents, "CSIDriver"))
+
+
+def keeper_of(documents: list[Document]) -> tuple[Document, dict[str, Any]]:
+    """What looks after each node's cache, and its container."""
+    (keeper,) = named(documents, "DaemonSet")
+    (container,) = keeper["spec"]["template"]["spec"]["containers"]
+    return keeper, container
 
 
 def named(documents: list[Document], kind: str, name: str = "") -> list[Document]:
@@ -52,23 +73,30 @@ def test_every_container_is_bounded_and_locked_down(documents: list[Document]) -
         assert set(container["resources"]["requests"]) == {"cpu", "memory"}, name
         assert "memory" in container["resources"]["limits"], name
         security = container["securityContext"]
-        assert security["allowPrivilegeEscalation"] is False, name
         assert security["readOnlyRootFilesystem"] is True, name
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert security.get("privileged", False) is (name == PRIVILEGED), name
+        if name == PRIVILEGED:
+            continue
+        assert security["allowPrivilegeEscalation"] is False, name
         assert security["capabilities"]["drop"] == ["ALL"], name
         assert security["capabilities"].get("add", []) == (["CHOWN"] if name == "helios-cache/own" else []), name
-        assert not security.get("privileged"), name
-        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
         user = security.get("runAsUser", pod["securityContext"].get("runAsUser"))
         assert user == 0 if name == "helios-cache/own" else user > 0, name
-    assert seen == 8
+    assert seen == (7 if is_csi(documents) else 8)
 
 
 def test_no_pod_shares_anything_with_its_node_but_the_cache(documents: list[Document]) -> None:
+    """And with kubelet, where the agent serves volumes."""
+    kubelets = {f"/var/lib/kubelet/{name}" for name in ("pods", "plugins/cache.helios.dev", "plugins_registry")}
     for name, pod in pods(documents):
         assert not any(pod.get(each) for each in ("hostNetwork", "hostPID", "hostIPC")), name
-        folders = [volume["hostPath"]["path"] for volume in pod.get("volumes", ()) if "hostPath" in volume]
-        for folder in folders:
+        folders = {volume["hostPath"]["path"] for volume in pod.get("volumes", ()) if "hostPath" in volume}
+        if name == "helios-agent":
+            assert folders == {"/var/helios/cache"} | kubelets
+        elif folders:
             assert name == "helios-cache"
+            (folder,) = folders
             assert folder in ("/var/helios/cache", "/var/helios/cache/namespaces/helios-tasks")
 
 
@@ -90,17 +118,18 @@ def test_images_are_pinned_short_names(documents: list[Document]) -> None:
 
 
 def test_the_agents_image_is_the_services(documents: list[Document]) -> None:
-    """One value in kustomization.yaml: the jobrunner's Jobs and the admission policy follow it."""
+    """One value in kustomization.yaml: the jobrunner's Jobs, the admission policy and the node's agent follow it."""
     images = {container["image"] for name, container, _ in containers(documents) if "redis" not in name}
     (jobrunner,) = named(documents, "Deployment", "helios-jobrunner")
     (policy,) = named(documents, "ValidatingAdmissionPolicy", "helios-tasks")
     environment = {
         each["name"]: each.get("value") for each in jobrunner["spec"]["template"]["spec"]["containers"][0]["env"]
     }
-    expressions = {each["name"]: each["expression"] for each in policy["spec"]["variables"]}
     image = environment["HELIOS_AGENT_IMAGE"]
     assert {each for each in images if "minio" not in each} == {image}
-    assert expressions["agent"] == f"'{image}'"
+    if not is_csi(documents):
+        expressions = {each["name"]: each["expression"] for each in policy["spec"]["variables"]}
+        assert expressions["agent"] == f"'{image}'"
 
 
 def test_an_upgrade_lets_the_pods_of_the_former_image_in(tmp_path: Path) -> None:
@@ -133,7 +162,14 @@ RIGHTS = {
         ("batch", "jobs"): {"get", "list", "watch", "delete"},
     },
     "helios-nodes": {("", "nodes"): {"list", "watch"}},
+    "helios-forms": {
+        ("storage.k8s.io", "csidrivers"): {"get"},
+        ("storage.k8s.io", "csinodes"): {"list"},
+        ("", "nodes"): {"list"},
+    },
 }
+CLUSTER_WIDE = {"helios-nodes": "helios-collector", "helios-forms": "helios-jobrunner"}
+"""ClusterRoles, and who has them."""
 
 
 def test_roles_grant_what_is_listed_here_and_no_more(documents: list[Document]) -> None:
@@ -152,7 +188,7 @@ def test_roles_grant_what_is_listed_here_and_no_more(documents: list[Document]) 
     for binding in (*named(documents, "RoleBinding"), *named(documents, "ClusterRoleBinding")):
         (subject,) = binding["subjects"]
         role = binding["roleRef"]["name"]
-        assert subject["name"] == ("helios-collector" if role == "helios-nodes" else role)
+        assert subject["name"] == CLUSTER_WIDE.get(role, role)
         assert (subject["kind"], subject["namespace"]) == ("ServiceAccount", "helios")
 
 
@@ -160,9 +196,48 @@ def test_the_doctor_asks_for_the_same_rights() -> None:
     asked: dict[str, dict[tuple[str, str], set[str]]] = {}
     for account, rights in NEEDED.items():
         for group, resource, sub, verb in rights:
-            role = "helios-nodes" if resource == "nodes" else account
+            cluster_wide = next((role for role, whose in CLUSTER_WIDE.items() if whose == account))
+            role = cluster_wide if resource in ("nodes", "csidrivers", "csinodes") else account
             asked.setdefault(role, {}).setdefault((group, f"{resource}/{sub}".rstrip("/")), set()).add(verb)
     assert asked == RIGHTS
+
+
+def test_the_driver_is_declared_as_the_doctor_asks_for_it(csi: list[Document]) -> None:
+    (driver,) = named(csi, "CSIDriver")
+    assert driver["metadata"]["name"] == DRIVER
+    assert {name: driver["spec"][name] for name in WANTED} == WANTED
+    assert named(csi, "Namespace", AGENTS)
+    assert {(each["metadata"]["namespace"], each["metadata"]["name"]) for each in named(csi, "DaemonSet")} == {
+        (AGENTS, AGENT)
+    }
+
+
+def test_kubelet_and_the_agent_call_its_files_by_the_same_paths(csi: list[Document]) -> None:
+    """kubelet names a pod's folder by its own path, and the agent names its socket by its own. Mounts in pods' folders
+    reach the node; nothing else that the agent mounts does.
+    """
+    (keeper,) = named(csi, "DaemonSet")
+    pod = keeper["spec"]["template"]["spec"]
+    (agent,) = pod["containers"]
+    folders = {each["name"]: each["hostPath"]["path"] for each in pod["volumes"]}
+    assert {each["name"]: each["mountPath"] for each in agent["volumeMounts"]} == folders
+    (kubelet,) = (each["value"] for each in agent["env"] if each["name"] == "HELIOS_KUBELET_DIR")
+    names = ("pods", f"plugins/{DRIVER}", "plugins_registry")
+    assert {f"{kubelet}/{name}" for name in names} == {path for name, path in folders.items() if name != "cache"}
+    propagated = {each["name"] for each in agent["volumeMounts"] if "mountPropagation" in each}
+    assert propagated == {"pods"}
+
+
+def test_a_task_has_the_drivers_volume_and_the_level_does_the_rest(csi: list[Document]) -> None:
+    """The cache, the agent's image and the keepers' key are no exceptions in this namespace any more."""
+    (policy,) = named(csi, "ValidatingAdmissionPolicy", "helios-tasks")
+    assert DRIVER in policy["spec"]["validations"][0]["expression"]
+    assert "hostPath" not in json.dumps(policy)
+    assert named(csi, "ValidatingAdmissionPolicy", "helios-tasks-unchanged")
+    for name in ("helios-tasks", "helios-tasks-unchanged"):
+        (binding,) = named(csi, "ValidatingAdmissionPolicyBinding", name)
+        selector = binding["spec"]["matchResources"]["namespaceSelector"]
+        assert selector == {"matchLabels": {"kubernetes.io/metadata.name": "helios-tasks"}}
 
 
 def test_namespaces_have_their_levels(documents: list[Document]) -> None:
@@ -170,40 +245,44 @@ def test_namespaces_have_their_levels(documents: list[Document]) -> None:
         each["metadata"]["name"]: each["metadata"]["labels"]["pod-security.kubernetes.io/enforce"]
         for each in named(documents, "Namespace")
     }
-    assert levels == {"helios": "restricted", "helios-tasks": "privileged"}
+    if is_csi(documents):
+        assert levels == {"helios": "restricted", "helios-tasks": "restricted", AGENTS: "privileged"}
+    else:
+        assert levels == {"helios": "restricted", "helios-tasks": "privileged"}
 
 
-def test_everything_is_in_one_of_the_two_namespaces(documents: list[Document]) -> None:
+def test_everything_is_in_a_namespace_of_ours(documents: list[Document]) -> None:
     cluster_wide = {
         "Namespace",
         "ClusterRole",
         "ClusterRoleBinding",
         "ValidatingAdmissionPolicy",
         "ValidatingAdmissionPolicyBinding",
+        "CSIDriver",
     }
+    ours = {each["metadata"]["name"] for each in named(documents, "Namespace")}
     for each in documents:
         where = each["metadata"].get("namespace")
-        assert where is None if each["kind"] in cluster_wide else where in ("helios", "helios-tasks"), each["kind"]
+        assert where is None if each["kind"] in cluster_wide else where in ours, each["kind"]
 
 
-def test_both_namespaces_deny_by_default_and_tasks_never_reach_redis(documents: list[Document]) -> None:
-    policies = named(documents, "NetworkPolicy")
-    denying = {each["metadata"]["namespace"] for each in policies if each["spec"]["podSelector"] == {}}
-    assert denying == {"helios", "helios-tasks"}
-    for policy in policies:
-        if policy["spec"]["podSelector"] == {}:
-            assert set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"}
-            assert not policy["spec"].get("ingress")
-            assert not policy["spec"].get("egress")
-    (tasks,) = named(documents, "NetworkPolicy", "tasks")
-    ports = sorted(port["port"] for rule in tasks["spec"]["egress"] for port in rule["ports"])
-    assert ports == [53, 53, 8414, 8415, 9000]
+def test_every_namespace_denies_by_default_and_tasks_never_reach_redis(documents: list[Document]) -> None:
+    denying = named(documents, "NetworkPolicy", "default-deny")
+    assert {each["metadata"]["namespace"] for each in denying} == {
+        each["metadata"]["name"] for each in named(documents, "Namespace")
+    }
+    for policy in denying:
+        assert policy["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    of_tasks = [each for each in named(documents, "NetworkPolicy") if each["metadata"]["namespace"] == "helios-tasks"]
+    (tasks,) = (each["spec"] for each in of_tasks if each["metadata"]["name"] in ("tasks", "tasks-to-names"))
+    ports = sorted(port["port"] for rule in tasks["egress"] for port in rule["ports"])
+    assert ports == ([53, 53] if is_csi(documents) else [53, 53, 8414, 8415, 9000])
     (guard,) = named(documents, "NetworkPolicy", "redis")
     assert "helios-tasks" not in json.dumps(guard)
 
 
 def test_the_keeper_runs_on_every_node(documents: list[Document]) -> None:
-    (keeper,) = named(documents, "DaemonSet", "helios-cache")
+    keeper, _ = keeper_of(documents)
     pod = keeper["spec"]["template"]["spec"]
     assert pod["tolerations"] == [{"operator": "Exists"}]
     assert "nodeSelector" not in pod
@@ -212,7 +291,12 @@ def test_the_keeper_runs_on_every_node(documents: list[Document]) -> None:
 def test_a_keeper_reaches_its_like_the_collector_and_the_store_and_is_reached_by_tasks_only(
     documents: list[Document],
 ) -> None:
-    (policy,) = named(documents, "NetworkPolicy", "cache")
+    """An agent by its like only: pods of tasks fetch nothing where it does."""
+    keeper, _ = keeper_of(documents)
+    name, where = keeper["metadata"]["name"], keeper["metadata"]["namespace"]
+    (policy,) = named(documents, "NetworkPolicy", "agents" if is_csi(documents) else "cache")
+    assert policy["spec"]["podSelector"] == {"matchLabels": {"app.kubernetes.io/name": name}}
+    assert policy["metadata"]["namespace"] == where
     reached = {
         (target["podSelector"]["matchLabels"]["app.kubernetes.io/name"], port["port"])
         for rule in policy["spec"]["egress"]
@@ -220,13 +304,19 @@ def test_a_keeper_reaches_its_like_the_collector_and_the_store_and_is_reached_by
         if "podSelector" in target
         for port in rule["ports"]
     }
-    assert reached == {("helios-cache", 8415), ("helios-collector", 8414), ("helios-minio", 9000)}
+    assert reached == {(name, 8415), ("helios-collector", 8414), ("helios-minio", 9000)}
     (ingress,) = policy["spec"]["ingress"]
-    assert (ingress["from"], [port["port"] for port in ingress["ports"]]) == ([{"podSelector": {}}], [8415])
-    for name in ("collector", "minio"):
-        (guard,) = named(documents, "NetworkPolicy", name)
-        sources = [source for rule in guard["spec"]["ingress"] for source in rule["from"]]
-        assert {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "helios-tasks"}}} in sources
+    who = {"matchLabels": {"app.kubernetes.io/name": name}} if is_csi(documents) else {}
+    assert (ingress["from"], [port["port"] for port in ingress["ports"]]) == ([{"podSelector": who}], [8415])
+    for server in ("helios-collector", "helios-minio"):
+        guards = [
+            each["spec"]
+            for each in named(documents, "NetworkPolicy")
+            if each["spec"]["podSelector"] == {"matchLabels": {"app.kubernetes.io/name": server}}
+        ]
+        sources = [source for guard in guards for rule in guard["ingress"] for source in rule["from"]]
+        spaces = [each["namespaceSelector"]["matchLabels"] for each in sources if "namespaceSelector" in each]
+        assert spaces == [{"kubernetes.io/metadata.name": where}]
 
 
 def test_keepers_find_the_collector_where_pods_do(documents: list[Document]) -> None:
@@ -238,8 +328,7 @@ def test_keepers_find_the_collector_where_pods_do(documents: list[Document]) -> 
 
 
 def test_every_setting_of_the_keeper_is_understood(documents: list[Document]) -> None:
-    (keeper,) = named(documents, "DaemonSet", "helios-cache")
-    (container,) = keeper["spec"]["template"]["spec"]["containers"]
+    _, container = keeper_of(documents)
     (configured,) = (
         each["data"] for each in named(documents, "ConfigMap") if "helios-cache" in each["metadata"]["name"]
     )
@@ -255,11 +344,13 @@ def test_every_setting_of_the_keeper_is_understood(documents: list[Document]) ->
 
 
 def test_the_keepers_key_is_one_and_only_keepers_and_the_collector_have_it(documents: list[Document]) -> None:
+    keeper, container = keeper_of(documents)
     secrets = named(documents, "Secret", "helios-keeper")
-    assert {each["metadata"]["namespace"] for each in secrets} == {"helios", "helios-tasks"}
+    assert {each["metadata"]["namespace"] for each in secrets} == {"helios", keeper["metadata"]["namespace"]}
     assert len({each["data"]["HELIOS_KEEPER_KEY"] for each in secrets}) == 1
-    have_it = {name for name, container, _ in containers(documents) if "helios-keeper" in json.dumps(container)}
-    assert have_it == {"helios-cache/keep", "helios-collector/collector"}
+    have_it = {name for name, each, _ in containers(documents) if "helios-keeper" in json.dumps(each)}
+    name = keeper["metadata"]["name"]
+    assert have_it == {f"{name}/{container['name']}", "helios-collector/collector"}
 
 
 def test_isolated_all_who_name_the_cache_on_the_node_name_the_namespaces_own(manifests: Manifests) -> None:
@@ -301,16 +392,15 @@ def test_services_are_replicated_spread_and_not_all_drained_at_once(manifests: M
         assert budget["spec"]["selector"]["matchLabels"] == deployment["spec"]["selector"]["matchLabels"]
 
 
-def test_every_setting_exists(manifests: Manifests, credentials: Any) -> None:
+def test_every_setting_exists(documents: list[Document], credentials: Any) -> None:
     """A misspelt variable would be ignored without a word."""
     known = {f"HELIOS_{field.upper()}" for field in Settings.__struct_fields__}
-    documents = manifests.render()
     shared = [each for each in named(documents, "ConfigMap") if each["metadata"]["namespace"] == "helios"]
     given = {name for each in shared for name in each["data"] if "HELIOS" in name}
     for file in credentials.glob("*.env"):
         given |= {name for name in env_file(file) if name.startswith("HELIOS_")}
     for owner, container, _ in containers(documents):
-        if owner.startswith("helios-cache"):
+        if owner.startswith(("helios-cache", "helios-agent")):
             continue  # the agent's own
         given |= {each["name"] for each in container.get("env", ()) if each["name"].startswith("HELIOS_")}
     assert given - known == set()

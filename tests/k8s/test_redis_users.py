@@ -40,11 +40,14 @@ from helios.settings import Settings
 from helios.streams import CLIENT_OPTIONS
 from helios.tokens import Attempt
 from services.collector.demand import Demand
+from services.collector.endpoint import PodEndpoint
 from services.collector.locate import Declared, Locator
 from services.collector.nodes import Nodes
 from services.collector.seed import Seeding
 from services.collector.store import Store
 from tests.k8s.conftest import K8S, ROOT, GuardedRedis
+from tests.services.pod_calls import SETTINGS, as_pod
+from tests.stage import RUN, Stage
 from tests.waiting import wait_until
 from tui.source.comparison import read_comparison
 from tui.source.feed import Feed
@@ -487,4 +490,21 @@ def test_the_collector_may_do_what_the_nodes_caches_ask_of_it(guarded: GuardedRe
     assert demand.needed(["a" * 64]) == []
     store = Store(Settings(s3_access_key="a", s3_secret_key="s"))
     assert Seeding(collector, demand, locator, store).seeds("n1", 9) == []
+    assert guarded.refused() == []
+
+
+def test_the_collector_may_do_what_the_agents_of_attempts_ask_of_it(guarded: GuardedRedis) -> None:
+    """Every word of theirs, with a log that has to be cut, and the deletion of a Job."""
+    collector, stage = guarded.client("collector"), Stage(guarded.admin)
+    stage.open({"a": []})
+    stage.launch("a")
+    endpoint = PodEndpoint(collector, Store(SETTINGS), SETTINGS)
+    assert as_pod(endpoint, "/v1/storing", "a", {})[0] == "200 OK"
+    for after in (0, 0, 400):
+        body = {"step": "fetch", "after": after, "lines": ["x" * 4_000] * 400}
+        assert as_pod(endpoint, "/v1/lines", "a", body)[0] == "200 OK"
+    values = {"podUid": "u", "form": "csi", "final": True, "reason": "no such object"}
+    answer = as_pod(endpoint, "/v1/result", "a", {"run": RUN, "task": "a", "attempt": 1, **values})
+    assert answer == ("200 OK", {"status": "committed"})
+    assert stage.emitted(stage.keys.cancelled) == [("a", "1")]
     assert guarded.refused() == []

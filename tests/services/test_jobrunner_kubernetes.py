@@ -1,16 +1,12 @@
 """Jobs of Kubernetes: what each answer of the API server comes to, over a real connection to a server that gives it."""
 
-import contextlib
 import json
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import redis
@@ -30,27 +26,11 @@ from services.jobrunner.kubernetes import Api, KubernetesLauncher, connect_api
 from services.jobrunner.launch import Deleter, JobRunner
 from services.submitter.reconcile import Reconciler
 from tests.redis_servers import free_port
+from tests.services.job_server import Answer, ApiServer, kubeconfig, serving, status
 from tests.stage import RUN, Stage
 from tests.waiting import wait_until
 
 SETTINGS = Settings(token_key="k", agent_image="helios:1", launcher="kubernetes", lease_seconds=60)
-PATH = "/apis/batch/v1/namespaces/helios-tasks/jobs"
-
-Answer = tuple[int, dict[str, Any]]
-
-
-def status(code: int, reason: str = "", message: str = "", kind: str = "jobs") -> Answer:
-    """A failure as the API server words it."""
-    return code, {
-        "kind": "Status",
-        "status": "Failure",
-        "reason": reason,
-        "message": message,
-        "code": code,
-        "details": {"kind": kind},
-    }
-
-
 INVALID = status(422, "Invalid", 'Job.batch "a" is invalid: spec.template.spec.containers[0].image: Required value')
 QUOTA = status(403, "Forbidden", 'jobs.batch "a" is forbidden: exceeded quota: few, used: count/jobs.batch=2')
 NO_RIGHTS = status(403, "Forbidden", 'jobs.batch is forbidden: User "x" cannot create resource "jobs" in API group')
@@ -61,109 +41,10 @@ WEBHOOK = status(500, "InternalError", "Internal error occurred: failed calling 
 MALFORMED = status(400, "BadRequest", "Job in version v1 cannot be handled as a Job")
 
 
-class ApiServer(ThreadingHTTPServer):
-    """The Jobs of one namespace; its next answers to a creation can be told to it."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.jobs: dict[str, dict[str, Any]] = {}
-        self.answers: list[Answer] = []
-        self.before_answer: Callable[[str], None] = lambda name: None
-        """Called with the Job's name once it is created, before the answer goes out."""
-        self.deletions: list[tuple[str, str]] = []
-        self.tokens: set[str] = set()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def create(self, job: dict[str, Any]) -> Answer:
-        if self.answers:
-            return self.answers.pop(0)
-        name = job["metadata"]["name"]
-        if name in self.jobs:
-            return status(409, "AlreadyExists", f'jobs.batch "{name}" already exists')
-        self.jobs[name] = job
-        self.before_answer(name)
-        return 201, job
-
-    def page(self, query: dict[str, list[str]]) -> Answer:
-        """Two Jobs at a time, whatever limit is asked for."""
-        assert query["labelSelector"] == ["app.kubernetes.io/managed-by=helios"]
-        start = int(query.get("continue", ["0"])[0])
-        names = sorted(self.jobs)
-        following = {"continue": str(start + 2)} if start + 2 < len(names) else {}
-        return 200, {"metadata": following, "items": [self.jobs[name] for name in names[start : start + 2]]}
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: ApiServer
-
-    def do_POST(self) -> None:
-        assert self.path == PATH
-        self.server.tokens.add(self.headers.get("Authorization", ""))
-        self._answer(self.server.create(json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
-
-    def do_GET(self) -> None:
-        parts = urlsplit(self.path)
-        name = parts.path.removeprefix(PATH).removeprefix("/")
-        if not name:
-            self._answer(self.server.page(parse_qs(parts.query)))
-        elif name in self.server.jobs:
-            self._answer((200, self.server.jobs[name]))
-        else:
-            self._answer(status(404, "NotFound", f'jobs.batch "{name}" not found'))
-
-    def do_DELETE(self) -> None:
-        parts = urlsplit(self.path)
-        name = parts.path.removeprefix(f"{PATH}/")
-        self.server.deletions.append((name, parts.query))
-        found = self.server.jobs.pop(name, None)
-        self._answer((200, {}) if found else status(404, "NotFound", f'jobs.batch "{name}" not found'))
-
-    def _answer(self, answer: Answer) -> None:
-        body = json.dumps(answer[1]).encode()
-        self.send_response(answer[0])
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-    def handle(self) -> None:
-        with contextlib.suppress(ConnectionError):  # the client gave up waiting, as some tests want it to
-            super().handle()
-
-
 @pytest.fixture
 def server() -> Iterator[ApiServer]:
-    server = ApiServer()
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def kubeconfig(folder: Path, url: str) -> Path:
-    file = folder / "kubeconfig"
-    file.write_text(
-        json.dumps(
-            {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "current-context": "c",
-                "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-                "clusters": [{"name": "c", "cluster": {"server": url}}],
-                "users": [{"name": "u", "user": {"token": "opaque"}}],
-            }
-        )
-    )
-    return file
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture

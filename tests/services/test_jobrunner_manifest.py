@@ -15,8 +15,10 @@ import pytest
 
 from helios.dag import Task, parse_dag
 from helios.settings import Settings
-from services.jobrunner.jobs import Preference, WantedJob, job_name, wanted_job
-from services.jobrunner.manifest import CONTROL, FOR_THE_TASK, WRAPPER, job_manifest, literal, spec_hash
+from services.jobrunner.init_form import CONTROL, WRAPPER
+from services.jobrunner.jobs import Form, Preference, WantedJob, job_name, wanted_job
+from services.jobrunner.manifest import job_manifest, spec_hash
+from services.jobrunner.pod_parts import FOR_THE_TASK, literal
 from tests.stage import RUN
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -81,9 +83,13 @@ def wanted(dag: str = PLAIN, *, attempt: int = 1, cache_enabled: bool = True, no
 
 
 def manifest(
-    dag: str = PLAIN, settings: Settings = SETTINGS, prefers: tuple[Preference, ...] = (), **options: Any
+    dag: str = PLAIN,
+    settings: Settings = SETTINGS,
+    prefers: tuple[Preference, ...] = (),
+    form: Form = "init",
+    **options: Any,
 ) -> Manifest:
-    return job_manifest(wanted(dag, **options)._replace(prefers=prefers), settings)
+    return job_manifest(wanted(dag, **options)._replace(prefers=prefers), settings, form)
 
 
 def pod(found: Manifest) -> Manifest:
@@ -116,6 +122,10 @@ def command_of(*command: str) -> list[str]:
         ("full", FULL, {}),
         ("cache-off", FULL, {"cache_enabled": False, "attempt": 3}),
         ("prefers", FULL, {"prefers": (Preference("n2", 100), Preference("n1", 67))}),
+        ("csi-plain", PLAIN, {"form": "csi"}),
+        ("csi-full", FULL, {"form": "csi"}),
+        ("csi-cache-off", FULL, {"form": "csi", "cache_enabled": False, "attempt": 3}),
+        ("csi-prefers", FULL, {"form": "csi", "prefers": (Preference("n2", 100), Preference("n1", 67))}),
     ],
 )
 def test_the_job_is_the_golden_one(name: str, dag: str, options: dict[str, Any]) -> None:

@@ -785,3 +785,68 @@ def test_whose_pods_are_over_is_known_of_ended_and_of_gone_jobs_and_only_while_t
     assert cluster.pods.over(asked) == []
     cluster.start()
     assert wait_until("it is known", lambda: cluster.pods.over(asked)) == ["job-ended-1", "job-nobody-knows-1"]
+
+
+AGENTS = {
+    "helios.dev/run": RUN,
+    "helios.dev/task": "a",
+    "helios.dev/attempt": "1",
+    "helios.dev/form": "csi",
+}
+
+
+def of_agent(cluster: Cluster, phase: str, state: Json | None = None, **status: Any) -> None:
+    """The pod of the task `a` alone, whose node's agent does the rest."""
+    containers = [{"name": "task", "state": state}] if state is not None else []
+    cluster.pod("a", phase, meta={"annotations": AGENTS}, containerStatuses=containers, **status)
+
+
+def test_of_a_pod_of_the_task_alone_only_that_log_is_asked_for(tailed: Tailed) -> None:
+    """Live and at the end; what its agent logs comes by itself. Its report is waited for."""
+    cluster = tailed.cluster
+    cluster.kube.logs["job-a-1-x", "task"] = log_of((5, "one"))
+    of_agent(cluster, "Running", RUNS)
+    cluster.start()
+    tailed.take()
+    tailed.client.set(tailed.stage.keys.watched(RUN), "1")
+    tailed.becomes("task", ["one"])
+    cluster.kube.logs["job-a-1-x", "task"] += log_of((6, "two"))
+    of_agent(cluster, "Succeeded", ended())
+    wait_until("it is waited for", lambda: tailed.turn() or tailed.stage.task("a").get("phase") == "Publishing")
+    tailed.becomes("task", ["one", "two"])
+    assert tailed.stage.status("a") == "RUNNING"
+    assert cluster.pods.over(["job-a-1"]) == [], "the agent may still store what is in its volume"
+    tailed.stage.end("a", entry="")
+    wait_until("it is wrapped up", lambda: tailed.turn() or not tailed.collector.held)
+    wait_until("it is let go", lambda: cluster.pods.unreleased() == [])
+    assert {query["container"] for query, _ in cluster.kube.asked("GET", "/log")} == {"task"}
+
+
+def test_a_volume_that_its_agent_cannot_bring_costs_no_retry(cluster: Cluster) -> None:
+    """The event tells how far the agent was."""
+    job = cluster.job("a")
+    of_agent(cluster, "Pending", {"waiting": {"reason": "ContainerCreating"}})
+    words = (
+        'MountVolume.SetUp failed for volume "artifacts" : rpc error: code = DeadlineExceeded desc = fetching: 3 of 5'
+    )
+    event = {"involvedObject": {"kind": "Pod", "name": f"{job}-x"}, "type": "Warning", "message": words}
+    cluster.kube.put("events", "e", {**event, "lastTimestamp": "2026-11-25T01:00:00Z"})
+    cluster.start()
+    cluster.stays(job, "Fetching")
+    cluster.later(SETTINGS.pod_start_seconds)
+    found = cluster.failed(job)
+    assert ("fetching: 3 of 5" in (found.reason or ""), found.disrupted, found.agent_reports) == (True, True, True)
+    of_agent(cluster, "Running", RUNS)
+    wait_until("it runs after all", lambda: (it := cluster.status(job)) and it.phase == "Running")
+
+
+def test_the_pod_of_a_deleted_job_that_never_had_its_volume_is_over_when_its_node_says_so(cluster: Cluster) -> None:
+    """As after a fetch that failed for good: nothing of it is waited for."""
+    job = cluster.job("a")
+    of_agent(cluster, "Pending", {"waiting": {"reason": "ContainerCreating"}})
+    cluster.start()
+    cluster.stays(job, "Fetching")
+    going = {"deletionTimestamp": "2026-11-25T01:01:00Z", "deletionGracePeriodSeconds": 30}
+    cluster.pod("a", "Failed", meta={"annotations": AGENTS, **going}, containerStatuses=[])
+    found = cluster.failed(job)
+    assert (found.reason, found.agent_reports, found.logs_known) == ("its pod was deleted", False, True)

@@ -532,3 +532,109 @@ def test_the_image_of_the_task_is_known_by_its_digest(shown: str, digest: str) -
         )
     )
     assert found.image == digest
+
+
+def agents(phase: str = "Running", task: Json | None = None, *, node: str = "node1", **more: Any) -> Pod:
+    """A pod of the task alone, whose node's agent does fetch and publish."""
+    meta = {"annotations": {"helios.dev/form": "csi"}, **more.pop("meta", {})}
+    return pod(phase, None, task, None, node=node, meta=meta, **more)
+
+
+BY_AGENTS: dict[str, tuple[Pod, str]] = {
+    "nothing is known yet": (agents("Pending", node=""), "Pending"),
+    "its volume is being filled": (agents("Pending", STARTS), "Fetching"),
+    "its kubelet has said nothing yet": (agents("Pending"), "Fetching"),
+    "the task runs": (agents("Running", RUNS), "Running"),
+    "the task has ended": (agents("Running", ended(3)), "Publishing"),
+    "the pod succeeded": (agents("Succeeded", ended()), "Succeeded"),
+    "the pod failed": (agents("Failed", ended(3)), "Failed"),
+}
+
+
+@pytest.mark.parametrize("case", BY_AGENTS)
+def test_a_pod_of_the_task_alone_has_the_same_phases(case: str) -> None:
+    found, phase = BY_AGENTS[case]
+    assert status_of(found).phase == phase
+
+
+AGENT_ENDS: dict[str, tuple[Pod, dict[str, Any], str | None, bool]] = {
+    "it succeeded": (agents("Succeeded", ended()), {}, None, True),
+    "its command failed": (agents("Failed", ended(3)), {}, None, True),
+    "out of memory": (agents("Failed", ended(137, "OOMKilled")), {}, OUT_OF_MEMORY, True),
+    "somebody deleted it": (agents("Failed", ended(143), meta=DELETED), {}, "its pod was deleted", True),
+    "it was deleted before its task began": (
+        agents("Failed", STARTS, meta=DELETED),
+        {},
+        "its pod was deleted",
+        False,
+    ),
+    "its node refused it": (
+        agents("Failed", reason="OutOfcpu", message="no cpu"),
+        {},
+        "its node node1 refused it: no cpu",
+        False,
+    ),
+    "its node is lost": (agents("Running", RUNS), {"node_lost": True}, "its node node1 was lost", False),
+    "a task that could not be started": (
+        agents("Failed", ended(128, "StartError", "no such file")),
+        {},
+        "task could not be started: no such file",
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", AGENT_ENDS)
+def test_an_agent_reports_on_pods_whose_task_began_while_its_node_is_there(case: str) -> None:
+    found, around, reason, reports = AGENT_ENDS[case]
+    status = status_of(found, **around)
+    assert (status.final, status.reason, status.agent_reports) == (True, reason, reports)
+
+
+AGENT_TROUBLES: dict[str, tuple[Pod, float | None, str, bool]] = {
+    "a volume that is not there": (
+        agents("Pending", STARTS),
+        SETTINGS.pod_start_seconds,
+        "task did not start within 600 s of being scheduled",
+        True,
+    ),
+    "a kubelet that says nothing": (
+        agents("Pending"),
+        SETTINGS.pod_start_seconds,
+        "task did not start within 600 s of being scheduled",
+        True,
+    ),
+    "an image that cannot be pulled": (
+        agents("Pending", waiting("ErrImagePull", "not found")),
+        SETTINGS.image_pull_seconds,
+        "the image of task cannot be pulled: not found",
+        False,
+    ),
+    "a missing secret": (
+        agents("Pending", waiting("CreateContainerConfigError", NO_SECRET)),
+        CONFIG_SECONDS,
+        f"task cannot be started: {NO_SECRET}",
+        False,
+    ),
+    "the task runs": (agents("Running", RUNS), None, "", False),
+}
+
+
+@pytest.mark.parametrize("case", AGENT_TROUBLES)
+def test_what_keeps_a_pod_of_the_task_alone_waiting_is_told_of_the_task(case: str) -> None:
+    """An agent may be filling the volume for hours; once that is there, it has no more to say until the task began."""
+    found, seconds, words, reports = AGENT_TROUBLES[case]
+    trouble = pod_trouble(found, SETTINGS)
+    if seconds is None:
+        assert trouble is None
+        return
+    assert trouble is not None
+    assert (trouble.seconds, trouble.words) == (seconds, words)
+    assert status_of(found, expired=trouble).agent_reports == reports
+
+
+def test_no_agent_reports_on_a_pod_that_has_its_own_steps() -> None:
+    for found in (pod("Succeeded", ended(), ended(), ended()), pod("Failed", ended(), ended(1), ended(1))):
+        assert not status_of(found).agent_reports
+    stuck = pod("Pending", STARTS, STARTS, STARTS)
+    assert not status_of(stuck, expired=pod_trouble(stuck, SETTINGS)).agent_reports

@@ -1,0 +1,66 @@
+"""Whether kubelets can ask the nodes' agents for volumes: the driver is declared, and registered on every node."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from cli.checkup import Finding
+from cli.checkup_images import APPLY_CSI
+from cli.cluster_api import Api, ApiRefused, find
+from cli.cluster_pods import AGENT, AGENTS, DRIVER, NAME
+from cli.figures import count
+
+STORAGE = "/apis/storage.k8s.io/v1"
+WANTED: dict[str, Any] = {"attachRequired": False, "podInfoOnMount": True, "volumeLifecycleModes": ["Ephemeral"]}
+"""Without these kubelet waits for an attachment that nobody makes, does not say whose the volume is, or refuses it."""
+NODES_NAMED = 5
+
+
+def has_agents(api: Api, level: str | None) -> bool:
+    """Whether k8s/overlays/csi is installed, be it in part. Where that may not be seen, the Pod Security level of the
+    tasks' namespace tells.
+    """
+    is_hidden = False
+    for path in (f"{STORAGE}/csidrivers/{DRIVER}", f"/api/v1/namespaces/{AGENTS}"):
+        try:
+            if find(api, path) is not None:
+                return True
+        except ApiRefused:
+            is_hidden = True
+    return is_hidden and level == "restricted"
+
+
+def check_driver(api: Api) -> Iterator[Finding]:
+    driver = find(api, f"{STORAGE}/csidrivers/{DRIVER}")
+    if driver is None:
+        yield Finding("csi driver", False, f"there is no CSIDriver {DRIVER}", APPLY_CSI)
+        return
+    spec: dict[str, Any] = driver.get("spec", {})
+    wrong = [f"{name} is {spec.get(name)}, not {wanted}" for name, wanted in WANTED.items() if spec.get(name) != wanted]
+    # What the API server lets nobody change has to be made anew.
+    fix = f"kubectl delete csidriver {DRIVER} && {APPLY_CSI}" if wrong else ""
+    yield Finding("csi driver", not wrong, ", ".join(wrong) or DRIVER, fix)
+
+
+def check_registration(api: Api) -> Iterator[Finding]:
+    """A pod on a node whose kubelet does not know the driver waits in ContainerCreating."""
+    nodes = [str(each["metadata"]["name"]) for each in _items(api, "/api/v1/nodes")]
+    registered = {
+        str(each["metadata"]["name"])
+        for each in _items(api, f"{STORAGE}/csinodes")
+        if any(driver["name"] == DRIVER for driver in each.get("spec", {}).get("drivers") or ())
+    }
+    lacking = sorted(set(nodes) - registered)
+    detail = f"registered on {len(nodes) - len(lacking)} of {count(len(nodes), 'node')}"
+    if not lacking:
+        yield Finding("csi registration", True, detail)
+        return
+    named = ", ".join(lacking[:NODES_NAMED]) + (", …" if len(lacking) > NODES_NAMED else "")
+    fix = (
+        f"kubectl -n {AGENTS} logs -l {NAME}={AGENT} --prefix; where an agent runs well, its HELIOS_KUBELET_DIR and "
+        "the three paths beside it are not that kubelet's --root-dir"
+    )
+    yield Finding("csi registration", False, f"{detail}, not on {named}", fix)
+
+
+def _items(api: Api, path: str) -> list[Any]:
+    return api.get(path).get("items") or []

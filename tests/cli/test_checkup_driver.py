@@ -1,0 +1,98 @@
+"""What `helios doctor` finds in a cluster whose nodes' agents serve the volumes of tasks."""
+
+import pytest
+
+from cli.cluster_pods import DRIVER
+from tests.cli.clusters import CSI_DRIVER, CSI_NODES, IMAGE, TASK_PODS, Cluster, csi_node, workload
+
+KEEPER = "/apis/apps/v1/namespaces/helios-tasks/daemonsets/helios-cache"
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    found = Cluster()
+    found.serve_volumes()
+    return found
+
+
+def test_a_cluster_where_all_is_well(cluster: Cluster) -> None:
+    found = cluster.found()
+    assert all(each.ok and not each.fix for each in found.values())
+    assert found["namespace helios-tasks"].detail == "pod security: restricted"
+    assert found["namespace helios-node"].detail == "pod security: privileged"
+    assert found["node caches"].detail == "ready on 2 of 2 nodes"
+    assert found["csi driver"].detail == DRIVER
+    assert found["csi registration"].detail == "registered on 2 of 2 nodes"
+    assert found["image of helios-agent"].detail == f"{IMAGE} in 2 pods, sha256:{'ab' * 6}"
+    assert "image of helios-cache" not in found
+
+
+def test_without_agents_nobody_asks_for_a_driver() -> None:
+    found = Cluster().found()
+    assert "csi driver" not in found
+    assert "csi registration" not in found
+
+
+def test_a_node_that_does_not_know_the_driver_is_named(cluster: Cluster) -> None:
+    cluster.documents[CSI_NODES] = {"items": [csi_node("n1", DRIVER), csi_node("n2", "other.test")]}
+    finding = cluster.found()["csi registration"]
+    assert not finding.ok
+    assert finding.detail == "registered on 1 of 2 nodes, not on n2"
+    assert "HELIOS_KUBELET_DIR" in finding.fix
+
+
+def test_of_many_such_nodes_some_are_named(cluster: Cluster) -> None:
+    cluster.documents["/api/v1/nodes"] = {"items": [{"metadata": {"name": f"n{n}"}} for n in range(9)]}
+    cluster.documents[CSI_NODES] = {"items": []}
+    detail = cluster.found()["csi registration"].detail
+    assert detail == "registered on 0 of 9 nodes, not on n0, n1, n2, n3, n4, …"
+
+
+def test_a_driver_that_is_missing_or_declared_otherwise_is_said(cluster: Cluster) -> None:
+    """Without podInfoOnMount the agent would not learn whose volume it is."""
+    cluster.documents[CSI_DRIVER]["spec"]["podInfoOnMount"] = False
+    finding = cluster.found()["csi driver"]
+    assert (finding.ok, finding.detail) == (False, "podInfoOnMount is False, not True")
+    assert finding.fix == "kubectl delete csidriver cache.helios.dev && kubectl apply -k k8s/overlays/csi"
+    del cluster.documents[CSI_DRIVER]
+    finding = cluster.found()["csi driver"]
+    assert (finding.ok, finding.fix) == (False, "kubectl apply -k k8s/overlays/csi")
+
+
+def test_tasks_that_could_still_be_privileged_are_said(cluster: Cluster) -> None:
+    cluster.documents["/api/v1/namespaces/helios-tasks"]["metadata"]["labels"] = {}
+    finding = cluster.found()["namespace helios-tasks"]
+    assert not finding.ok
+    assert finding.fix.endswith("=restricted --overwrite")
+
+
+def test_a_keeper_that_was_left_beside_the_agent_is_said(cluster: Cluster) -> None:
+    """`kubectl apply` takes nothing away: after an upgrade two would look after one cache."""
+    cluster.documents[KEEPER] = workload()
+    finding = cluster.found()["former keeper"]
+    assert not finding.ok
+    assert finding.fix == "kubectl -n helios-tasks delete daemonset helios-cache"
+
+
+def test_what_the_user_may_not_see_is_left_out_and_not_called_broken(cluster: Cluster) -> None:
+    cluster.hidden = {CSI_DRIVER, CSI_NODES, "/api/v1/namespaces/helios-node"}
+    found = cluster.found()
+    assert all(each.ok for each in found.values())
+    assert found["namespace helios-tasks"].detail == "pod security: restricted"
+    assert "csi registration" not in found
+
+
+def test_the_users_image_is_not_taken_for_the_agents(cluster: Cluster) -> None:
+    cluster.documents[TASK_PODS] = {
+        "items": [
+            {
+                "metadata": {"name": "a"},
+                "spec": {"containers": [{"name": "task", "image": "alpine:3.20"}]},
+                "status": {
+                    "phase": "Running",
+                    "containerStatuses": [{"name": "task", "imageID": "x", "state": {"running": {}}}],
+                },
+            }
+        ]
+    }
+    assert cluster.found()["image of task pods"].detail == "none runs now"
