@@ -19,14 +19,19 @@ _CAPABILITY_VERSION_3 = 0x20080522
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def bind(source: str, target: str, *, readonly: bool = False) -> None:
+def bind(source: str, target: str, stage: str, *, readonly: bool = False) -> None:
     """Shows the folder `source` at the folder `target` as well, without devices and set-user-id programs.
 
-    The flags need a second call: whoever is to trust them must not see the mount before this returns.
+    Flags need a second call, and what it changes stays in this process's own mount namespace, while the mount itself
+    reaches the node's. So it gets them at the folder `stage`, which the node does not see, and `target` is its copy.
     """
     flags = MS_BIND | MS_NOSUID | MS_NODEV | (MS_RDONLY if readonly else 0)
-    _mount(source, target, MS_BIND)
-    _mount(None, target, MS_REMOUNT | flags)
+    _mount(source, stage, MS_BIND)
+    try:
+        _mount(None, stage, MS_REMOUNT | flags)
+        _mount(stage, target, MS_BIND)
+    finally:
+        _check(_libc.umount2(os.fsencode(stage), MNT_DETACH | UMOUNT_NOFOLLOW), stage)
 
 
 def mounted_below(path: str) -> list[str]:

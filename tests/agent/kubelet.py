@@ -124,7 +124,9 @@ class KubeNode:
         """Returns when kubelet may register the driver."""
         self.env.update(env)
         log = (self.root / "log").open("ab")
-        command = self.inside(sys.executable, "-I", "-S", str(AGENT), "node")
+        # In a mount namespace of its own, as a container has: kubelet and tasks see what comes to the node's of it.
+        container = ("unshare", "--mount", "--propagation", "unchanged")
+        command = self.inside(*container, sys.executable, "-I", "-S", str(AGENT), "node")
         self.registration_socket.unlink(missing_ok=True)
         self.agent = process = subprocess.Popen(command, env=self.env, stdout=log, stderr=log)
         log.close()
