@@ -187,11 +187,9 @@ class Volume:
             return
         unmount_below(target)
         os.makedirs(target, 0o750, exist_ok=True)
-        os.makedirs(stage := f"{self.folder}/stage", 0o700, exist_ok=True)
-        unmount_below(stage)
         try:
             for source, point, readonly in mounts:
-                bind(source, point, stage, readonly=readonly)
+                bind(source, point, readonly=readonly)
         except OSError:
             unmount_below(target)
             raise

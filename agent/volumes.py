@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from agent.appearances import Appearances
 from agent.handover import place_wrapper
 from agent.logs import Log, one_line
-from agent.mounts import unmount_below
+from agent.mounts import check_kernel, unmount_below
 from agent.names import escape
 from agent.pace import Backoff
 from agent.settings import NodeSettings, WrapperPlace
@@ -69,6 +69,7 @@ class Volumes:
         self._held = os.open(f"{root}/.agent", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._held, fcntl.LOCK_EX)
         self._place_wrapper()
+        check_kernel(self._node.wrapper_dir)
         remove_leftovers(root)
         for name in os.listdir(root):
             if is_volume_id(name):
