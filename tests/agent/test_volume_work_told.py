@@ -51,7 +51,10 @@ class Cluster:
         self.log = Log(self.printed.append)
 
     def close(self) -> None:
-        self.server.close()
+        """In the server's own thread, which ends when no connection is left."""
+        self.server.trigger.pull_trigger(self.server.close)
+        self.web.close()
+        self.thread.join(10)
 
     def volume(self, task: str, inputs: int = 0, outputs: int = 0) -> VolumeTask:
         """Of a task whose Job was just made."""
