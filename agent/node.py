@@ -52,6 +52,9 @@ def node_verb(env: Mapping[str, str]) -> int:
         server = Driver(settings, volumes, log).serve()
         keep(kept, lambda line: os.write(1, line), _sleep, followed, needed)
         server.stop(None)
+    except ImportError as missing:
+        os.write(2, f"[HELIOS] Error: not in HELIOS_AGENT_LIB: {missing}\n".encode())
+        return 1
     except (CacheFault, OSError) as fault:
         os.write(2, f"[HELIOS] Error: {fault}\n".encode())
         return 1

@@ -17,7 +17,9 @@ process may end anywhere and the next one goes on.
 import contextlib
 import os
 import threading
+import time
 
+from agent.appearances import Appearances
 from agent.control import wait_for_end
 from agent.frozen import Frozen
 from agent.logs import Log
@@ -30,6 +32,11 @@ from agent.settings import Attempt, NodeSettings
 from agent.volume_record import Phase, VolumeRecord
 from agent.volume_work import Shared, VolumeTask, bring, look_ahead, report_failure, store
 from agent.web import Web
+
+ABANDONED_SECONDS = 600.0
+"""A volume that is not mounted, and for which kubelet has not asked for so long, is not wanted; kubelet's longest pause
+is two minutes.
+"""
 
 
 class VolumeFailed(Exception):
@@ -49,6 +56,7 @@ class Node(Frozen):
     web: Web
     log: Log
     shared: Shared
+    appearances: Appearances
 
     @property
     def volumes_dir(self) -> str:
@@ -69,6 +77,10 @@ class Volume:
         self.running = False
         """Between the task's start and its end."""
         self._progress = Progress()
+        self._asked_at = time.monotonic()
+        """When kubelet wanted it last."""
+        self._stirred = threading.Event()
+        """There may be news for the thread that waits for the task's start."""
         self._given_up = threading.Event()
         if not record.published:
             self._given_up.set()
@@ -83,6 +95,7 @@ class Volume:
     def publish(self, seconds: float) -> None:
         """Returns once it is mounted where kubelet wants it. Raises VolumeFailed, VolumePending or OSError."""
         with self._changed:
+            self._asked_at = time.monotonic()
             self._changed.wait_for(lambda: self._brought or self.record.phase is not Phase.BRINGING, seconds)
             if self.record.reason is not None:
                 raise VolumeFailed(self.record.reason)
@@ -101,6 +114,8 @@ class Volume:
             if self.record.published:
                 self._turn(published=False)
             self._given_up.set()
+            self._stirred.set()
+            self._changed.notify_all()
 
     def fail(self, reason: str) -> None:
         """Ends the attempt of a running task, and tells so without waiting for the task's end."""
@@ -118,7 +133,15 @@ class Volume:
             self._follow()
         if self.record.phase is Phase.FAILED:
             self._tell_failure()
-        self._given_up.wait()
+        while not self._given_up.wait(ABANDONED_SECONDS):
+            self._note_abandoned()
+
+    def _note_abandoned(self) -> None:
+        """After an answer that it takes for final kubelet gives up nothing, since it thinks that nothing is there."""
+        with self._changed:
+            long_ago = time.monotonic() - self._asked_at > ABANDONED_SECONDS
+            if long_ago and not mounted_below(self.record.target):
+                self._given_up.set()
 
     def _bring(self) -> None:
         try:
@@ -189,18 +212,16 @@ class Volume:
         self._turn_anyway(phase=Phase.OVER)
 
     def _wait_for_start(self) -> bool:
-        """Looks every few milliseconds at first, since the start is near, and nothing hangs on it. False when the
-        volume is given up before.
-        """
+        """False when the volume is given up before."""
         with self._changed:
-            self._changed.wait_for(lambda: self.record.phase is Phase.READY or self.given_up)
-        pause = 0.002
-        while not (given_up := self._given_up.wait(pause)) and not self._has_started():
-            pause = min(pause * 1.2, 0.05)
-        return not given_up or self._has_started()
-
-    def _has_started(self) -> bool:
-        return has_started(self.folder)
+            while not self.given_up and self.record.phase is not Phase.READY:
+                if not self._changed.wait(ABANDONED_SECONDS):
+                    self._note_abandoned()
+        with self._node.appearances.watched(f"{self.folder}/control", self._stirred.set) as seconds:
+            while not (started := has_started(self.folder)) and not self.given_up:
+                self._stirred.wait(seconds)
+                self._stirred.clear()
+        return started or has_started(self.folder)
 
     def _tell_failure(self) -> None:
         with self._telling:

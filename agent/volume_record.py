@@ -20,6 +20,8 @@ from agent.names import NameRefused, check_view
 FILE = "volume.json"
 VERSION = "1"
 _POD = "csi.storage.k8s.io/"
+MAX_CHARACTERS = 1024
+"""Of an attribute."""
 _MOST_BYTES = 65536
 
 
@@ -144,6 +146,8 @@ def _text(context: Mapping[str, str], name: str) -> str:
     value = context.get(name, "")
     if not value:
         raise AttributesRefused(f"{name} is missing")
+    if len(value) > MAX_CHARACTERS:
+        raise AttributesRefused(f"{name} is too long")
     return value
 
 

@@ -14,10 +14,12 @@ import threading
 import time
 from collections.abc import Mapping
 
+from agent.appearances import Appearances
 from agent.handover import place_wrapper
 from agent.logs import Log, one_line
-from agent.mounts import unmount_below
+from agent.mounts import check_kernel, unmount_below
 from agent.names import escape
+from agent.pace import Backoff
 from agent.settings import NodeSettings, WrapperPlace
 from agent.stamp import boot_id
 from agent.store import CacheFault, Store
@@ -53,7 +55,7 @@ class Volumes:
     def __init__(self, settings: NodeSettings, log: Log) -> None:
         self._settings = settings
         self._log = log
-        self._node = Node(settings, f"{settings.cache_dir}/wrapper", Web(), log, Shared())
+        self._node = Node(settings, f"{settings.cache_dir}/wrapper", Web(), log, Shared(), Appearances())
         self._boot = boot_id()
         self._lock = threading.Lock()
         self._volumes: dict[str, Volume] = {}
@@ -67,6 +69,7 @@ class Volumes:
         self._held = os.open(f"{root}/.agent", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._held, fcntl.LOCK_EX)
         self._place_wrapper()
+        check_kernel(self._node.wrapper_dir)
         remove_leftovers(root)
         for name in os.listdir(root):
             if is_volume_id(name):
@@ -129,7 +132,14 @@ class Volumes:
         return volume
 
     def _live(self, volume: Volume) -> None:
-        volume.live()
+        pause = Backoff(1.0, 60.0)
+        while True:
+            try:
+                volume.live()
+                break
+            except Exception as error:  # noqa: BLE001  # a mistake of ours must not lose a task's outputs either
+                self._log.line(f"Error: volume {escape(volume.name)}, to be tried again: {one_line(repr(error))}")
+                pause.pause()
         try:
             self._drop_view(volume)
             remove_all(volume.name, self._node.volumes_dir)

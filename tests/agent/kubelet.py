@@ -121,10 +121,13 @@ class KubeNode:
         return ["nsenter", f"--mount=/proc/{self._place.pid}/ns/mnt", *command]
 
     def start(self, **env: str) -> None:
-        """Returns when kubelet may register the driver."""
+        """Returns when kubelet may register the driver. The agent's mounts are its own, as in a container, but for
+        kubelet's folder, which is shared both ways.
+        """
         self.env.update(env)
         log = (self.root / "log").open("ab")
-        command = self.inside(sys.executable, "-I", "-S", str(AGENT), "node")
+        container = ("unshare", "--mount", "--propagation", "unchanged")
+        command = self.inside(*container, sys.executable, "-I", "-S", str(AGENT), "node")
         self.registration_socket.unlink(missing_ok=True)
         self.agent = process = subprocess.Popen(command, env=self.env, stdout=log, stderr=log)
         log.close()

@@ -290,8 +290,8 @@ def test_an_agent_that_is_killed_at_any_step_goes_on_where_it_was(
     forever.set()
 
 
-def test_a_process_that_died_between_two_mounts_leaves_none_that_a_task_could_see(kube: KubeNode, pod: Pod) -> None:
-    """The flags of a mount are set by a second call."""
+def test_what_a_process_that_died_between_two_mounts_has_left_is_replaced(kube: KubeNode, pod: Pod) -> None:
+    """Whatever it was: the task gets all mounts anew, each with its flags."""
     (kube.kubelet / "pods").mkdir()
     pod.target.mkdir(parents=True)
     subprocess.run(kube.inside("mount", "--bind", "/tmp", str(pod.target)), check=True)
@@ -320,6 +320,20 @@ def test_only_one_process_at_a_time_serves_the_volumes_of_a_cache(
     kube.agent = second
     wait_until(kube.registration_socket.exists, "the second one serves")
     assert kube.run_task(pod, "cp data.csv out.txt")[0] == 0
+    assert only_report(tasks)["exitCode"] == 0
+
+
+def test_an_agent_that_is_told_to_end_ends_at_once_and_leaves_the_task_to_the_next(
+    kube: KubeNode, pod: Pod, tasks: TaskEndpoint
+) -> None:
+    kube.publish(pod)
+    task = kube.start_waiting(pod, "cp data.csv out.txt")
+    assert kube.agent is not None
+    kube.agent.terminate()
+    assert kube.agent.wait(5) == 0
+    assert len(kube.mounts()) == 4
+    kube.start()
+    assert kube.let_end(pod, task) == 0
     assert only_report(tasks)["exitCode"] == 0
 
 
