@@ -224,7 +224,7 @@ class Installed:
 
     def uninstall(self) -> str:
         """By the script of k8s/; what it said."""
-        command = [sys.executable, str(self.folder / "uninstall"), "--yes"]
+        command = [sys.executable, str(self.folder / "uninstall"), "--yes", str(self.folder / self.agents.folder)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         self.is_up = False

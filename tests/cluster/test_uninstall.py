@@ -12,6 +12,6 @@ def test_uninstalling_under_a_running_task_leaves_nothing(helios: Installed) -> 
     assert all("helios.dev/result" in pod["metadata"]["finalizers"] for pod in helios.task_pods(run))
     helios.uninstall()
     outside = Kubectl(None)
-    assert outside.run("get", "namespaces", "helios", "helios-tasks", "--ignore-not-found") == ""
-    kinds = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings"
+    assert outside.run("get", "namespaces", "helios", "helios-tasks", "helios-node", "--ignore-not-found") == ""
+    kinds = "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings,csidrivers"
     assert outside.run("get", kinds, "--selector=app.kubernetes.io/part-of=helios", "--output=name") == ""
