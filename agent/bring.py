@@ -8,8 +8,9 @@ downloaded straight into the artifacts folder. Only the endpoint, the store and 
 """
 
 import contextlib
+import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 
 from agent import logs, place
 from agent.archive import ArchiveRefused
@@ -29,6 +30,8 @@ from agent.store import Absent, CacheFault, Identity, Linked, Origin, Store
 from agent.web import Web, WebError
 
 HEAD_TRIES = 8
+TURN_SECONDS = 5.0
+"""Whoever waits for a turn to download shows this often that it is not dead."""
 
 
 class InputFailed(Exception):
@@ -54,12 +57,14 @@ class Bringer:
         web: Web,
         endpoint: Endpoint,
         progress: Progress,
+        downloads: threading.Semaphore | None,
         *,
         cache_enabled: bool,
         locate: bool,
     ) -> None:
         """`locate`: the endpoint knows of other nodes' caches."""
         self._progress = progress
+        self._downloads = downloads
         self._settings = settings
         self._log = log
         self._web = web
@@ -189,7 +194,7 @@ class Bringer:
     ) -> InputOutcome | None:
         """None when none of them gives it: the store does."""
         for peer in peers:
-            with store.part(lock, known.size) as part:
+            with self._turn(lambda: store.stir(lock)), store.part(lock, known.size) as part:
                 wanted = Wanted(item.name, known.size, None, digest, None)
                 if not neighbours.download(peer, wanted, part, self._progress.coming(wanted)):
                     continue
@@ -205,7 +210,7 @@ class Bringer:
     ) -> InputOutcome:
         self._log.line(logs.miss(item.name))
         wanted = Wanted(item.name, known.size, known.etag, known.sha256, item.stored)
-        with store.part(lock, known.size) as part:
+        with self._turn(lambda: store.stir(lock)), store.part(lock, known.size) as part:
             began = time.monotonic()
             digest = download(
                 self._web, link, wanted, part, self._log, self._settings.lib_dir, self._progress.coming(wanted)
@@ -259,6 +264,19 @@ class Bringer:
             raise CacheFault(f"placing: {failure.strerror}") from failure
         store.unlink(item.name)
 
+    @contextlib.contextmanager
+    def _turn(self, waiting: Callable[[], object]) -> Generator[None]:
+        """One of the downloads that may be under way at once; `waiting` is called every now and then until then."""
+        if self._downloads is None:
+            yield
+            return
+        while not self._downloads.acquire(timeout=TURN_SECONDS):
+            waiting()
+        try:
+            yield
+        finally:
+            self._downloads.release()
+
     def _as_the_task_sees(self, name: str, linked: Linked) -> str:
         volume = self._settings.volume
         if volume is None:
@@ -275,7 +293,7 @@ class Bringer:
             target = place.direct_archive(artifacts, item.name, self._owner)
         else:
             target = place.direct(artifacts, item.name, self._owner, writable=item.mode == "copy")
-        with target as part:
+        with self._turn(lambda: None), target as part:
             digest = download(
                 self._web, link, wanted, part, self._log, self._settings.lib_dir, self._progress.coming(wanted)
             )

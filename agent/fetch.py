@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from agent import logs
 from agent.endpoint import Endpoint, EndpointError
 from agent.folders import write_whole
+from agent.frozen import TYPE_CHECKING
 from agent.gate import Gate, wait_for_hook
 from agent.handover import note_nothing_to_store, place_wrapper, write_message
 from agent.logs import Log
@@ -26,21 +27,29 @@ from agent.progress import Progress
 from agent.settings import FetchSettings, SettingsError, fetch_settings
 from agent.web import Web
 
+if TYPE_CHECKING:
+    from threading import Semaphore
+
 
 class FetchFailed(Exception):
     """An input could not be brought; the message names it."""
 
 
 def fetch(
-    settings: FetchSettings, log: Log, web: Web | None = None, progress: Progress | None = None
+    settings: FetchSettings,
+    log: Log,
+    web: Web | None = None,
+    progress: Progress | None = None,
+    downloads: "Semaphore | None" = None,
 ) -> dict[str, object]:
-    """Brings all inputs and returns the manifest (agent.manifest), `ok` false with an `error` when it failed.
+    """Brings all inputs and returns the manifest (agent.manifest), `ok` false with an `error` when it failed. Each
+    download takes one of `downloads`, which other fetches of this process share.
 
     The manifest is also in <state dir>/fetch.json and, shortened to fit, in the termination log.
     """
     began = time.monotonic()
     log.line(logs.starting(settings.attempt.task))
-    run = _Fetch(settings, log, web or Web(), progress or Progress())
+    run = _Fetch(settings, log, web or Web(), progress or Progress(), downloads)
     error: str | None = None
     try:
         run.prepare()
@@ -68,12 +77,15 @@ def fetch(
 class _Fetch:
     """One run of fetch: the plan, and what has come in so far."""
 
-    def __init__(self, settings: FetchSettings, log: Log, web: Web, progress: Progress) -> None:
+    def __init__(
+        self, settings: FetchSettings, log: Log, web: Web, progress: Progress, downloads: "Semaphore | None"
+    ) -> None:
         self.cache_enabled = settings.cache_enabled
         self._settings = settings
         self._log = log
         self._web = web
         self._progress = progress
+        self._downloads = downloads
         self._endpoint = Endpoint(web, settings.attempt, log)
         self._inputs: tuple[PlannedInput, ...] = ()
         self._brought: dict[str, InputOutcome] = {}
@@ -144,6 +156,7 @@ class _Fetch:
             self._web,
             self._endpoint,
             self._progress,
+            self._downloads,
             cache_enabled=self.cache_enabled,
             locate=locate,
         )

@@ -10,6 +10,7 @@ cut off.
 """
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -37,6 +38,8 @@ def node_verb(env: Mapping[str, str]) -> int:
         return 2
     signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
     log = Log()
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # hundreds of volumes, each with files and connections
     try:
         _own(settings.cache_dir)
         become(USER, USER, CAPABILITIES)

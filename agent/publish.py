@@ -121,7 +121,9 @@ class Ahead:
 
 
 class Publication:
-    """One run of publish. Of a volume's task, `packing` is what all outputs that the agent compresses share."""
+    """One run of publish. Of a volume's task, `packing` is what all outputs that the agent compresses share, and
+    `uploads` what all share that it stores.
+    """
 
     def __init__(
         self,
@@ -130,6 +132,7 @@ class Publication:
         web: Web,
         ahead: Ahead | None = None,
         packing: threading.Semaphore | None = None,
+        uploads: threading.Semaphore | None = None,
     ) -> None:
         self._settings = settings
         self._log = log
@@ -140,6 +143,7 @@ class Publication:
         self._nothing_to_store = _stores_nothing(settings)
         self._ahead = ahead
         self._packing = packing
+        self._uploads = uploads or contextlib.nullcontext()
         self._kept: Kept | None = None
 
     def settle(self, kept: "Kept") -> Outcome:
@@ -253,7 +257,7 @@ class Publication:
         def store(output: PlannedOutput) -> "StoredOutput":
             if kept is not None and (before := kept.stored(output)) is not None:
                 return before
-            with open_output(self._settings.artifacts, output.name, limit) as content:
+            with self._uploads, open_output(self._settings.artifacts, output.name, limit) as content:
                 warming = into(content)
                 stored = uploader.store(output, content, warming)
                 if kept is not None:

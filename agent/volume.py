@@ -96,13 +96,15 @@ class Volume:
         """Returns once it is mounted where kubelet wants it. Raises VolumeFailed, VolumePending or OSError."""
         with self._changed:
             self._asked_at = time.monotonic()
-            self._changed.wait_for(lambda: self._brought or self.record.phase is not Phase.BRINGING, seconds)
+            self._changed.wait_for(
+                lambda: self._brought or self.given_up or self.record.phase is not Phase.BRINGING, seconds
+            )
             if self.record.reason is not None:
                 raise VolumeFailed(self.record.reason)
-            if self.record.phase is Phase.BRINGING and not self._brought:
-                raise VolumePending(f"fetching: {self._progress.words()}")
             if self.given_up:
                 raise VolumePending("it was given up just now")
+            if self.record.phase is Phase.BRINGING and not self._brought:
+                raise VolumePending(f"fetching: {self._progress.words()}")
             self._mount()
             if self.record.phase is Phase.BRINGING:
                 self._turn(phase=Phase.READY)

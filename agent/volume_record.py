@@ -20,9 +20,11 @@ from agent.names import NameRefused, check_view
 FILE = "volume.json"
 VERSION = "1"
 _POD = "csi.storage.k8s.io/"
-MAX_CHARACTERS = 1024
+MAX_CHARACTERS = 4096
 """Of an attribute."""
-_MOST_BYTES = 65536
+MOST = 2**32 - 1
+"""Above all numbers among them; as a uid it means none."""
+_MOST_BYTES = 1024 * 1024
 
 
 class AttributesRefused(ValueError):
@@ -153,6 +155,6 @@ def _text(context: Mapping[str, str], name: str) -> str:
 
 def _whole(context: Mapping[str, str], name: str) -> int:
     value = _text(context, name)
-    if not value.isascii() or not value.isdigit() or len(value) > 9:
+    if not value.isascii() or not value.isdigit() or len(value) > 10 or int(value) >= MOST:
         raise AttributesRefused(f"{name} must be a whole number, not {value!r}")
     return int(value)

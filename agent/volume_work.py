@@ -49,8 +49,9 @@ VIEW_LINK = f"{HELIOS_FOLDER}/inputs"
 STORING_SECONDS = 10.0
 LAST_LINES_SECONDS = 2.0
 """How long `store` waits for the last lines of its log to be sent, once the report is; they go on by themselves."""
-BRINGING_AT_ONCE = 32
-STORING_AT_ONCE = 32
+DOWNLOADS_AT_ONCE = 16
+"""Each has buffers of a few megabytes. What is in the cache waits for none of them."""
+UPLOADS_AT_ONCE = 16
 
 
 class VolumeTask(Frozen):
@@ -84,8 +85,8 @@ class Shared:
     """What bounds the threads and the memory of all volumes' work in one process together."""
 
     def __init__(self) -> None:
-        self.bringing = threading.BoundedSemaphore(BRINGING_AT_ONCE)
-        self.storing = threading.BoundedSemaphore(STORING_AT_ONCE)
+        self.downloads = threading.Semaphore(DOWNLOADS_AT_ONCE)
+        self.uploads = threading.Semaphore(UPLOADS_AT_ONCE)
         self.packing = threading.Semaphore(SLOTS)
 
 
@@ -100,13 +101,13 @@ def bring(
     """
     if (before := _brought(task)) is not None:
         return before
-    with _step_log(task, "fetch", log, web) as step_log, (shared or Shared()).bringing:
+    with _step_log(task, "fetch", log, web) as step_log:
         try:
             _empty(task.artifacts)
         except OSError as failure:
             # Whatever is in its way is so for fetch as well, which says what it was bringing.
             log.line(error(f"{_whose(task)}: its folder cannot be emptied: {failure.strerror}"))
-        manifest = fetch(_fetch_settings(task), step_log, web, progress)
+        manifest = fetch(_fetch_settings(task), step_log, web, progress, (shared or Shared()).downloads)
         _note_view(task)
         return manifest
 
@@ -132,9 +133,9 @@ def store(task: VolumeTask, log: Log, web: Web, ahead: Ahead | None = None, shar
         settled = kept.report()
         if settled is None:
             bounds = shared or Shared()
-            publication = Publication(_publish_settings(task), step_log, web, ahead, bounds.packing)
-            with bounds.storing:
-                outcome = publication.settle(kept)
+            settings = _publish_settings(task)
+            publication = Publication(settings, step_log, web, ahead, bounds.packing, bounds.uploads)
+            outcome = publication.settle(kept)
             report = _report(task, outcome, final=False)
             _keep(kept, report, step_log)
             outcome.told = deliver(Endpoint(web, task.attempt, step_log), report, step_log)

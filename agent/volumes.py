@@ -103,7 +103,8 @@ class Volumes:
             volume = self._volumes.get(name)
         if volume is not None:
             volume.give_up()
-        unmount_below(target)
+        if volume is None or volume.record.target != target:
+            unmount_below(target)
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(target)
 

@@ -71,7 +71,13 @@ def test_what_cannot_be_read_is_no_volume(tmp_path: Path, text: str) -> None:
 
 def test_an_attribute_without_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AttributesRefused, match="run is too long"):
-        new_record({**CONTEXT, "run": "r" * 2000}, str(tmp_path), None)
+        new_record({**CONTEXT, "run": "r" * 5000}, str(tmp_path), None)
+
+
+def test_any_uid_is_one_that_a_cluster_may_give(tmp_path: Path) -> None:
+    assert new_record({**CONTEXT, "user": "1000660000"}, str(tmp_path), None).user == 1_000_660_000
+    with pytest.raises(AttributesRefused, match="user must be a whole number"):
+        new_record({**CONTEXT, "user": "4294967295"}, str(tmp_path), None)
 
 
 @pytest.mark.parametrize("phase", [Phase.OVER, Phase.BRINGING])

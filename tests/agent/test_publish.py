@@ -216,7 +216,6 @@ def test_a_folder_output_comes_back_as_an_input(store: Any, endpoint: Any, make_
     assert (reader.artifacts / "back/hollow").is_dir()
 
 
-@both_forms
 def test_an_output_that_changes_while_it_is_read_is_refused(
     store: Any, endpoint: Any, node: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

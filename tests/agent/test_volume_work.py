@@ -506,3 +506,30 @@ def test_hundreds_of_volumes_in_one_process(store: ObjectStore, endpoint: PodEnd
         return [each.name for each in set(threading.enumerate()) - before if "process_request" not in each.name]
 
     wait_until(lambda: not steps_threads(), "its threads have ended")
+
+
+def test_what_is_in_the_cache_waits_for_nobodys_download(
+    store: ObjectStore, endpoint: PodEndpoint, make_node: Any
+) -> None:
+    shared, going_on = Shared(), threading.Event()
+    shared.downloads = threading.Semaphore(1)
+
+    def brings(name: str, job: str) -> Any:
+        node = make_node(job)
+        endpoint.inputs.clear()
+        endpoint.add_input(name, f"bucket/{name}")
+        return bring(node.volume(), node.agents_log(), node.web, None, shared)["causes"]
+
+    for name in ("x", "slow", "next"):
+        store.put(f"bucket/{name}", b"x" * 1000 + name.encode())
+    assert brings("x", "first") == {"never-here": 1}
+    store.faults["bucket/slow"] = [("hold", going_on)]
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(brings, "slow", "second")
+        wait_until(lambda: store.count("GET", "bucket/slow"), "a download is under way")
+        assert brings("x", "third") == {"cached": 1}
+        after = pool.submit(brings, "next", "fourth")
+        wait_until(lambda: store.count("HEAD", "bucket/next"), "another one has its turn next")
+        assert store.count("GET", "bucket/next") == 0
+        going_on.set()
+        assert (slow.result(20), after.result(20)) == ({"never-here": 1}, {"never-here": 1})
