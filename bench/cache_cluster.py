@@ -44,6 +44,7 @@ from helios.keys import NODES, SUBMISSIONS, keys_of_run, node_blobs, node_cache
 from helios.records import ENDED, TaskView, read_tasks
 from tests.cluster.clusters import running_cluster
 from tests.cluster.installed import Installed, installed
+from tests.cluster.kubectl import Kubectl
 from tests.cluster.store_link import GIGABIT, PODS_OF, StoreLink
 from tests.waiting import wait_until
 
@@ -155,7 +156,9 @@ class Bench:
         tasks: list[dict[str, Any]] = [{"name": "producer", "image": image, "command": command, "outputs": ["data"]}]
         for n in range(CONSUMERS):
             inputs = [{"fromTask": "producer", "name": "data"}]
-            tasks.append({"name": f"c{n}", "image": image, "command": ["sh", "-c", "wc -c < data"], "inputs": inputs})
+            tasks.append(
+                {"name": f"c{n}", "image": image, "command": ["sh", "-c", "cat data > /dev/null"], "inputs": inputs}
+            )
         seconds: list[float] = []
         downloaded: list[int] = []
         for _ in range(BIG_ROUNDS):
@@ -200,13 +203,14 @@ class Bench:
 
     def empty_caches(self) -> None:
         """As new nodes have them: keepers that start and find nothing."""
-        selector = "--selector=app.kubernetes.io/name=helios-cache"
-        self.helios.tasks.run("delete", "pods", selector, "--wait", seconds=120)
         for node in PODS_OF:
-            shutil.rmtree(self.helios.cache_folder(node) / "blobs", ignore_errors=True)
-            shutil.rmtree(self.helios.cache_folder(node) / "refs", ignore_errors=True)
+            for name in ("blobs", "refs"):
+                folder = self.helios.cache_folder(node) / name
+                shutil.rmtree(folder.rename(folder.with_name(f"before-{name}")))
+        selector = f"--selector=app.kubernetes.io/name={self.helios.agents.daemonset}"
+        Kubectl(self.helios.agents.namespace).run("delete", "pods", selector, "--wait", seconds=120)
         began = time.time() * 1000
-        self.helios.rollout("daemonset/helios-cache", self.helios.tasks, 120)
+        self.helios.wait_agents()
         wait_until("both keepers tell of empty caches", lambda: all(self.is_empty(node, began) for node in PODS_OF), 90)
 
     def is_empty(self, node: str, since_ms: float) -> bool:
