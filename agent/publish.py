@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from agent import logs
 from agent.control import ExitRecord, NotStarted, Stopped, read_exit, wait_for_end, wait_for_start
 from agent.documents import Json
-from agent.endpoint import AttemptOver, Endpoint, EndpointError
+from agent.endpoint import AttemptOver, Endpoint, EndpointError, Refused
 from agent.frozen import TYPE_CHECKING
 from agent.gate import wait_for_fetch
 from agent.handover import nothing_to_store, write_message
@@ -367,8 +367,8 @@ def deliver(endpoint: Endpoint, report: Mapping[str, object], log: Log) -> str:
     """The endpoint's word on the report, "refused", or UNDELIVERED."""
     try:
         return endpoint.result(report)
-    except AttemptOver as over:
-        log.line(logs.error(str(over)))
+    except (AttemptOver, Refused) as refusal:
+        log.line(logs.error(str(refusal)))
         return "refused"
     except EndpointError as failure:
         log.line(logs.error(f"the report was not delivered: {failure}"))
