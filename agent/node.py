@@ -1,7 +1,7 @@
 # pathlib costs ten milliseconds at every start:
 # ruff: noqa: PTH103, PTH116
 """node: all that Helios does on a node, in one process: the cache's keeper, with what it does for other nodes, and the
-CSI driver that serves the volumes of tasks.
+CSI driver that serves the volumes of tasks. The keeper's end is the process's: the one that follows serves the volumes.
 
 It starts as root in a privileged container, since bind mounts that the node sees need that, and becomes the cache's
 owner at once, with just the rights that remain needed (docs/security.md): to mount, to give a task's folder to its
@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 
 from agent.follow import Follower
@@ -60,6 +61,9 @@ def node_verb(env: Mapping[str, str]) -> int:
         return 1
     except (CacheFault, OSError) as fault:
         os.write(2, f"[HELIOS] Error: {fault}\n".encode())
+        return 1
+    except Exception:  # noqa: BLE001  # a mistake of ours: whatever it is, all ends with it
+        os.write(2, traceback.format_exc().encode("utf-8", "backslashreplace"))
         return 1
     return 0
 

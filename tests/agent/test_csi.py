@@ -1,6 +1,7 @@
 """The node's CSI driver, asked by a kubelet of these tests' own, with real mounts and the real wrapper."""
 
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -320,6 +321,33 @@ def test_only_one_process_at_a_time_serves_the_volumes_of_a_cache(
     kube.agent = second
     wait_until(kube.registration_socket.exists, "the second one serves")
     assert kube.run_task(pod, "cp data.csv out.txt")[0] == 0
+    assert only_report(tasks)["exitCode"] == 0
+
+
+MISTAKEN = """
+import os
+from agent import node
+def keep(*_):
+    raise ValueError("a mistake of the keeper's")
+node.keep = keep
+os._exit(10 + node.node_verb(dict(os.environ)))
+"""
+
+
+def test_a_mistake_of_the_keepers_ends_the_whole_process_at_once_and_says_so(
+    kube: KubeNode, pod: Pod, tasks: TaskEndpoint
+) -> None:
+    """Driver and keeper are one process: neither goes on without the other, and the task notices nothing."""
+    kube.publish(pod)
+    task = kube.start_waiting(pod, "cp data.csv out.txt")
+    kube.kill()
+    command = kube.inside("unshare", "--mount", "--propagation", "unchanged", sys.executable, "-c", MISTAKEN)
+    env = {**kube.env, "PYTHONPATH": str(Path(__file__).parents[2])}
+    mistaken = subprocess.run(command, env=env, capture_output=True, timeout=20)
+    assert mistaken.returncode == 11
+    assert b"ValueError: a mistake of the keeper's" in mistaken.stderr
+    kube.start()
+    assert kube.let_end(pod, task) == 0
     assert only_report(tasks)["exitCode"] == 0
 
 
