@@ -1,5 +1,3 @@
-# pathlib costs ten milliseconds at every start:
-# ruff: noqa: PTH101
 """What a step leaves behind in files: its termination message, what fetch tells publish beside its manifest, and the
 task's wrapper.
 """
@@ -50,6 +48,5 @@ def place_wrapper(place: WrapperPlace) -> None:
         binary = os.read(source, os.fstat(source).st_size)
     finally:
         os.close(source)
-    target = f"{place.control_dir}/exec"
-    write_whole(target, binary)
-    os.chmod(target, 0o555)  # noqa: S103  # any user, whatever the umask
+    # Where one is replaced, a task may be about to execute it: it has its mode before it has its name.
+    write_whole(f"{place.control_dir}/exec", binary, 0o555)

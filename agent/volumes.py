@@ -1,5 +1,5 @@
 # pathlib costs ten milliseconds at every start:
-# ruff: noqa: PTH101, PTH103, PTH106, PTH112, PTH208
+# ruff: noqa: PTH101, PTH103, PTH106, PTH208
 """All volumes of a node: which there are, also those of an earlier process, and a look at how much their tasks write.
 
 <cache>/volumes/<id>/    see agent.volume
@@ -8,6 +8,7 @@
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import threading
@@ -22,8 +23,7 @@ from agent.names import escape
 from agent.pace import Backoff
 from agent.settings import NodeSettings, WrapperPlace
 from agent.stamp import boot_id
-from agent.store import CacheFault, Store
-from agent.trees import DEEPEST, TooDeep, bytes_below, remove_all, remove_leftovers
+from agent.trees import DEEPEST, TooDeep, all_aside, remove_all, remove_aside, set_aside
 from agent.volume import Node, Volume, VolumePending, has_started
 from agent.volume_record import (
     AttributesRefused,
@@ -70,10 +70,11 @@ class Volumes:
         fcntl.flock(self._held, fcntl.LOCK_EX)
         self._place_wrapper()
         check_kernel(self._node.wrapper_dir)
-        remove_leftovers(root)
         for name in os.listdir(root):
             if is_volume_id(name):
                 self._restore(name)
+        # kubelet does not wait for that: a task may have left millions of files.
+        threading.Thread(target=self._remove_aside, args=(all_aside(root),), name="removing", daemon=True).start()
         if self._settings.volume_bytes:
             threading.Thread(target=self._watch, name="quota", daemon=True).start()
 
@@ -122,14 +123,24 @@ class Volumes:
             if volume is None:
                 folder = f"{self._node.volumes_dir}/{name}"
                 os.makedirs(folder, 0o700, exist_ok=True)
-                record.write(folder)
-                volume = self._begin(name, record)
+                try:
+                    record.write(folder)
+                    volume = self._begin(name, record)
+                except OSError:
+                    # kubelet takes that for final: it would never give up what has not begun.
+                    remove_all(name, self._node.volumes_dir)
+                    raise
             return volume
 
     def _begin(self, name: str, record: VolumeRecord) -> Volume:
         volume = Volume(name, record, self._node)
+        thread = threading.Thread(target=self._live, args=(volume,), name=f"volume {name[:12]}", daemon=True)
         self._volumes[name] = volume
-        threading.Thread(target=self._live, args=(volume,), name=f"volume {name[:12]}", daemon=True).start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # the node lets it have no more threads
+            del self._volumes[name]
+            raise OSError(errno.EAGAIN, f"no thread for the volume: {error}") from None
         return volume
 
     def _live(self, volume: Volume) -> None:
@@ -142,7 +153,7 @@ class Volumes:
                 self._log.line(f"Error: volume {escape(volume.name)}, to be tried again: {one_line(repr(error))}")
                 pause.pause()
         try:
-            self._drop_view(volume)
+            volume.drop_view()
             remove_all(volume.name, self._node.volumes_dir)
         except OSError as error:  # the next process finds it again
             self._log.line(f"The volume {escape(volume.name)} cannot be removed: {one_line(str(error))}")
@@ -150,15 +161,11 @@ class Volumes:
             del self._volumes[volume.name]
         volume.gone.set()
 
-    def _drop_view(self, volume: Volume) -> None:
-        """Unless another pod of the same Job uses it by now."""
-        job = volume.record.job
-        with self._lock:
-            if any(other.record.job == job for other in self._volumes.values() if other is not volume):
-                return
-        if os.path.isdir(f"{self._settings.cache_dir}/views/{job}"):
-            with contextlib.suppress(CacheFault):
-                Store(self._settings.cache_dir, job).drop_view()
+    def _remove_aside(self, names: list[str]) -> None:
+        try:
+            remove_aside(names, self._node.volumes_dir)
+        except OSError as error:  # the next process finds it again
+            self._log.line(f"What is left of volumes cannot be removed: {one_line(str(error))}")
 
     def _restore(self, name: str) -> None:
         folder = f"{self._node.volumes_dir}/{name}"
@@ -168,7 +175,7 @@ class Volumes:
             if record is not None:
                 record.write(folder)
         if record is None:
-            remove_all(name, self._node.volumes_dir)
+            set_aside(name, self._node.volumes_dir)
             return
         self._begin(name, record)
 
@@ -187,13 +194,16 @@ class Volumes:
             with self._lock:
                 running = [volume for volume in self._volumes.values() if volume.running]
             for volume in running:
-                self._measure(volume)
+                try:
+                    self._measure(volume)
+                except Exception as error:  # noqa: BLE001  # the other volumes' tasks are still to be watched
+                    self._log.line(f"Error: volume {escape(volume.name)} is not measured: {one_line(repr(error))}")
             pause = max(WATCH_SECONDS, (time.monotonic() - began) / WATCH_SHARE)
 
     def _measure(self, volume: Volume) -> None:
         limit = self._settings.volume_bytes
         try:
-            size = sum(bytes_below(f"{volume.folder}/{name}") for name in ("artifacts", "control"))
+            size = volume.bytes_taken(limit)
         except TooDeep:
             volume.fail(f"its folder is nested more than {DEEPEST} deep, so that its size cannot be told")
             return
