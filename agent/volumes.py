@@ -1,6 +1,6 @@
 # pathlib costs ten milliseconds at every start:
 # ruff: noqa: PTH101, PTH103, PTH106, PTH208
-"""All volumes of a node: which there are, also those of an earlier process, and a look at how much their tasks write.
+"""All volumes of a node: which there are, also those of an earlier process.
 
 <cache>/volumes/<id>/    see agent.volume
        /volumes/.agent   locked by the one process that serves them
@@ -21,9 +21,10 @@ from agent.logs import Log, one_line
 from agent.mounts import check_kernel, unmount_below
 from agent.names import escape
 from agent.pace import Backoff
+from agent.quota import Quota
 from agent.settings import NodeSettings, WrapperPlace
 from agent.stamp import boot_id
-from agent.trees import DEEPEST, TooDeep, all_aside, remove_all, remove_aside, set_aside
+from agent.trees import all_aside, remove_all, remove_aside, set_aside
 from agent.volume import Node, Volume, VolumePending, has_started
 from agent.volume_record import (
     AttributesRefused,
@@ -38,10 +39,6 @@ from agent.volume_record import (
 from agent.volume_work import Shared
 from agent.web import Web
 
-WATCH_SECONDS = 1.0
-"""From one look at what running tasks have written to the next; longer where a look takes long."""
-WATCH_SHARE = 0.05
-"""Of one processor, for looking."""
 REBOOTED = "the node was restarted while the task ran"
 
 
@@ -62,21 +59,23 @@ class Volumes:
         self._held: int | None = None
 
     def open(self) -> None:
-        """Waits for an earlier process's end, and goes on where it was. Raises OSError."""
+        """Waits for an earlier process's end, and goes on where it was. Raises OSError, and may be tried again then."""
         root = self._node.volumes_dir
         os.makedirs(root, 0o700, exist_ok=True)
         os.chmod(root, 0o700)
-        self._held = os.open(f"{root}/.agent", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        if self._held is None:
+            self._held = os.open(f"{root}/.agent", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._held, fcntl.LOCK_EX)
         self._place_wrapper()
         check_kernel(self._node.wrapper_dir)
         for name in os.listdir(root):
-            if is_volume_id(name):
+            if is_volume_id(name) and name not in self._volumes:
                 self._restore(name)
         # kubelet does not wait for that: a task may have left millions of files.
         threading.Thread(target=self._remove_aside, args=(all_aside(root),), name="removing", daemon=True).start()
         if self._settings.volume_bytes:
-            threading.Thread(target=self._watch, name="quota", daemon=True).start()
+            quota = Quota(self._settings.volume_bytes, self._running, self._log)
+            threading.Thread(target=quota.watch, name="quota", daemon=True).start()
 
     def publish(self, name: str, target: str, context: Mapping[str, str], seconds: float) -> None:
         """Mounts a volume at `target` once its inputs are there. Raises AttributesRefused, NotOurs, VolumeFailed,
@@ -173,7 +172,8 @@ class Volumes:
         if record is not None and record.boot != self._boot:
             record = _after_reboot(record, self._boot, started=has_started(folder))
             if record is not None:
-                record.write(folder)
+                with contextlib.suppress(OSError):  # the next process finds the same once more
+                    record.write(folder)
         if record is None:
             set_aside(name, self._node.volumes_dir)
             return
@@ -186,31 +186,9 @@ class Volumes:
             os.chmod(each, 0o755)  # noqa: S103  # any task's user
         place_wrapper(WrapperPlace(self._settings.wrapper, folder))
 
-    def _watch(self) -> None:
-        pause = WATCH_SECONDS
-        while True:
-            time.sleep(pause)
-            began = time.monotonic()
-            with self._lock:
-                running = [volume for volume in self._volumes.values() if volume.running]
-            for volume in running:
-                try:
-                    self._measure(volume)
-                except Exception as error:  # noqa: BLE001  # the other volumes' tasks are still to be watched
-                    self._log.line(f"Error: volume {escape(volume.name)} is not measured: {one_line(repr(error))}")
-            pause = max(WATCH_SECONDS, (time.monotonic() - began) / WATCH_SHARE)
-
-    def _measure(self, volume: Volume) -> None:
-        limit = self._settings.volume_bytes
-        try:
-            size = volume.bytes_taken(limit)
-        except TooDeep:
-            volume.fail(f"its folder is nested more than {DEEPEST} deep, so that its size cannot be told")
-            return
-        except OSError:
-            return
-        if size > limit:
-            volume.fail(f"its folder holds more than {limit} bytes (HELIOS_VOLUME_BYTES)")
+    def _running(self) -> list[Volume]:
+        with self._lock:
+            return [volume for volume in self._volumes.values() if volume.running]
 
 
 def _after_reboot(record: VolumeRecord, boot: str | None, *, started: bool) -> VolumeRecord | None:

@@ -324,6 +324,22 @@ def test_only_one_process_at_a_time_serves_the_volumes_of_a_cache(
     assert only_report(tasks)["exitCode"] == 0
 
 
+def test_an_agent_that_starts_on_a_full_disk_makes_room_before_it_serves(
+    kube: KubeNode, pod: Pod, tasks: TaskEndpoint
+) -> None:
+    """As on a node whose cache has filled it, and that had no agent before: nothing of the agent's own is there yet."""
+    kube.kill()
+    subprocess.run(kube.inside("mount", "-t", "tmpfs", "-o", "size=8m,mode=755", "none", str(kube.cache)), check=True)
+    fill = 'mkdir -p "$1" && cat /dev/zero > "$1/$2"'
+    folder = kube.cache / "blobs" / "sha256" / "aa"
+    filled = subprocess.run(kube.inside("sh", "-c", fill, "sh", str(folder), "aa" * 32), capture_output=True, text=True)
+    assert "No space left" in filled.stderr
+    kube.start()
+    kube.publish(pod)
+    assert kube.run_task(pod, "cp data.csv out.txt")[0] == 0
+    assert only_report(tasks)["exitCode"] == 0
+
+
 MISTAKEN = """
 import os
 from agent import node

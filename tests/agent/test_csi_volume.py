@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from agent import appearances as appearances_module
+from agent import quota as quota_module
 from agent import volume as volume_module
 from agent.appearances import Appearances
 from agent.folders import write_whole
 from agent.handover import place_wrapper
 from agent.logs import Log
+from agent.quota import Quota
 from agent.settings import NodeSettings, WrapperPlace
 from agent.trees import LEAST_BYTES, TooDeep, all_aside, bytes_below, remove_all, remove_aside
 from agent.volume import Node, Volume, VolumeFailed, VolumePending, has_started
@@ -59,10 +61,10 @@ def settings(tmp_path: Path) -> NodeSettings:
     )
 
 
-def make(tmp_path: Path, kept: VolumeRecord) -> Volume:
-    (tmp_path / "cache" / "volumes" / "v").mkdir(parents=True)
+def make(tmp_path: Path, kept: VolumeRecord, name: str = "v") -> Volume:
+    (tmp_path / "cache" / "volumes" / name).mkdir(parents=True)
     wrapper = str(tmp_path / "wrapper")
-    return Volume("v", kept, Node(settings(tmp_path), wrapper, Web(), Log(lambda _: None), Shared(), Appearances()))
+    return Volume(name, kept, Node(settings(tmp_path), wrapper, Web(), Log(lambda _: None), Shared(), Appearances()))
 
 
 def publish(tmp_path: Path, volumes: Volumes) -> None:
@@ -208,6 +210,32 @@ def test_what_is_written_to_a_lock_that_the_task_has_unlinked_counts(tmp_path: P
     assert volume.bytes_taken(1000) >= 5000
 
 
+def test_a_volume_that_takes_long_to_look_at_is_looked_at_less_often_and_no_other_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, looked = [0.0], list[str]()
+    volumes = [make(tmp_path / name, record(tmp_path), name) for name in ("slow", "quick", "mistaken")]
+
+    def bytes_taken(volume: Volume, _: int) -> int:
+        looked.append(volume.name)
+        now[0] += 10.0 if volume.name == "slow" else 0.001
+        assert volume.name != "mistaken"
+        return 0
+
+    monkeypatch.setattr(Volume, "bytes_taken", bytes_taken)
+    monkeypatch.setattr(quota_module.time, "monotonic", lambda: now[0])
+    quota = Quota(1000, lambda: volumes, Log(lambda _: None))
+    for _ in range(500):
+        now[0] += 1.0
+        quota.look()
+    assert looked.count("slow") == 1
+    assert looked.count("quick") == looked.count("mistaken") == 500
+    for _ in range(200):
+        now[0] += 1.0
+        quota.look()
+    assert looked.count("slow") == 2
+
+
 def test_a_file_counts_with_what_it_takes_of_the_disk_and_no_link_is_followed(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     (tree / "a" / "b").mkdir(parents=True)
@@ -258,9 +286,10 @@ def test_a_wrapper_that_is_replaced_can_be_executed_at_any_moment(
     umask = os.umask(0o077)
     try:
         place_wrapper(WrapperPlace(str(tmp_path / "wrapper"), str(tmp_path)))
+        place_wrapper(WrapperPlace(str(tmp_path / "wrapper"), str(tmp_path)))
     finally:
         os.umask(umask)
-    assert named == [0o555]
+    assert named == [0o555], "one that is in place is not replaced"
 
 
 def test_what_cannot_be_written_leaves_no_half_of_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

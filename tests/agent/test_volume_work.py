@@ -21,10 +21,12 @@ import pytest
 
 from agent import lines as lines_module
 from agent import volume_work
+from agent.kept import Kept
 from agent.lines import NOT_KEPT, Lines
 from agent.parallel import for_each
 from agent.progress import Progress
 from agent.publish import UNDELIVERED
+from agent.upload import StoredOutput
 from agent.volume_work import Shared, VolumeTask, bring, look_ahead, report_failure
 from agent.web import Web
 from helios.podwire import Report
@@ -408,6 +410,16 @@ def test_an_undelivered_report_is_delivered_again_as_it_was(
     assert (again.good, again.told, again.record, again.outputs) == (True, "committed", first.record, first.outputs)
     assert endpoint.reports == [settled]
     assert store.count("PUT", KEY + "n") == 1
+
+
+def test_an_output_whose_note_is_cut_off_by_a_full_disk_is_not_taken_for_noted(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Kept(str(node.root / "state"))
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:10]))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    with pytest.raises(OSError, match="No space left"):
+        kept.note_stored(StoredOutput("n", "key", 1, "0" * 64, archive=False, stored=None, warm=True))
 
 
 CRASHING = """
