@@ -27,7 +27,7 @@ from agent.mounts import bind, mounted_below, unmount_below
 from agent.names import escape
 from agent.pace import Backoff
 from agent.progress import Progress
-from agent.publish import UNDELIVERED
+from agent.report import UNDELIVERED
 from agent.settings import Attempt, NodeSettings
 from agent.trees import bytes_below, bytes_of
 from agent.volume_record import Phase, VolumeRecord

@@ -25,7 +25,7 @@ from agent.kept import Kept
 from agent.lines import NOT_KEPT, Lines
 from agent.parallel import for_each
 from agent.progress import Progress
-from agent.publish import UNDELIVERED
+from agent.report import UNDELIVERED
 from agent.upload import StoredOutput
 from agent.volume_work import Shared, VolumeTask, bring, look_ahead, report_failure
 from agent.web import Web
