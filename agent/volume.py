@@ -38,6 +38,8 @@ ABANDONED_SECONDS = 600.0
 """A volume that is not mounted, and for which kubelet has not asked for so long, is not wanted; kubelet's longest pause
 is two minutes.
 """
+TELL_SECONDS = 10.0
+"""At most between two tries to tell a result: a collector that is back takes an agent for silent after thirty."""
 
 
 class VolumeFailed(Exception):
@@ -221,7 +223,7 @@ class Volume:
             self.running = False
             if self.record.phase is not Phase.READY:
                 return  # failed while it ran
-        pause = Backoff(1.0, 60.0)
+        pause = Backoff(1.0, TELL_SECONDS)
         while store(task, node.log, node.web, ahead, node.shared).told == UNDELIVERED:
             pause.pause()
         self._turn_anyway(phase=Phase.OVER)
@@ -245,7 +247,7 @@ class Volume:
 
     def _tell_failure(self) -> None:
         with self._telling:
-            pause = Backoff(1.0, 60.0)
+            pause = Backoff(1.0, TELL_SECONDS)
             while self.record.phase is Phase.FAILED:
                 node, record = self._node, self.record
                 reason = record.reason or ""

@@ -291,6 +291,20 @@ def test_an_agent_that_is_killed_at_any_step_goes_on_where_it_was(
     forever.set()
 
 
+def test_a_task_whose_container_is_killed_is_reported_as_that_and_left_to_its_pods_status(
+    kube: KubeNode, pod: Pod, tasks: TaskEndpoint, store: ObjectStore
+) -> None:
+    """As by the kernel, when its memory is short: what it has written by then is no output."""
+    kube.publish(pod)
+    kube.kill_task(kube.start_waiting(pod, "cp data.csv out.txt"))
+    report = only_report(tasks)
+    assert report["reason"] == "the task was killed before it could write its exit code"
+    assert (report["final"], report["exitCode"], report["disrupted"]) == (False, None, False)
+    assert not any("out.txt" in key for key in store.objects)
+    kube.unpublish(pod)
+    is_dropped(kube, pod)
+
+
 def test_what_a_process_that_died_between_two_mounts_has_left_is_replaced(kube: KubeNode, pod: Pod) -> None:
     """Whatever it was: the task gets all mounts anew, each with its flags."""
     (kube.kubelet / "pods").mkdir()

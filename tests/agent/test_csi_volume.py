@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from agent import appearances as appearances_module
+from agent import mounts as mounts_module
 from agent import quota as quota_module
 from agent import volume as volume_module
 from agent.appearances import Appearances
 from agent.folders import write_whole
 from agent.handover import place_wrapper
 from agent.logs import Log
+from agent.mounts import check_kernel
 from agent.quota import Quota
 from agent.settings import NodeSettings, WrapperPlace
 from agent.trees import LEAST_BYTES, TooDeep, all_aside, bytes_below, remove_all, remove_aside
@@ -234,6 +236,12 @@ def test_a_volume_that_takes_long_to_look_at_is_looked_at_less_often_and_no_othe
         now[0] += 1.0
         quota.look()
     assert looked.count("slow") == 2
+
+
+def test_a_kernel_that_is_too_old_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mounts_module, "OPEN_TREE", 100_000)
+    with pytest.raises(OSError, match=r"need Linux 5\.12"):
+        check_kernel(str(tmp_path))
 
 
 def test_a_file_counts_with_what_it_takes_of_the_disk_and_no_link_is_followed(tmp_path: Path) -> None:
