@@ -120,6 +120,7 @@ class Volume:
                 # What fills a disk may well go by this.
                 self._turn_anyway(published=False)
             self._given_up.set()
+            self._progress.give_up()
             self._stirred.set()
             self._changed.notify_all()
 
@@ -139,7 +140,7 @@ class Volume:
 
     def live(self) -> None:
         """What its thread does; when it returns, the folder may be removed."""
-        if self.record.phase is Phase.BRINGING:
+        if self.record.phase is Phase.BRINGING and not self.given_up:
             self._bring()
         if self.record.phase in (Phase.BRINGING, Phase.READY):
             self._follow()
@@ -167,6 +168,8 @@ class Volume:
             self._turn_anyway(phase=Phase.FAILED, reason=reason, disrupted=True)
             return
         manifest = bring(self._task(), self._node.log, self._node.web, self._progress, self._node.shared)
+        if self.given_up:
+            return  # with or without inputs, its attempt will not begin here
         if not manifest["ok"]:
             self._turn_anyway(phase=Phase.FAILED, reason=str(manifest["error"]))
             return

@@ -1,5 +1,6 @@
 """The node's CSI driver, asked by a kubelet of these tests' own, with real mounts and the real wrapper."""
 
+import hashlib
 import subprocess
 import sys
 import threading
@@ -154,9 +155,10 @@ def test_a_volume_that_is_given_up_before_its_task_starts_is_dropped_and_not_rep
     kube.unpublish(pod)
 
 
-def test_a_volume_that_is_given_up_while_its_inputs_come_is_dropped_when_they_are_there(
+def test_a_volume_that_is_given_up_while_its_inputs_come_is_dropped_and_brings_no_more_of_them(
     kube: KubeNode, pod: Pod, tasks: TaskEndpoint, store: ObjectStore
 ) -> None:
+    """As of the pods of a run that is cancelled: hours of downloads may lie ahead."""
     go_on = threading.Event()
     store.faults["bucket/data.csv"] = [("hold", go_on)]
     assert kube.refusal(pod, 1.2)[0] == "DEADLINE_EXCEEDED"
@@ -165,6 +167,7 @@ def test_a_volume_that_is_given_up_while_its_inputs_come_is_dropped_when_they_ar
     go_on.set()
     is_dropped(kube, pod)
     assert tasks.reports == []
+    assert not kube.blob(hashlib.sha256(DATA).hexdigest()).exists()
     kube.publish(pod)
     assert kube.run_task(pod, "wc -c < data.csv")[1] == f"{len(DATA)}\n"
 

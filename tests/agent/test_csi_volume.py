@@ -161,8 +161,8 @@ def test_a_folder_that_cannot_be_made_has_the_attempt_repeated_elsewhere(
         return "committed"
 
     monkeypatch.setattr(volume_module, "report_failure", report_failure)
+    monkeypatch.setattr(volume_module, "ABANDONED_SECONDS", 0.05)
     volume = make(tmp_path, record(tmp_path / "target"))
-    volume.give_up()
     monkeypatch.setattr(os, "mkdir", full)
     volume.live()
     assert told == [True]
