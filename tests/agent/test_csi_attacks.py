@@ -70,8 +70,9 @@ def test_what_a_task_does_to_its_control_folder_does_not_hide_its_end(
     """
     kube.publish(pod)
     task = kube.start_waiting(pod, "cp data.csv out.txt; cd .helios/control; rm lock started; mkfifo lock; cd ../..")
+    wait_until(lambda: tasks.asked.count("/v1/plan") == 2, "the agent knows that the task runs, and looks ahead")
     kube.restart()
-    wait_until(lambda: tasks.asked.count("/v1/plan") == 3, "it knows that the task runs, and looks ahead")
+    wait_until(lambda: tasks.asked.count("/v1/plan") == 3, "the next one does so, too")
     assert tasks.reports == []
     (kube.folder(pod) / "control" / "exit").symlink_to("/etc/passwd")
     (kube.folder(pod) / "control" / "exit.new").mkdir()
