@@ -4,6 +4,7 @@
 
 <cache>/volumes/<id>/    see agent.volume
        /volumes/.agent   locked by the one process that serves them
+       /volumes/.gone-…  what is being removed
        /wrapper/         the wrapper as `exec`, and the folders `inputs` and `control`, for others to be mounted on
 """
 
@@ -169,7 +170,9 @@ class Volumes:
     def _restore(self, name: str) -> None:
         folder = f"{self._node.volumes_dir}/{name}"
         record = read_record(folder)
-        if record is not None and record.boot != self._boot:
+        if record is None:
+            self._log.line(f"Error: of the volume {escape(name)} nothing can be read; it is removed")
+        elif record.boot != self._boot:
             record = _after_reboot(record, self._boot, started=has_started(folder))
             if record is not None:
                 with contextlib.suppress(OSError):  # the next process finds the same once more
