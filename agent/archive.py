@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from agent.folders import below, give
 from agent.frozen import TYPE_CHECKING, Frozen
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 BLOCK = 512
 MAX_ENTRIES = 1_000_000
+LARGE_ENTRIES = 50_000
+"""A folder with more takes memory, up to some hundred megabytes."""
 UNSIGNED = 2**64 - 1
 """Times are compared and kept modulo this and one: a file's may be before 1970, or centuries ahead."""
 _END = bytes(2 * BLOCK)
@@ -93,28 +95,34 @@ class Entries:
         return (self[index] for index in range(len(self)))
 
 
-def walk_folder(folder: int) -> Iterator[Entry]:
-    """Every path below the open folder, sorted. Raises ArchiveRefused for what is neither a file nor a folder, OSError
-    as it comes.
+def walk_folder(folder: int, many: Callable[[], object] = lambda: None) -> Iterator[Entry]:
+    """Every path below the open folder, sorted; `many` is called once when they are more than LARGE_ENTRIES. Raises
+    ArchiveRefused for what is neither a file nor a folder, OSError as it comes.
     """
-    return _walk(folder, "", _Count())
+    return _walk(folder, "", _Count(many))
 
 
 class _Count:
     """How many paths were seen."""
 
-    def __init__(self) -> None:
-        self.seen = 0
+    def __init__(self, many: Callable[[], object]) -> None:
+        self._seen = 0
+        self._many = many
+
+    def one_more(self) -> None:
+        self._seen += 1
+        if self._seen == LARGE_ENTRIES + 1:
+            self._many()
+        if self._seen > MAX_ENTRIES:
+            raise ArchiveRefused(f"it holds more than {MAX_ENTRIES} files")
 
 
 def _walk(folder: int, prefix: str, count: _Count) -> Iterator[Entry]:
     names: list[str] = []
     with os.scandir(folder) as entries:
         for entry in entries:
+            count.one_more()
             names.append(entry.name)
-            count.seen += 1
-            if count.seen > MAX_ENTRIES:
-                raise ArchiveRefused(f"it holds more than {MAX_ENTRIES} files")
     names.sort()  # those that are valid Unicode, and others are refused, sort like their bytes
     for name in names:
         path = prefix + name

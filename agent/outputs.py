@@ -21,9 +21,8 @@ from agent.folders import below, opened
 from agent.names import HELIOS_FOLDER, escape, parts_of
 
 OBJECT_BYTES = 5 * 1024**4
-LARGE_ENTRIES = 50_000
-"""A folder with more takes memory, up to some hundred megabytes: of all that a process stores only few are such."""
 _LARGE = threading.Semaphore(2)
+"""Of all folders that a process stores at once, so many may be large (archive.LARGE_ENTRIES)."""
 
 
 class OutputRefused(Exception):
@@ -68,9 +67,7 @@ class FolderContent:
         self._entries = Entries()
         self._starts = array("Q")
         offset = 0
-        for entry in walk_folder(fd):
-            if len(self._entries) == LARGE_ENTRIES:
-                held.enter_context(_LARGE)
+        for entry in walk_folder(fd, lambda: held.enter_context(_LARGE)):
             self._entries.add(entry)
             self._starts.append(offset)
             offset += len(entry.header()) + entry.size + len(padding(entry.size))

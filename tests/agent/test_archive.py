@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent import outputs
+from agent import archive, outputs
 from agent.archive import UNSIGNED, ArchiveRefused, Entries, Entry, unpack_below, walk_folder
 from agent.outputs import open_output
 from tests.agent.conftest import wait_until
@@ -40,11 +40,11 @@ def test_entries_are_given_back_as_they_were_and_take_little() -> None:
 
 def test_an_archive_is_unpacked_without_remembering_what_was_in_it(tmp_path: Path) -> None:
     packed = tmp_path / "packed"
-    with tarfile.open(packed, "w") as archive:
+    with tarfile.open(packed, "w") as writing:
         for number in range(5000):
             info = tarfile.TarInfo(f"folder-{number % 3}")
             info.type = tarfile.DIRTYPE
-            archive.addfile(info, io.BytesIO())
+            writing.addfile(info, io.BytesIO())
     target = os.open(tmp_path, os.O_RDONLY)
     with packed.open("rb") as file:
         tracemalloc.start()
@@ -60,7 +60,7 @@ def test_an_archive_is_unpacked_without_remembering_what_was_in_it(tmp_path: Pat
 def test_a_folder_is_not_listed_beyond_what_an_archive_may_hold(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.archive.MAX_ENTRIES", 10)
+    monkeypatch.setattr(archive, "MAX_ENTRIES", 10)
     for number in range(12):
         (tmp_path / f"{number}").touch()
     folder = os.open(tmp_path, os.O_RDONLY)
@@ -72,7 +72,7 @@ def test_a_folder_is_not_listed_beyond_what_an_archive_may_hold(
 
 
 def test_of_very_large_folders_only_few_are_packed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outputs, "LARGE_ENTRIES", 2)
+    monkeypatch.setattr(archive, "LARGE_ENTRIES", 2)
     monkeypatch.setattr(outputs, "_LARGE", threading.Semaphore(1))
     for name, count in (("large", 3), ("also", 3), ("small", 2)):
         for number in range(count):
