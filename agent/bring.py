@@ -24,7 +24,7 @@ from agent.names import HELIOS_FOLDER, escape, parts_of
 from agent.neighbours import Lacking, Neighbours
 from agent.pace import Backoff
 from agent.plan import Plan, PlannedInput, PlanRefused
-from agent.progress import Progress
+from agent.progress import GIVEN_UP, Progress
 from agent.settings import FetchSettings
 from agent.store import Absent, CacheFault, Identity, Linked, Origin, Store
 from agent.web import Web, WebError
@@ -96,6 +96,8 @@ class Bringer:
         self._began[item.name] = time.monotonic()
         if self._owner is not None and parts_of(item.name)[0] == HELIOS_FOLDER:
             raise InputFailed(f"input {escape(item.name)}: {HELIOS_FOLDER}/ is not the task's own")
+        if self._progress.given_up:
+            raise InputFailed(f"input {escape(item.name)}: {GIVEN_UP}")
         try:
             outcome = self._bring_unchanged(item)
         except ObjectMissing:

@@ -14,8 +14,10 @@ import time
 from collections.abc import Mapping
 
 from agent.frozen import Frozen
+from agent.locks import try_lock
 
 MAX_RECORD_BYTES = 65536
+MAX_SIGNAL_CHARACTERS = 16
 
 
 class NotStarted(Exception):
@@ -90,9 +92,23 @@ def wait_for_end(control_dir: str) -> None:
         os.close(fd)
 
 
+def is_held(control_dir: str) -> bool:
+    """Whether a wrapper is at work. A lock that cannot be looked at is nobody's."""
+    try:
+        fd = os.open(f"{control_dir}/lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not try_lock(fd, fcntl.LOCK_SH)
+    finally:
+        os.close(fd)
+
+
 def read_exit(control_dir: str) -> ExitRecord | None:
     """The exit record, or None when there is none that can be read."""
-    from agent.documents import read_object  # exec, which imports this module too, starts its command without JSON
+    # exec, which imports this module too, starts its command without JSON.
+    from agent.documents import read_object
+    from agent.logs import one_line
 
     try:
         fd = os.open(f"{control_dir}/exit", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -107,17 +123,19 @@ def read_exit(control_dir: str) -> ExitRecord | None:
     if fields is None:
         return None
     exit_code, signal_text, error = fields.get("exitCode"), fields.get("signal"), fields.get("error")
-    if not isinstance(exit_code, int):
+    # The file is the task's: only what a wrapper may write goes on from here.
+    if not isinstance(exit_code, int) or isinstance(exit_code, bool) or not 0 <= exit_code <= 255:
         return None
+    is_name = isinstance(signal_text, str) and signal_text.isascii() and signal_text.isalnum()
     return ExitRecord(
         exit_code=exit_code,
-        signal=signal_text if isinstance(signal_text, str) else None,
+        signal=str(signal_text)[:MAX_SIGNAL_CHARACTERS] if is_name else None,
         timed_out=fields.get("timedOut") is True,
         cpu_ms=_whole(fields, "cpuMs"),
         peak_memory_bytes=_whole(fields, "peakMemoryBytes"),
         started_at=_whole(fields, "startedAt"),
         ended_at=_whole(fields, "endedAt"),
-        error=error if isinstance(error, str) else None,
+        error=one_line(error) if isinstance(error, str) else None,
     )
 
 

@@ -115,7 +115,7 @@ class Driver:
     ) -> csi_pb2.NodePublishVolumeResponse:
         # The types know of no call without a deadline, and kubelet makes none.
         left: float | None = context.time_remaining()
-        seconds = max(0.0, left - ANSWER_SECONDS) if left else PATIENCE_SECONDS
+        seconds = PATIENCE_SECONDS if left is None else max(0.0, left - ANSWER_SECONDS)
         with self._failures(context, request.volume_id):
             if request.readonly:
                 raise AttributesRefused("a task's folder cannot be read-only")

@@ -1,5 +1,5 @@
 # pathlib costs ten milliseconds at every start:
-# ruff: noqa: PTH104
+# ruff: noqa: PTH104, PTH108
 """Walking below a folder without ever following a link: each component is opened on its own, from its parent's
 descriptor.
 
@@ -89,13 +89,22 @@ def remove_tree(name: str, parent: int) -> None:
 
 
 def write_whole(path: str, data: bytes, mode: int = 0o644) -> None:
-    """Writes a small file so that a reader sees the old content or the new, never half of it."""
+    """Writes a small file so that a reader sees the old content or the new, never half of it; with all of the `mode`,
+    whatever the umask.
+    """
     beside = f"{path}.{os.urandom(6).hex()}.new"
-    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-    finally:
-        os.close(fd)
-    os.rename(beside, path)
+        try:
+            os.fchmod(fd, mode)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+        finally:
+            os.close(fd)
+        os.rename(beside, path)
+    except BaseException:
+        # On a full disk it is tried again and again, and each try has a name of its own.
+        with contextlib.suppress(OSError):
+            os.unlink(beside)
+        raise

@@ -1,5 +1,3 @@
-# pathlib costs ten milliseconds at every start:
-# ruff: noqa: PTH101
 """What a step leaves behind in files: its termination message, what fetch tells publish beside its manifest, and the
 task's wrapper.
 """
@@ -44,12 +42,26 @@ def nothing_to_store(state_dir: str) -> bool:
 
 
 def place_wrapper(place: WrapperPlace) -> None:
-    """Puts the wrapper where the task's container, which may be any user's, executes it. May raise OSError."""
+    """Puts the wrapper where the task's container, which may be any user's, executes it. May raise OSError, but not
+    for a full disk where it is in place.
+    """
     source = os.open(place.source, os.O_RDONLY | os.O_CLOEXEC)
     try:
         binary = os.read(source, os.fstat(source).st_size)
     finally:
         os.close(source)
     target = f"{place.control_dir}/exec"
-    write_whole(target, binary)
-    os.chmod(target, 0o555)  # noqa: S103  # any user, whatever the umask
+    if not _is_in_place(target, binary):
+        # Where one is replaced, a task may be about to execute it: it has its mode before it has its name.
+        write_whole(target, binary, 0o555)
+
+
+def _is_in_place(path: str, binary: bytes) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.fstat(fd).st_mode & 0o777 == 0o555 and os.read(fd, len(binary) + 1) == binary
+    finally:
+        os.close(fd)

@@ -2,6 +2,7 @@
 there: each output that was stored, and the report once it is settled.
 """
 
+import errno
 import json
 import os
 import threading
@@ -40,7 +41,8 @@ class Kept:
         with self._lock:
             fd = os.open(self._outputs, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
-                os.write(fd, line)
+                if os.write(fd, line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             finally:
                 os.close(fd)
 

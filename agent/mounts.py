@@ -7,6 +7,7 @@ OSError.
 """
 
 import ctypes
+import errno
 import os
 import re
 
@@ -39,7 +40,12 @@ def bind(source: str, target: str, *, readonly: bool = False) -> None:
 
 def check_kernel(folder: str) -> None:
     """Raises OSError where `bind` cannot work."""
-    os.close(_detached(folder, readonly=True))
+    try:
+        os.close(_detached(folder, readonly=True))
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        raise OSError(errno.ENOSYS, "tasks' volumes need Linux 5.12 (mount_setattr), which this kernel lacks") from None
 
 
 def _detached(source: str, *, readonly: bool) -> int:

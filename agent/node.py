@@ -1,7 +1,7 @@
 # pathlib costs ten milliseconds at every start:
 # ruff: noqa: PTH103, PTH116
 """node: all that Helios does on a node, in one process: the cache's keeper, with what it does for other nodes, and the
-CSI driver that serves the volumes of tasks.
+CSI driver that serves the volumes of tasks. The keeper's end is the process's: the one that follows serves the volumes.
 
 It starts as root in a privileged container, since bind mounts that the node sees need that, and becomes the cache's
 owner at once, with just the rights that remain needed (docs/security.md): to mount, to give a task's folder to its
@@ -9,18 +9,21 @@ user, and to read and remove what that user has put there. Nothing here ever wai
 cut off.
 """
 
+import errno
 import os
 import resource
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 
+from agent.evict import Needed
 from agent.follow import Follower
 from agent.keep import keep
 from agent.logs import Log
 from agent.mounts import CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_SYS_ADMIN, become
-from agent.settings import SettingsError, keep_settings, node_settings, sync_settings
+from agent.settings import KeepSettings, SettingsError, keep_settings, node_settings, sync_settings
 from agent.store import CacheFault
 from agent.volumes import Volumes
 
@@ -51,7 +54,7 @@ def node_verb(env: Mapping[str, str]) -> int:
         volumes = Volumes(settings, log)
         follower = Follower(synced, log) if synced is not None else None
         followed, needed = (follower.round, follower.needed) if follower is not None else (None, None)
-        volumes.open()
+        _open(volumes, kept, needed)
         server = Driver(settings, volumes, log).serve()
         keep(kept, lambda line: os.write(1, line), _sleep, followed, needed)
         server.stop(None)
@@ -61,6 +64,9 @@ def node_verb(env: Mapping[str, str]) -> int:
     except (CacheFault, OSError) as fault:
         os.write(2, f"[HELIOS] Error: {fault}\n".encode())
         return 1
+    except Exception:  # noqa: BLE001  # a mistake of ours: whatever it is, all ends with it
+        os.write(2, traceback.format_exc().encode("utf-8", "backslashreplace"))
+        return 1
     return 0
 
 
@@ -69,6 +75,17 @@ def _own(cache_dir: str) -> None:
     os.makedirs(cache_dir, 0o755, exist_ok=True)
     if os.stat(cache_dir).st_uid != USER:
         os.chown(cache_dir, USER, USER)
+
+
+def _open(volumes: Volumes, kept: KeepSettings, needed: Needed | None) -> None:
+    """On a full disk after one round of the keeper, which makes room: it goes on only where volumes are served."""
+    try:
+        volumes.open()
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        keep(kept, lambda line: os.write(1, line), lambda _seconds: False, None, needed)
+        volumes.open()
 
 
 def _sleep(seconds: float) -> bool:

@@ -10,14 +10,19 @@ import contextlib
 import errno
 import os
 import stat
+import threading
+from array import array
 from collections.abc import Generator
+from itertools import zip_longest
 
-from agent.archive import ArchiveRefused, Entry, ending, kind_of, list_folder, padding
+from agent.archive import UNSIGNED, ArchiveRefused, Entries, Entry, ending, kind_of, padding, walk_folder
 from agent.download import BUFFER
 from agent.folders import below, opened
 from agent.names import HELIOS_FOLDER, escape, parts_of
 
 OBJECT_BYTES = 5 * 1024**4
+_LARGE = threading.Semaphore(2)
+"""Of all folders that a process stores at once, so many may be large (archive.LARGE_ENTRIES)."""
 
 
 class OutputRefused(Exception):
@@ -55,13 +60,15 @@ class FolderContent:
 
     archive = True
 
-    def __init__(self, name: str, fd: int) -> None:
+    def __init__(self, name: str, fd: int, held: contextlib.ExitStack) -> None:
+        """`held`: what is given back when the content is not used any more."""
         self.name = name
         self._fd = fd
-        self._entries = list_folder(fd)
-        self._starts: list[int] = []
+        self._entries = Entries()
+        self._starts = array("Q")
         offset = 0
-        for entry in self._entries:
+        for entry in walk_folder(fd, lambda: held.enter_context(_LARGE)):
+            self._entries.add(entry)
             self._starts.append(offset)
             offset += len(entry.header()) + entry.size + len(padding(entry.size))
         self._end = offset
@@ -94,7 +101,8 @@ class FolderContent:
 
     def check(self) -> None:
         try:
-            if list_folder(self._fd) != self._entries:
+            pairs = zip_longest(self._entries, walk_folder(self._fd))
+            if any(before != now for before, now in pairs):
                 raise OutputRefused(f"output {escape(self.name)} changed while it was read")
         except (OSError, ArchiveRefused):
             raise OutputRefused(f"output {escape(self.name)} changed while it was read") from None
@@ -115,7 +123,7 @@ class FolderContent:
             os.close(fd)
 
     def _same(self, entry: Entry, found: os.stat_result) -> None:
-        seen = ((found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns)
+        seen = ((found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns & UNSIGNED)
         if seen != (entry.inode, entry.size, entry.mtime_ns):
             raise OutputRefused(f"output {escape(self.name)}: {escape(entry.path)} changed while it was read")
 
@@ -164,7 +172,7 @@ def open_output(artifacts: str, name: str, limit_bytes: int = 0) -> Generator[Co
             # What was opened decides, not what had the name a moment before.
             mode = os.fstat(fd).st_mode
             if stat.S_ISDIR(mode):
-                content: Content = FolderContent(name, fd)
+                content: Content = FolderContent(name, fd, stack)
             elif stat.S_ISREG(mode):
                 content = FileContent(name, fd)
             else:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def for_each(items: "Sequence[Item]", width: int, work: "Callable[[Item], Result]") -> "list[Result]":
-    """`work` of each item, results in the items' order. At most `width` threads; with one item or a width of 1, none is
-    started.
+    """`work` of each item, results in the items' order. At most `width` threads, and none of them is left at the end;
+    with one item or a width of 1, none is started.
     """
     if len(items) <= 1 or width <= 1:
         return [work(item) for item in items]
@@ -26,9 +26,16 @@ def for_each(items: "Sequence[Item]", width: int, work: "Callable[[Item], Result
         results[index] = work(items[index])
 
     crew = _Crew(len(items), work_one)
-    threads = [threading.Thread(target=crew.run, daemon=True) for _ in range(min(width, len(items)))]
-    for thread in threads:
-        thread.start()
+    threads: list[threading.Thread] = []
+    for _ in range(min(width, len(items))):
+        thread = threading.Thread(target=crew.run, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads are to be had: those that are there do it all
+            break
+        threads.append(thread)
+    if not threads:
+        crew.run()
     for thread in threads:
         thread.join()
     if crew.failure is not None:

@@ -1,4 +1,4 @@
-"""How far a task's inputs are, for whoever waits for them. Threads write, others read."""
+"""How far a task's inputs are, for whoever waits for them, and whether anybody does. Threads write, others read."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -9,6 +9,7 @@ from agent.plan import PlannedInput
 if TYPE_CHECKING:
     from agent.download import Wanted
 
+GIVEN_UP = "the task's volume was given up"
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
@@ -21,6 +22,11 @@ class Progress:
         self._done = 0
         self._sizes: dict[str, int] = {}
         self._here: dict[str, int] = {}
+        self.given_up = False
+
+    def give_up(self) -> None:
+        """Nobody waits any more: downloads end as failed ones, and no other begins."""
+        self.given_up = True
 
     def planned(self, inputs: Sequence[PlannedInput]) -> None:
         with self._lock:
@@ -28,13 +34,17 @@ class Progress:
             self._sizes = {item.name: item.size for item in inputs if item.size is not None}
 
     def coming(self, wanted: "Wanted") -> Callable[[int], None]:
-        """Takes how many bytes of the object are here."""
+        """Takes how many bytes of the object are here, and raises DownloadFailed when nobody waits for them."""
         size = wanted.size
         whole = size if wanted.stored is None else wanted.stored.size
         with self._lock:
             self._sizes[wanted.name] = size
 
         def note(received: int) -> None:
+            if self.given_up:
+                from agent.download import DownloadFailed
+
+                raise DownloadFailed(GIVEN_UP)
             with self._lock:
                 self._here[wanted.name] = size * received // whole if whole else 0
 

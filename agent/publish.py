@@ -14,19 +14,20 @@ import time
 from collections.abc import Callable, Mapping
 
 from agent import logs
-from agent.control import ExitRecord, NotStarted, Stopped, read_exit, wait_for_end, wait_for_start
+from agent.control import NotStarted, Stopped, read_exit, wait_for_end, wait_for_start
 from agent.documents import Json
-from agent.endpoint import AttemptOver, Endpoint, EndpointError
+from agent.endpoint import Endpoint, EndpointError
 from agent.frozen import TYPE_CHECKING
 from agent.gate import wait_for_fetch
 from agent.handover import nothing_to_store, write_message
 from agent.logs import Log
-from agent.manifest import compact, fits, fitted, manifest_digests, read_manifest
+from agent.manifest import compact, fits, manifest_digests, read_manifest
 from agent.names import NameRefused, check_view, escape
 from agent.pace import now_ms
 from agent.parallel import for_each
 from agent.plan import Plan, PlannedOutput, PlanRefused
-from agent.settings import Attempt, PublishSettings, SettingsError, publish_settings
+from agent.report import UNDELIVERED, Outcome, deliver, listed, message, message_document, nobody_told, report_document
+from agent.settings import PublishSettings, SettingsError, publish_settings
 from agent.web import Web
 
 # Loaded only for a task that has inputs in the cache, or outputs to store.
@@ -37,30 +38,10 @@ if TYPE_CHECKING:
     from agent.upload import StoredOutput
     from agent.warm import Warming
 
-UNDELIVERED = "undelivered"
 PLAN_FRESH_SECONDS = 300.0
 """A plan asked for while the task ran is used for this long; its URLs may have expired after that."""
 PLAN_AHEAD_SECONDS = 1.0
 """How long the answer to that is waited for, once the task has ended, before it is asked for again."""
-
-
-class Outcome:
-    """How the attempt ended, as far as it is known by now."""
-
-    def __init__(self, record: ExitRecord, reason: str | None = None) -> None:
-        self.record = record
-        self.reason = reason
-        self.disrupted = False
-        """The attempt fails by no fault of its own that could be shown: it is repeated without using up a retry."""
-        self.outputs: list[StoredOutput] = []
-        self.manifest: str | None = None
-        """Digest of the stored list of the outputs, where the termination message has no room for it."""
-        self.told = UNDELIVERED
-        """The endpoint's word on the report: committed, recorded or stale; refused, or UNDELIVERED."""
-
-    @property
-    def good(self) -> bool:
-        return self.record.exit_code == 0 and self.reason is None
 
 
 class NotFetched(Exception):
@@ -173,7 +154,7 @@ class Publication:
             # Not reported: the pod's status says who ended it, and an endpoint that is away would be waited for.
             outcome = Outcome(nobody_told(started_at), str(stopped))
             self._say(outcome)
-            write_message(self._settings.termination_log, _message(outcome, UNDELIVERED), self._log)
+            write_message(self._settings.termination_log, message(outcome, UNDELIVERED), self._log)
             raise
         except NotStarted as failure:
             outcome = Outcome(nobody_told(started_at), str(failure))
@@ -181,13 +162,13 @@ class Publication:
             outcome = Outcome(nobody_told(started_at), f"the control folder cannot be read: {failure.strerror}")
         self._say(outcome)
         # Before the report, which may be waited with for minutes: whatever ends this process then, the result is told.
-        message = _message(outcome, UNDELIVERED)
-        write_message(self._settings.termination_log, message, self._log)
+        untold = message(outcome, UNDELIVERED)
+        write_message(self._settings.termination_log, untold, self._log)
         outcome.told = deliver(
             self._endpoint, report_document(self._settings.attempt, outcome, self._manifest), self._log
         )
-        told = _message(outcome, outcome.told)
-        if told != message:
+        told = message(outcome, outcome.told)
+        if told != untold:
             write_message(self._settings.termination_log, told, self._log)
         self.finish()
         return outcome
@@ -271,11 +252,11 @@ class Publication:
         except (OutputRefused, UploadFailed, NameRefused) as failure:
             outcome.reason = str(failure)
             return
-        if plan.manifest is None or fits(_document_of(outcome, UNDELIVERED)):
+        if plan.manifest is None or fits(message_document(outcome, UNDELIVERED)):
             return
-        listed = compact({"v": 1, "outputs": _listed(outcome)})
+        outputs = compact({"v": 1, "outputs": listed(outcome)})
         try:
-            outcome.manifest = uploader.store_list(plan.manifest, MadeContent(plan.manifest.name, listed))
+            outcome.manifest = uploader.store_list(plan.manifest, MadeContent(plan.manifest.name, outputs))
         except (UploadFailed, EndpointError, PlanRefused) as failure:
             # Only an attempt whose report is lost as well would need it.
             self._log.line(logs.error(str(failure)))
@@ -336,85 +317,6 @@ class Publication:
         self._log.line(how)
         if outcome.reason is not None:
             self._log.line(logs.error(outcome.reason))
-
-
-def report_document(attempt: Attempt, outcome: Outcome, manifest: Mapping[str, Json] | None) -> dict[str, object]:
-    """The report on an attempt's outcome; `manifest` is fetch's."""
-    record = outcome.record
-    return {
-        "v": 1,
-        "run": attempt.run_id,
-        "task": attempt.task,
-        "attempt": attempt.attempt,
-        "podUid": attempt.pod_uid,
-        "node": attempt.node,
-        "exitCode": record.exit_code,
-        "signal": record.signal,
-        "timedOut": record.timed_out,
-        "cpuMs": record.cpu_ms,
-        "peakMemoryBytes": record.peak_memory_bytes,
-        "fetch": manifest,
-        "outputs": [stored.document() for stored in outcome.outputs],
-        "reason": outcome.reason,
-        "disrupted": outcome.disrupted,
-        "startedAt": record.started_at,
-        "endedAt": record.ended_at,
-        "publishedAt": now_ms(),
-    }
-
-
-def deliver(endpoint: Endpoint, report: Mapping[str, object], log: Log) -> str:
-    """The endpoint's word on the report, "refused", or UNDELIVERED."""
-    try:
-        return endpoint.result(report)
-    except AttemptOver as over:
-        log.line(logs.error(str(over)))
-        return "refused"
-    except EndpointError as failure:
-        log.line(logs.error(f"the report was not delivered: {failure}"))
-        return UNDELIVERED
-
-
-def _message(outcome: Outcome, delivered: str) -> bytes:
-    document = _document_of(outcome, delivered)
-    if not fits(document):
-        del document["stored"]
-        document["manifest"] = outcome.manifest
-    return fitted(document, "reason")
-
-
-def _listed(outcome: Outcome) -> list[object]:
-    return [
-        [stored.name, stored.size, stored.sha256, stored.archive, *([stored.stored.size] if stored.stored else [])]
-        for stored in outcome.outputs
-    ]
-
-
-def _document_of(outcome: Outcome, delivered: str) -> dict[str, object]:
-    record = outcome.record
-    return {
-        "v": 1,
-        "step": "publish",
-        "ok": outcome.good,
-        "exitCode": record.exit_code,
-        "signal": record.signal,
-        "timedOut": record.timed_out,
-        "outputs": len(outcome.outputs),
-        "outputBytes": sum(stored.size for stored in outcome.outputs),
-        "stored": _listed(outcome),
-        "cpuMs": record.cpu_ms,
-        "peakMemoryBytes": record.peak_memory_bytes,
-        "startedAt": record.started_at,
-        "endedAt": record.ended_at,
-        "report": delivered,
-        "disrupted": outcome.disrupted,
-        "reason": outcome.reason,
-    }
-
-
-def nobody_told(started_at: int) -> ExitRecord:
-    """The record of a task of whose end nobody lived to tell."""
-    return ExitRecord(None, None, False, 0, 0, started_at, now_ms(), None)
 
 
 def _stores_nothing(settings: PublishSettings) -> bool:

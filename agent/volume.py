@@ -1,5 +1,5 @@
 # pathlib costs ten milliseconds at every start:
-# ruff: noqa: PTH102, PTH103, PTH112, PTH116
+# ruff: noqa: PTH102, PTH103, PTH112
 """One task's volume: its life on the disk, what kubelet asks of it, and the thread that goes with it.
 
     <cache>/volumes/<id>/volume.json   see agent.volume_record
@@ -20,23 +20,26 @@ import threading
 import time
 
 from agent.appearances import Appearances
-from agent.control import wait_for_end
+from agent.control import is_held, wait_for_end
 from agent.frozen import Frozen
 from agent.logs import Log
 from agent.mounts import bind, mounted_below, unmount_below
 from agent.names import escape
 from agent.pace import Backoff
 from agent.progress import Progress
-from agent.publish import UNDELIVERED
+from agent.report import UNDELIVERED
 from agent.settings import Attempt, NodeSettings
+from agent.trees import bytes_below, bytes_of
 from agent.volume_record import Phase, VolumeRecord
-from agent.volume_work import Shared, VolumeTask, bring, look_ahead, report_failure, store
+from agent.volume_work import Shared, VolumeTask, bring, drop_view, look_ahead, report_failure, store
 from agent.web import Web
 
 ABANDONED_SECONDS = 600.0
 """A volume that is not mounted, and for which kubelet has not asked for so long, is not wanted; kubelet's longest pause
 is two minutes.
 """
+TELL_SECONDS = 10.0
+"""At most between two tries to tell a result: a collector that is back takes an agent for silent after thirty."""
 
 
 class VolumeFailed(Exception):
@@ -78,7 +81,7 @@ class Volume:
         """Between the task's start and its end."""
         self._progress = Progress()
         self._asked_at = time.monotonic()
-        """When kubelet wanted it last."""
+        """When kubelet was last known to want it."""
         self._stirred = threading.Event()
         """There may be news for the thread that waits for the task's start."""
         self._given_up = threading.Event()
@@ -114,8 +117,10 @@ class Volume:
         with self._changed:
             unmount_below(self.record.target)
             if self.record.published:
-                self._turn(published=False)
+                # What fills a disk may well go by this.
+                self._turn_anyway(published=False)
             self._given_up.set()
+            self._progress.give_up()
             self._stirred.set()
             self._changed.notify_all()
 
@@ -127,9 +132,15 @@ class Volume:
             self._turn_anyway(phase=Phase.FAILED, reason=reason)
         threading.Thread(target=self._tell_failure, name=f"tell {self.name[:12]}", daemon=True).start()
 
+    def bytes_taken(self, enough: int) -> int:
+        """What its task has written, as far as it can be seen: not what has no name any more. See trees.bytes_below."""
+        # The lock by its second name, since the task can write to it and unlink its own.
+        taken = bytes_of(f"{self.folder}/lock")
+        return taken + sum(bytes_below(f"{self.folder}/{name}", enough) for name in ("control", "artifacts"))
+
     def live(self) -> None:
         """What its thread does; when it returns, the folder may be removed."""
-        if self.record.phase is Phase.BRINGING:
+        if self.record.phase is Phase.BRINGING and not self.given_up:
             self._bring()
         if self.record.phase in (Phase.BRINGING, Phase.READY):
             self._follow()
@@ -141,19 +152,26 @@ class Volume:
     def _note_abandoned(self) -> None:
         """After an answer that it takes for final kubelet gives up nothing, since it thinks that nothing is there."""
         with self._changed:
-            long_ago = time.monotonic() - self._asked_at > ABANDONED_SECONDS
-            if long_ago and not mounted_below(self.record.target):
+            now = time.monotonic()
+            if now - self._asked_at <= ABANDONED_SECONDS:
+                return
+            if mounted_below(self.record.target):
+                self._asked_at = now
+            else:
                 self._given_up.set()
 
     def _bring(self) -> None:
         try:
             self._make_folders()
-            manifest = bring(self._task(), self._node.log, self._node.web, self._progress, self._node.shared)
-            reason = None if manifest["ok"] else str(manifest["error"])
-        except OSError as error:
+        except OSError as error:  # as on a full disk: another node may have room
             reason = f"the task's folder cannot be made: {error.strerror or error}"
-        if reason is not None:
-            self._turn_anyway(phase=Phase.FAILED, reason=reason)
+            self._turn_anyway(phase=Phase.FAILED, reason=reason, disrupted=True)
+            return
+        manifest = bring(self._task(), self._node.log, self._node.web, self._progress, self._node.shared)
+        if self.given_up:
+            return  # with or without inputs, its attempt will not begin here
+        if not manifest["ok"]:
+            self._turn_anyway(phase=Phase.FAILED, reason=str(manifest["error"]))
             return
         with self._changed:
             self._brought = True
@@ -208,7 +226,7 @@ class Volume:
             self.running = False
             if self.record.phase is not Phase.READY:
                 return  # failed while it ran
-        pause = Backoff(1.0, 60.0)
+        pause = Backoff(1.0, TELL_SECONDS)
         while store(task, node.log, node.web, ahead, node.shared).told == UNDELIVERED:
             pause.pause()
         self._turn_anyway(phase=Phase.OVER)
@@ -221,13 +239,18 @@ class Volume:
                     self._note_abandoned()
         with self._node.appearances.watched(f"{self.folder}/control", self._stirred.set) as seconds:
             while not (started := has_started(self.folder)) and not self.given_up:
-                self._stirred.wait(seconds)
+                if not self._stirred.wait(seconds):
+                    self._note_abandoned()
                 self._stirred.clear()
         return started or has_started(self.folder)
 
+    def drop_view(self) -> None:
+        """For when nobody reads it any more."""
+        drop_view(self._task())
+
     def _tell_failure(self) -> None:
         with self._telling:
-            pause = Backoff(1.0, 60.0)
+            pause = Backoff(1.0, TELL_SECONDS)
             while self.record.phase is Phase.FAILED:
                 node, record = self._node, self.record
                 reason = record.reason or ""
@@ -283,9 +306,8 @@ class Volume:
 
 
 def has_started(folder: str) -> bool:
-    """Whether a volume's task did, as its wrapper says."""
-    try:
-        os.stat(f"{folder}/control/started", follow_symlinks=False)
-    except OSError:
-        return False
-    return True
+    """Whether a volume's task did, as its wrapper says. The task may take back what the wrapper has written, but not
+    the lock, as long as it runs.
+    """
+    said = (f"{folder}/control/{name}" for name in ("started", "exit"))
+    return any(os.path.lexists(path) for path in said) or is_held(folder)

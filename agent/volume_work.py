@@ -30,16 +30,8 @@ from agent.logs import PREFIX, Log, error, one_line
 from agent.names import HELIOS_FOLDER, NameRefused, check_view
 from agent.packing import SLOTS
 from agent.progress import Progress
-from agent.publish import (
-    Ahead,
-    Outcome,
-    Publication,
-    deliver,
-    nobody_told,
-    read_fetch_manifest,
-    report_document,
-    started_at,
-)
+from agent.publish import Ahead, Publication, read_fetch_manifest, started_at
+from agent.report import Outcome, deliver, nobody_told, report_document
 from agent.saved import read_saved, save
 from agent.settings import Attempt, FetchSettings, PublishSettings, Volume
 from agent.web import Web

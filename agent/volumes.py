@@ -1,13 +1,15 @@
 # pathlib costs ten milliseconds at every start:
-# ruff: noqa: PTH101, PTH103, PTH106, PTH112, PTH208
-"""All volumes of a node: which there are, also those of an earlier process, and a look at how much their tasks write.
+# ruff: noqa: PTH101, PTH103, PTH106, PTH208
+"""All volumes of a node: which there are, also those of an earlier process.
 
 <cache>/volumes/<id>/    see agent.volume
        /volumes/.agent   locked by the one process that serves them
+       /volumes/.gone-…  what is being removed
        /wrapper/         the wrapper as `exec`, and the folders `inputs` and `control`, for others to be mounted on
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import threading
@@ -20,10 +22,10 @@ from agent.logs import Log, one_line
 from agent.mounts import check_kernel, unmount_below
 from agent.names import escape
 from agent.pace import Backoff
+from agent.quota import Quota
 from agent.settings import NodeSettings, WrapperPlace
 from agent.stamp import boot_id
-from agent.store import CacheFault, Store
-from agent.trees import DEEPEST, TooDeep, bytes_below, remove_all, remove_leftovers
+from agent.trees import all_aside, remove_all, remove_aside, set_aside
 from agent.volume import Node, Volume, VolumePending, has_started
 from agent.volume_record import (
     AttributesRefused,
@@ -38,10 +40,6 @@ from agent.volume_record import (
 from agent.volume_work import Shared
 from agent.web import Web
 
-WATCH_SECONDS = 1.0
-"""From one look at what running tasks have written to the next; longer where a look takes long."""
-WATCH_SHARE = 0.05
-"""Of one processor, for looking."""
 REBOOTED = "the node was restarted while the task ran"
 
 
@@ -62,20 +60,23 @@ class Volumes:
         self._held: int | None = None
 
     def open(self) -> None:
-        """Waits for an earlier process's end, and goes on where it was. Raises OSError."""
+        """Waits for an earlier process's end, and goes on where it was. Raises OSError, and may be tried again then."""
         root = self._node.volumes_dir
         os.makedirs(root, 0o700, exist_ok=True)
         os.chmod(root, 0o700)
-        self._held = os.open(f"{root}/.agent", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        if self._held is None:
+            self._held = os.open(f"{root}/.agent", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._held, fcntl.LOCK_EX)
         self._place_wrapper()
         check_kernel(self._node.wrapper_dir)
-        remove_leftovers(root)
         for name in os.listdir(root):
-            if is_volume_id(name):
+            if is_volume_id(name) and name not in self._volumes:
                 self._restore(name)
+        # kubelet does not wait for that: a task may have left millions of files.
+        threading.Thread(target=self._remove_aside, args=(all_aside(root),), name="removing", daemon=True).start()
         if self._settings.volume_bytes:
-            threading.Thread(target=self._watch, name="quota", daemon=True).start()
+            quota = Quota(self._settings.volume_bytes, self._running, self._log)
+            threading.Thread(target=quota.watch, name="quota", daemon=True).start()
 
     def publish(self, name: str, target: str, context: Mapping[str, str], seconds: float) -> None:
         """Mounts a volume at `target` once its inputs are there. Raises AttributesRefused, NotOurs, VolumeFailed,
@@ -122,14 +123,24 @@ class Volumes:
             if volume is None:
                 folder = f"{self._node.volumes_dir}/{name}"
                 os.makedirs(folder, 0o700, exist_ok=True)
-                record.write(folder)
-                volume = self._begin(name, record)
+                try:
+                    record.write(folder)
+                    volume = self._begin(name, record)
+                except OSError:
+                    # kubelet takes that for final: it would never give up what has not begun.
+                    remove_all(name, self._node.volumes_dir)
+                    raise
             return volume
 
     def _begin(self, name: str, record: VolumeRecord) -> Volume:
         volume = Volume(name, record, self._node)
+        thread = threading.Thread(target=self._live, args=(volume,), name=f"volume {name[:12]}", daemon=True)
         self._volumes[name] = volume
-        threading.Thread(target=self._live, args=(volume,), name=f"volume {name[:12]}", daemon=True).start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # the node lets it have no more threads
+            del self._volumes[name]
+            raise OSError(errno.EAGAIN, f"no thread for the volume: {error}") from None
         return volume
 
     def _live(self, volume: Volume) -> None:
@@ -142,7 +153,7 @@ class Volumes:
                 self._log.line(f"Error: volume {escape(volume.name)}, to be tried again: {one_line(repr(error))}")
                 pause.pause()
         try:
-            self._drop_view(volume)
+            volume.drop_view()
             remove_all(volume.name, self._node.volumes_dir)
         except OSError as error:  # the next process finds it again
             self._log.line(f"The volume {escape(volume.name)} cannot be removed: {one_line(str(error))}")
@@ -150,25 +161,24 @@ class Volumes:
             del self._volumes[volume.name]
         volume.gone.set()
 
-    def _drop_view(self, volume: Volume) -> None:
-        """Unless another pod of the same Job uses it by now."""
-        job = volume.record.job
-        with self._lock:
-            if any(other.record.job == job for other in self._volumes.values() if other is not volume):
-                return
-        if os.path.isdir(f"{self._settings.cache_dir}/views/{job}"):
-            with contextlib.suppress(CacheFault):
-                Store(self._settings.cache_dir, job).drop_view()
+    def _remove_aside(self, names: list[str]) -> None:
+        try:
+            remove_aside(names, self._node.volumes_dir)
+        except OSError as error:  # the next process finds it again
+            self._log.line(f"What is left of volumes cannot be removed: {one_line(str(error))}")
 
     def _restore(self, name: str) -> None:
         folder = f"{self._node.volumes_dir}/{name}"
         record = read_record(folder)
-        if record is not None and record.boot != self._boot:
+        if record is None:
+            self._log.line(f"Error: of the volume {escape(name)} nothing can be read; it is removed")
+        elif record.boot != self._boot:
             record = _after_reboot(record, self._boot, started=has_started(folder))
             if record is not None:
-                record.write(folder)
+                with contextlib.suppress(OSError):  # the next process finds the same once more
+                    record.write(folder)
         if record is None:
-            remove_all(name, self._node.volumes_dir)
+            set_aside(name, self._node.volumes_dir)
             return
         self._begin(name, record)
 
@@ -179,28 +189,9 @@ class Volumes:
             os.chmod(each, 0o755)  # noqa: S103  # any task's user
         place_wrapper(WrapperPlace(self._settings.wrapper, folder))
 
-    def _watch(self) -> None:
-        pause = WATCH_SECONDS
-        while True:
-            time.sleep(pause)
-            began = time.monotonic()
-            with self._lock:
-                running = [volume for volume in self._volumes.values() if volume.running]
-            for volume in running:
-                self._measure(volume)
-            pause = max(WATCH_SECONDS, (time.monotonic() - began) / WATCH_SHARE)
-
-    def _measure(self, volume: Volume) -> None:
-        limit = self._settings.volume_bytes
-        try:
-            size = sum(bytes_below(f"{volume.folder}/{name}") for name in ("artifacts", "control"))
-        except TooDeep:
-            volume.fail(f"its folder is nested more than {DEEPEST} deep, so that its size cannot be told")
-            return
-        except OSError:
-            return
-        if size > limit:
-            volume.fail(f"its folder holds more than {limit} bytes (HELIOS_VOLUME_BYTES)")
+    def _running(self) -> list[Volume]:
+        with self._lock:
+            return [volume for volume in self._volumes.values() if volume.running]
 
 
 def _after_reboot(record: VolumeRecord, boot: str | None, *, started: bool) -> VolumeRecord | None:

@@ -27,7 +27,8 @@ import pytest
 from agent import volume_work
 from agent.fetch import fetch
 from agent.logs import Log
-from agent.publish import Outcome, publish
+from agent.publish import publish
+from agent.report import Outcome
 from agent.settings import Attempt, FetchSettings, PublishSettings
 from agent.volume_work import VIEW_LINK, VolumeTask
 from agent.web import Web

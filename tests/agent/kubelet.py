@@ -29,33 +29,20 @@ TOOLS = ("unshare", "nsenter", "setpriv", "mount")
 
 
 class TaskEndpoint(PodEndpoint):
-    """The pod endpoint with what only the agent tells it."""
+    """The pod endpoint, which may be away."""
 
     def __init__(self, store: ObjectStore) -> None:
         super().__init__(store)
-        self.lines: dict[str, list[str]] = {}
         self.away = False
 
     def handler(self) -> type[BaseHTTPRequestHandler]:
         endpoint = self
 
         class Handler(super().handler()):
-            def do_GET(self) -> None:
+            def enter(self) -> bool:
                 if endpoint.away:
-                    return self.answer(503)
-                return super().do_GET()
-
-            def do_POST(self) -> None:
-                if not endpoint.away and self.path not in ("/v1/lines", "/v1/storing"):
-                    return super().do_POST()
-                document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                if endpoint.away:
-                    return self.answer(503)
-                assert self.headers["Authorization"] == f"Bearer {TOKEN}"
-                if self.path == "/v1/lines":
-                    told = endpoint.lines.setdefault(document["step"], [])
-                    told[document["after"] :] = document["lines"]
-                return self.answer(200, b"{}")
+                    self.answer(503)
+                return not endpoint.away and super().enter()
 
         return Handler
 

@@ -1,6 +1,8 @@
 """The node's CSI driver, asked by a kubelet of these tests' own, with real mounts and the real wrapper."""
 
+import hashlib
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -153,9 +155,10 @@ def test_a_volume_that_is_given_up_before_its_task_starts_is_dropped_and_not_rep
     kube.unpublish(pod)
 
 
-def test_a_volume_that_is_given_up_while_its_inputs_come_is_dropped_when_they_are_there(
+def test_a_volume_that_is_given_up_while_its_inputs_come_is_dropped_and_brings_no_more_of_them(
     kube: KubeNode, pod: Pod, tasks: TaskEndpoint, store: ObjectStore
 ) -> None:
+    """As of the pods of a run that is cancelled: hours of downloads may lie ahead."""
     go_on = threading.Event()
     store.faults["bucket/data.csv"] = [("hold", go_on)]
     assert kube.refusal(pod, 1.2)[0] == "DEADLINE_EXCEEDED"
@@ -164,6 +167,7 @@ def test_a_volume_that_is_given_up_while_its_inputs_come_is_dropped_when_they_ar
     go_on.set()
     is_dropped(kube, pod)
     assert tasks.reports == []
+    assert not kube.blob(hashlib.sha256(DATA).hexdigest()).exists()
     kube.publish(pod)
     assert kube.run_task(pod, "wc -c < data.csv")[1] == f"{len(DATA)}\n"
 
@@ -290,6 +294,20 @@ def test_an_agent_that_is_killed_at_any_step_goes_on_where_it_was(
     forever.set()
 
 
+def test_a_task_whose_container_is_killed_is_reported_as_that_and_left_to_its_pods_status(
+    kube: KubeNode, pod: Pod, tasks: TaskEndpoint, store: ObjectStore
+) -> None:
+    """As by the kernel, when its memory is short: what it has written by then is no output."""
+    kube.publish(pod)
+    kube.kill_task(kube.start_waiting(pod, "cp data.csv out.txt"))
+    report = only_report(tasks)
+    assert report["reason"] == "the task was killed before it could write its exit code"
+    assert (report["final"], report["exitCode"], report["disrupted"]) == (False, None, False)
+    assert not any("out.txt" in key for key in store.objects)
+    kube.unpublish(pod)
+    is_dropped(kube, pod)
+
+
 def test_what_a_process_that_died_between_two_mounts_has_left_is_replaced(kube: KubeNode, pod: Pod) -> None:
     """Whatever it was: the task gets all mounts anew, each with its flags."""
     (kube.kubelet / "pods").mkdir()
@@ -320,6 +338,49 @@ def test_only_one_process_at_a_time_serves_the_volumes_of_a_cache(
     kube.agent = second
     wait_until(kube.registration_socket.exists, "the second one serves")
     assert kube.run_task(pod, "cp data.csv out.txt")[0] == 0
+    assert only_report(tasks)["exitCode"] == 0
+
+
+def test_an_agent_that_starts_on_a_full_disk_makes_room_before_it_serves(
+    kube: KubeNode, pod: Pod, tasks: TaskEndpoint
+) -> None:
+    """As on a node whose cache has filled it, and that had no agent before: nothing of the agent's own is there yet."""
+    kube.kill()
+    subprocess.run(kube.inside("mount", "-t", "tmpfs", "-o", "size=8m,mode=755", "none", str(kube.cache)), check=True)
+    fill = 'mkdir -p "$1" && cat /dev/zero > "$1/$2"'
+    folder = kube.cache / "blobs" / "sha256" / "aa"
+    filled = subprocess.run(kube.inside("sh", "-c", fill, "sh", str(folder), "aa" * 32), capture_output=True, text=True)
+    assert "No space left" in filled.stderr
+    kube.start()
+    kube.publish(pod)
+    assert kube.run_task(pod, "cp data.csv out.txt")[0] == 0
+    assert only_report(tasks)["exitCode"] == 0
+
+
+MISTAKEN = """
+import os
+from agent import node
+def keep(*_):
+    raise ValueError("a mistake of the keeper's")
+node.keep = keep
+os._exit(10 + node.node_verb(dict(os.environ)))
+"""
+
+
+def test_a_mistake_of_the_keepers_ends_the_whole_process_at_once_and_says_so(
+    kube: KubeNode, pod: Pod, tasks: TaskEndpoint
+) -> None:
+    """Driver and keeper are one process: neither goes on without the other, and the task notices nothing."""
+    kube.publish(pod)
+    task = kube.start_waiting(pod, "cp data.csv out.txt")
+    kube.kill()
+    command = kube.inside("unshare", "--mount", "--propagation", "unchanged", sys.executable, "-c", MISTAKEN)
+    env = {**kube.env, "PYTHONPATH": str(Path(__file__).parents[2])}
+    mistaken = subprocess.run(command, env=env, capture_output=True, timeout=20)
+    assert mistaken.returncode == 11
+    assert b"ValueError: a mistake of the keeper's" in mistaken.stderr
+    kube.start()
+    assert kube.let_end(pod, task) == 0
     assert only_report(tasks)["exitCode"] == 0
 
 

@@ -65,14 +65,17 @@ def test_an_output_that_is_no_file_of_the_tasks_own_fails_the_attempt_and_is_not
 def test_what_a_task_does_to_its_control_folder_does_not_hide_its_end(
     kube: KubeNode, pod: Pod, tasks: TaskEndpoint
 ) -> None:
-    """Unlinking the lock and making another shows the agent nothing; an exit record of the task's own making stands for
-    its own attempt only.
+    """Unlinking the lock and making another shows the agent nothing, and an agent that comes later sees that it is held
+    where the task denies that it has started.
     """
     kube.publish(pod)
-    attack = "rm lock; mkfifo lock; ln -s /etc/passwd exit; mkdir exit.new"
-    task = kube.start_waiting(pod, f"cp data.csv out.txt; (cd .helios/control; {attack})")
+    task = kube.start_waiting(pod, "cp data.csv out.txt; cd .helios/control; rm lock started; mkfifo lock; cd ../..")
+    wait_until(lambda: tasks.asked.count("/v1/plan") == 2, "the agent knows that the task runs, and looks ahead")
     kube.restart()
+    wait_until(lambda: tasks.asked.count("/v1/plan") == 3, "the next one does so, too")
     assert tasks.reports == []
+    (kube.folder(pod) / "control" / "exit").symlink_to("/etc/passwd")
+    (kube.folder(pod) / "control" / "exit.new").mkdir()
     kube.let_end(pod, task)
     report = only_report(tasks)
     assert report["exitCode"] is None

@@ -21,9 +21,12 @@ import pytest
 
 from agent import lines as lines_module
 from agent import volume_work
+from agent.kept import Kept
 from agent.lines import NOT_KEPT, Lines
+from agent.parallel import for_each
 from agent.progress import Progress
-from agent.publish import UNDELIVERED
+from agent.report import UNDELIVERED
+from agent.upload import StoredOutput
 from agent.volume_work import Shared, VolumeTask, bring, look_ahead, report_failure
 from agent.web import Web
 from helios.podwire import Report
@@ -363,6 +366,32 @@ def test_what_stands_in_for_the_exit_record_is_no_record(endpoint: PodEndpoint, 
     assert node.publish().reason == "the task was killed before it could write its exit code"
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"exitCode": 10**30},
+        {"exitCode": -1},
+        {"exitCode": True},
+        {"exitCode": 0, "signal": "\ud800", "error": "\ud800\n"},
+    ],
+)
+def test_an_exit_record_of_the_tasks_own_making_makes_no_report_that_the_collector_cannot_read(
+    endpoint: PodEndpoint, node: Node, record: dict[str, object]
+) -> None:
+    node.task_ended()
+    (node.control / "exit").write_text(json.dumps(record))
+    outcome = node.publish()
+    read = msgspec.json.decode(json.dumps(endpoint.reports[0]), type=Report)
+    assert (read.exitCode, read.signal, read.reason) == (outcome.record.exit_code, None, outcome.reason)
+    assert outcome.reason in ("\\ud800\\n", "the task was killed before it could write its exit code")
+
+
+def test_a_report_that_the_collector_will_never_take_is_not_sent_for_ever(endpoint: PodEndpoint, node: Node) -> None:
+    endpoint.script["/v1/result"] = [400]
+    node.task_ended()
+    assert node.publish().told == "refused"
+
+
 # Restarts.
 
 
@@ -381,6 +410,16 @@ def test_an_undelivered_report_is_delivered_again_as_it_was(
     assert (again.good, again.told, again.record, again.outputs) == (True, "committed", first.record, first.outputs)
     assert endpoint.reports == [settled]
     assert store.count("PUT", KEY + "n") == 1
+
+
+def test_an_output_whose_note_is_cut_off_by_a_full_disk_is_not_taken_for_noted(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Kept(str(node.root / "state"))
+    real = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:10]))  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+    with pytest.raises(OSError, match="No space left"):
+        kept.note_stored(StoredOutput("n", "key", 1, "0" * 64, archive=False, stored=None, warm=True))
 
 
 CRASHING = """
@@ -506,6 +545,24 @@ def test_hundreds_of_volumes_in_one_process(store: ObjectStore, endpoint: PodEnd
         return [each.name for each in set(threading.enumerate()) - before if "process_request" not in each.name]
 
     wait_until(lambda: not steps_threads(), "its threads have ended")
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2])
+def test_where_no_more_threads_are_to_be_had_the_others_do_the_work(
+    monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    """A failure in the middle would leave some at work on a volume that is begun anew."""
+    real = threading.Thread.start
+    left = [None] * threads
+
+    def start(thread: threading.Thread) -> None:
+        if not left:
+            raise RuntimeError("can't start new thread")
+        left.pop()
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert for_each([1, 2, 3, 4], 4, lambda number: number * 2) == [2, 4, 6, 8]
 
 
 def test_what_is_in_the_cache_waits_for_nobodys_download(
