@@ -30,7 +30,7 @@ from agent.progress import Progress
 from agent.publish import UNDELIVERED
 from agent.settings import Attempt, NodeSettings
 from agent.volume_record import Phase, VolumeRecord
-from agent.volume_work import Shared, VolumeTask, bring, look_ahead, report_failure, store
+from agent.volume_work import Shared, VolumeTask, bring, drop_view, look_ahead, report_failure, store
 from agent.web import Web
 
 ABANDONED_SECONDS = 600.0
@@ -137,6 +137,10 @@ class Volume:
             self._tell_failure()
         while not self._given_up.wait(ABANDONED_SECONDS):
             self._note_abandoned()
+
+    def drop_view(self) -> None:
+        """For a volume whose task never started, so that nobody has dropped it."""
+        drop_view(self._task())
 
     def _note_abandoned(self) -> None:
         """After an answer that it takes for final kubelet gives up nothing, since it thinks that nothing is there."""

@@ -108,7 +108,8 @@ def bring(
             # Whatever is in its way is so for fetch as well, which says what it was bringing.
             log.line(error(f"{_whose(task)}: its folder cannot be emptied: {failure.strerror}"))
         manifest = fetch(_fetch_settings(task), step_log, web, progress, (shared or Shared()).downloads)
-        _note_view(task)
+        if manifest["inputs"]:  # else it may be anybody's who is called the same
+            _note_view(task)
         return manifest
 
 

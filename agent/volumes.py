@@ -1,5 +1,5 @@
 # pathlib costs ten milliseconds at every start:
-# ruff: noqa: PTH101, PTH103, PTH106, PTH112, PTH208
+# ruff: noqa: PTH101, PTH103, PTH106, PTH208
 """All volumes of a node: which there are, also those of an earlier process, and a look at how much their tasks write.
 
 <cache>/volumes/<id>/    see agent.volume
@@ -22,7 +22,6 @@ from agent.names import escape
 from agent.pace import Backoff
 from agent.settings import NodeSettings, WrapperPlace
 from agent.stamp import boot_id
-from agent.store import CacheFault, Store
 from agent.trees import DEEPEST, TooDeep, bytes_below, remove_all, remove_leftovers
 from agent.volume import Node, Volume, VolumePending, has_started
 from agent.volume_record import (
@@ -87,7 +86,10 @@ class Volumes:
             raise NotOurs("only ephemeral volumes are served: csi in a pod's own volumes")
         if pod_namespace(context) != self._settings.namespace:
             raise NotOurs(f"only pods of the namespace {self._settings.namespace} are served")
-        while (volume := self._joined(name, new_record(context, target, self._boot))).given_up:
+        record = new_record(context, target, self._boot)
+        if record.user == os.geteuid():
+            raise AttributesRefused("user is the agent's own: what belongs to it would not be closed to the task")
+        while (volume := self._joined(name, record)).given_up:
             if not volume.gone.wait(deadline - time.monotonic()):
                 raise VolumePending("what its task wrote before it was given up is still being stored")
         if volume.record.target != target:
@@ -142,23 +144,13 @@ class Volumes:
                 self._log.line(f"Error: volume {escape(volume.name)}, to be tried again: {one_line(repr(error))}")
                 pause.pause()
         try:
-            self._drop_view(volume)
+            volume.drop_view()
             remove_all(volume.name, self._node.volumes_dir)
         except OSError as error:  # the next process finds it again
             self._log.line(f"The volume {escape(volume.name)} cannot be removed: {one_line(str(error))}")
         with self._lock:
             del self._volumes[volume.name]
         volume.gone.set()
-
-    def _drop_view(self, volume: Volume) -> None:
-        """Unless another pod of the same Job uses it by now."""
-        job = volume.record.job
-        with self._lock:
-            if any(other.record.job == job for other in self._volumes.values() if other is not volume):
-                return
-        if os.path.isdir(f"{self._settings.cache_dir}/views/{job}"):
-            with contextlib.suppress(CacheFault):
-                Store(self._settings.cache_dir, job).drop_view()
 
     def _restore(self, name: str) -> None:
         folder = f"{self._node.volumes_dir}/{name}"

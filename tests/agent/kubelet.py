@@ -20,6 +20,7 @@ import grpc
 import pytest
 
 from agent.csi_wire import csi_pb2, registration_pb2
+from agent.volume_record import job_name
 from tests.agent.conftest import AGENT, TOKEN, ObjectStore, PodEndpoint, wait_until
 
 TASK_USER = 1000
@@ -43,7 +44,11 @@ class TaskEndpoint(PodEndpoint):
             def do_GET(self) -> None:
                 if endpoint.away:
                     return self.answer(503)
-                return super().do_GET()
+                if self.enter():
+                    # Each pod is of an attempt of its own, the one that its number says.
+                    attempt = int(self.headers["Helios-Pod"].rpartition("-")[2])
+                    self.reply(200, {**endpoint.plan(), "attempt": attempt})
+                return None
 
             def do_POST(self) -> None:
                 if not endpoint.away and self.path not in ("/v1/lines", "/v1/storing"):
@@ -51,7 +56,8 @@ class TaskEndpoint(PodEndpoint):
                 document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 if endpoint.away:
                     return self.answer(503)
-                assert self.headers["Authorization"] == f"Bearer {TOKEN}"
+                if self.headers["Authorization"] != f"Bearer {TOKEN}":
+                    return self.answer(401)
                 if self.path == "/v1/lines":
                     told = endpoint.lines.setdefault(document["step"], [])
                     told[document["after"] :] = document["lines"]
@@ -67,12 +73,12 @@ class Pod:
         self.uid = f"00000000-0000-0000-0000-{number:012}"
         self.volume = f"csi-{number:064x}"
         self.target = kubelet / "pods" / self.uid / "volumes" / "kubernetes.io~csi" / "artifacts" / "mount"
-        self.job = f"job-{number}"
+        self.job = job_name("r", "t", number)
         self.context = {
             "v": "1",
             "run": "r",
             "task": "t",
-            "attempt": "0",
+            "attempt": str(number),
             "job": self.job,
             "cacheEnabled": "true",
             "token": TOKEN,

@@ -210,6 +210,8 @@ def test_an_unknown_volume_is_given_up_with_whatever_is_mounted_there(kube: Kube
         ({"csi.storage.k8s.io/ephemeral": "false"}, "PERMISSION_DENIED", "only ephemeral volumes"),
         ({"v": "2"}, "INVALID_ARGUMENT", "v must be 1"),
         ({"job": "../x"}, "INVALID_ARGUMENT", "job: "),
+        ({"job": "job-1"}, "INVALID_ARGUMENT", "job is not the Job of this attempt"),
+        ({"user": str(AGENT_USER)}, "INVALID_ARGUMENT", "user is the agent's own"),
         ({"user": "-1"}, "INVALID_ARGUMENT", "user must be a whole number"),
         ({"token": ""}, "INVALID_ARGUMENT", "token is missing"),
         ({"token": "a\nb"}, "INVALID_ARGUMENT", "token cannot be sent"),

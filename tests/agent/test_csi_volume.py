@@ -13,7 +13,7 @@ from agent.logs import Log
 from agent.settings import NodeSettings
 from agent.trees import TooDeep, bytes_below, remove_all, remove_leftovers
 from agent.volume import Node, Volume, VolumeFailed
-from agent.volume_record import AttributesRefused, Phase, VolumeRecord, new_record, read_record
+from agent.volume_record import AttributesRefused, Phase, VolumeRecord, job_name, new_record, read_record
 from agent.volume_work import Shared
 from agent.web import Web
 
@@ -22,7 +22,7 @@ CONTEXT = {
     "run": "r",
     "task": "t",
     "attempt": "3",
-    "job": "job-1",
+    "job": job_name("r", "t", 3),
     "cacheEnabled": "false",
     "token": "secret",
     "user": str(os.getuid()),
