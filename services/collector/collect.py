@@ -34,8 +34,10 @@ log = structlog.get_logger()
 WATCH_MS = 50
 """Pods in hand are looked at this often; a pod's own report does not wait for that."""
 TAIL_SECONDS = 0.2
-AGENT_SILENT_SECONDS = 30.0
-"""An agent at work says so every 10 s. One that was not heard of for so long, as when it is restarted, says no more."""
+AGENT_SILENT_SECONDS = 120.0
+"""An agent at work says so every 10 s. One that was not heard of for so long says no more; less is what a node needs to
+put another version in its place, whose image it may have to pull, or to boot.
+"""
 
 
 class Held(msgspec.Struct):
