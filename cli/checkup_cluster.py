@@ -12,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 import redis
 
 from cli.checkup import Finding
-from cli.checkup_driver import check_driver, check_registration, has_agents
+from cli.checkup_driver import check_driver, check_kernels, check_registration, has_agents
 from cli.checkup_images import ADMISSION, APPLY, APPLY_CSI, Beats, check_images
 from cli.checkup_rights import check_own_rights, check_rights
 from cli.cluster_api import Api, ApiAway, ApiRefused, cluster_api, find
@@ -76,7 +76,7 @@ def examine_cluster(
         lambda: check_rights(api, tasks),
         lambda: check_own_rights(api, tasks),
         lambda: check_keeper(api, tasks),
-        *((lambda: check_driver(api), lambda: check_registration(api)) if agents else ()),
+        *((lambda: check_driver(api), lambda: check_kernels(api), lambda: check_registration(api)) if agents else ()),
         lambda: check_images(api, tasks, beats),
     )
     for check in checks:

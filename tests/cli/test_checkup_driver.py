@@ -22,6 +22,7 @@ def test_a_cluster_where_all_is_well(cluster: Cluster) -> None:
     assert found["namespace helios-node"].detail == "pod security: privileged"
     assert found["node caches"].detail == "ready on 2 of 2 nodes"
     assert found["csi driver"].detail == DRIVER
+    assert found["node kernels"].detail == "Linux 5.12 or later"
     assert found["csi registration"].detail == "registered on 2 of 2 nodes"
     assert found["image of helios-agent"].detail == f"{IMAGE} in 2 pods, sha256:{'ab' * 6}"
     assert "image of helios-cache" not in found
@@ -39,6 +40,17 @@ def test_a_node_that_does_not_know_the_driver_is_named(cluster: Cluster) -> None
     assert not finding.ok
     assert finding.detail == "registered on 1 of 2 nodes, not on n2"
     assert "HELIOS_KUBELET_DIR" in finding.fix
+
+
+@pytest.mark.parametrize(("version", "ok"), [("5.10.0-28-amd64", False), ("5.12.0", True), ("4.18.0-553.el8", False)])
+def test_a_node_whose_kernel_is_too_old_for_the_agent_is_named(cluster: Cluster, version: str, ok: bool) -> None:
+    """Its agent would only be seen to start again and again."""
+    nodes = cluster.documents["/api/v1/nodes"]["items"]
+    nodes[0]["status"] = {"nodeInfo": {"kernelVersion": "6.8.0-45-generic"}}
+    nodes[1]["status"] = {"nodeInfo": {"kernelVersion": version}}
+    finding = cluster.found()["node kernels"]
+    assert finding.ok == ok
+    assert ok or finding.detail == f"the agent needs Linux 5.12, older on n2 ({version})"
 
 
 def test_of_many_such_nodes_some_are_named(cluster: Cluster) -> None:
