@@ -39,6 +39,9 @@ AGENT_SILENT_SECONDS = 120.0
 put another version in its place, whose image it may have to pull, or to boot.
 """
 
+REPORT_LOOK_SECONDS = 0.5
+"""What a pod that is over waits for is looked up this often: an upload may take hours, and most reports come first."""
+
 
 class Held(msgspec.Struct):
     """A Job in this replica's hands: its entry stays pending, so that another takes over if this one dies."""
@@ -53,6 +56,8 @@ class Held(msgspec.Struct):
     heard: str | None = None
     silent_since: float | None = None
     """The last word of the node's agent, and since when there was none, once the pod was seen to be over."""
+    look_at: float = 0.0
+    """When to look again for the report of a pod that is over."""
 
 
 class Collector:
@@ -128,6 +133,8 @@ class Collector:
                 continue
             if not status.final:
                 held.silent_since = None
+            elif self.clock() < held.look_at:
+                continue
             if status.final and status.logs_known:
                 over.append((held, status))
             elif status.final:
@@ -260,6 +267,7 @@ class Collector:
         now = self.clock()
         if held.silent_since is None or heard != held.heard:
             held.silent_since, held.heard = now, heard
+        held.look_at = now + REPORT_LOOK_SECONDS
         return now - held.silent_since < AGENT_SILENT_SECONDS
 
     def _release(self, job: str) -> None:
