@@ -3,7 +3,7 @@
 import pytest
 
 from cli.cluster_pods import DRIVER
-from tests.cli.clusters import CSI_DRIVER, CSI_NODES, IMAGE, TASK_PODS, Cluster, csi_node, workload
+from tests.cli.clusters import CSI_DRIVER, CSI_NODES, IMAGE, POLICY, TASK_PODS, Cluster, csi_node, workload
 
 KEEPER = "/apis/apps/v1/namespaces/helios-tasks/daemonsets/helios-cache"
 
@@ -69,6 +69,24 @@ def test_a_driver_that_is_missing_or_declared_otherwise_is_said(cluster: Cluster
     del cluster.documents[CSI_DRIVER]
     finding = cluster.found()["csi driver"]
     assert (finding.ok, finding.fix) == (False, "kubectl apply -k k8s/overlays/csi")
+
+
+def test_what_is_missing_is_made_by_the_overlay_that_is_installed(cluster: Cluster) -> None:
+    """k8s/ would bring the keeper back, beside or in place of the agent, and lift the tasks' level."""
+    apps = "/apis/apps/v1/namespaces"
+    for path in (POLICY, f"{apps}/helios-node/daemonsets/helios-agent", f"{apps}/helios/deployments/helios-collector"):
+        del cluster.documents[path]
+    cluster.allows = lambda user, _verb, resource: user == "me" and resource != "jobs"
+    found = cluster.found()
+    assert found["node caches"].detail == "there is no DaemonSet helios-agent"
+    failed = (
+        "node caches",
+        "admission policy",
+        "image of helios-agent",
+        "image of helios-collector",
+        "helios-jobrunner",
+    )
+    assert {found[check].fix for check in failed} == {"kubectl apply -k k8s/overlays/csi"}
 
 
 def test_tasks_that_could_still_be_privileged_are_said(cluster: Cluster) -> None:
