@@ -36,7 +36,7 @@ def check_images(api: Api, tasks: str, beats: Beats | None, apply: str) -> Itera
         yield check_workload(workload, beats, apply)
     running = read_task_pods(api, tasks)
     _note(digests, running)
-    yield Finding("image of task pods", True, _named(running) if running else "none runs now")
+    yield Finding("image of task pods", True, _named(running) if running else "none with a fetch of its own runs now")
     for image, found in sorted(digests.items()):
         if len(found) > 1:
             detail = f"{image} is {len(found)} images: {', '.join(sorted(short(digest) for digest in found))}"

@@ -125,4 +125,4 @@ def test_the_users_image_is_not_taken_for_the_agents(cluster: Cluster) -> None:
             }
         ]
     }
-    assert cluster.found()["image of task pods"].detail == "none runs now"
+    assert cluster.found()["image of task pods"].detail == "none with a fetch of its own runs now"
