@@ -52,7 +52,9 @@ def node_verb(env: Mapping[str, str]) -> int:
         follower = Follower(synced, log) if synced is not None else None
         followed, needed = (follower.round, follower.needed) if follower is not None else (None, None)
         volumes.open()
-        server = Driver(settings, volumes, log).serve()
+        driver = Driver(settings, volumes, log)
+        server = driver.serve()
+        signal.signal(signal.SIGTERM, lambda _number, _frame: (driver.withdraw(), os._exit(0)))
         keep(kept, lambda line: os.write(1, line), _sleep, followed, needed)
         server.stop(None)
     except ImportError as missing:

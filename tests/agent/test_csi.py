@@ -39,6 +39,20 @@ def test_kubelet_registers_the_driver_and_learns_who_it_is(kube: KubeNode) -> No
     assert plugin.name == "cache.helios.dev"
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_an_agent_that_is_told_to_end_is_no_longer_registered_but_its_successor_stays_so(
+    kube: KubeNode, replaced: bool
+) -> None:
+    if replaced:
+        kube.registration_socket.unlink()
+        kube.registration_socket.touch()
+    assert kube.agent is not None
+    kube.agent.terminate()
+    assert kube.agent.wait(20) == 0
+    kube.agent = None
+    assert kube.registration_socket.exists() == replaced
+
+
 def test_the_agent_is_another_user_with_four_rights_and_no_way_to_more(kube: KubeNode) -> None:
     assert kube.agent is not None
     status = dict(line.split(":\t", 1) for line in Path(f"/proc/{kube.agent.pid}/status").read_text().splitlines())
