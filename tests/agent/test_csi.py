@@ -94,6 +94,19 @@ def test_a_task_reads_its_input_writes_its_output_and_is_reported_before_its_vol
     assert "[HELIOS] Init container completed." in "".join(tasks.lines["fetch"])
 
 
+def test_a_disk_from_which_no_program_may_be_run_runs_tasks(kube: KubeNode) -> None:
+    """Some systems for containers mount /var like that, and kubelet's folder otherwise."""
+    kube.kill()
+    cache = str(kube.cache)
+    for options in (["--bind", cache, cache], ["-o", "remount,bind,noexec", cache]):
+        subprocess.run(kube.inside("mount", *options), check=True)
+    kube.start()
+    pod = kube.pod()
+    kube.publish(pod)
+    script = "printf '#!/bin/sh\\necho ran\\n' > own; chmod 755 own; ./own"
+    assert kube.run_task(pod, script) == (0, "ran\n")
+
+
 def test_a_task_without_inputs_and_outputs_asks_for_no_plan_and_sees_no_view(
     kube: KubeNode, tasks: TaskEndpoint
 ) -> None:
