@@ -1,5 +1,5 @@
 # pathlib costs ten milliseconds at every start:
-# ruff: noqa: PTH101, PTH103, PTH108, PTH120
+# ruff: noqa: PTH101, PTH103, PTH108, PTH116, PTH120
 """The node's CSI driver, as kubelet speaks with it: the services Identity and Node of CSI, and Registration of
 kubelet's plugins, on two sockets below kubelet's folder.
 
@@ -45,6 +45,8 @@ class Driver:
         self._log = log
         self._socket = f"{settings.kubelet_dir}/plugins/{DRIVER}/csi.sock"
         self._registration = f"{settings.kubelet_dir}/plugins_registry/{DRIVER}-reg.sock"
+        self._registered: tuple[int, int] | None = None
+        """Device and inode of the socket that this process has made there."""
 
     def serve(self) -> grpc.Server:
         """Listens from now on, until the returned server is stopped. Raises OSError."""
@@ -84,8 +86,15 @@ class Driver:
         # kubelet sees the second socket appear, and then calls at the first.
         for path in (self._socket, self._registration):
             _listen(server, path)
+        self._registered = _identity(self._registration)
         server.start()
         return server
+
+    def withdraw(self) -> None:
+        """kubelet forgets the driver, and says so in the node's CSINode, when the socket goes. A successor's stays."""
+        with contextlib.suppress(OSError):
+            if _identity(self._registration) == self._registered:
+                os.unlink(self._registration)
 
     def _plugin_info(
         self, _request: csi_pb2.GetPluginInfoRequest, _context: grpc.ServicerContext
@@ -114,8 +123,8 @@ class Driver:
         self, request: csi_pb2.NodePublishVolumeRequest, context: grpc.ServicerContext
     ) -> csi_pb2.NodePublishVolumeResponse:
         # The types know of no call without a deadline, and kubelet makes none.
-        left: float | None = context.time_remaining()
-        seconds = PATIENCE_SECONDS if left is None else max(0.0, left - ANSWER_SECONDS)
+        left: object = context.time_remaining()
+        seconds = max(0.0, left - ANSWER_SECONDS) if isinstance(left, float) else PATIENCE_SECONDS
         with self._failures(context, request.volume_id):
             if request.readonly:
                 raise AttributesRefused("a task's folder cannot be read-only")
@@ -174,6 +183,11 @@ def _handler(
 
 def _to_bytes(message: Message) -> bytes:
     return message.SerializeToString()
+
+
+def _identity(path: str) -> tuple[int, int]:
+    found = os.stat(path, follow_symlinks=False)
+    return found.st_dev, found.st_ino
 
 
 def _listen(server: grpc.Server, path: str) -> None:

@@ -117,7 +117,7 @@ class Endpoint:
         self._ask("POST", "/v1/lines", request, Backoff(0.2, 2.0), patience=ASIDE_SECONDS)
 
     def storing(self) -> None:
-        """Tells that the attempt's outputs are being stored, although its pod has ended."""
+        """Tells that the attempt is worked for, although its pod has not started yet or has ended."""
         self._ask("POST", "/v1/storing", {}, Backoff(0.2, 2.0), patience=ASIDE_SECONDS)
 
     def _ask(

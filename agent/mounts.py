@@ -14,7 +14,7 @@ import re
 OPEN_TREE, MOVE_MOUNT, MOUNT_SETATTR = 428, 429, 442
 """System calls by their numbers, the same on all machines; the last one came with Linux 5.12, and C libraries lag."""
 AT_FDCWD, AT_EMPTY_PATH, OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH = -100, 0x1000, 0x1, 0x4
-MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 0x1, 0x2, 0x4
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV, MOUNT_ATTR_NOEXEC = 0x1, 0x2, 0x4, 0x8
 MNT_DETACH, UMOUNT_NOFOLLOW = 0x2, 0x8
 PR_SET_KEEPCAPS, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 8, 24, 38
 CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_SYS_ADMIN = 0, 1, 3, 21
@@ -27,6 +27,8 @@ _syscall.restype = ctypes.c_long
 
 def bind(source: str, target: str, *, readonly: bool = False) -> None:
     """Shows the folder `source` at the folder `target` as well, without devices and set-user-id programs.
+
+    Programs can be run from it though they cannot from the mount that it is in: some systems forbid that below /var.
 
     The mount has its flags before it is anywhere: they would not follow it to the other namespaces that it is seen in,
     the node's and all containers'.
@@ -54,7 +56,7 @@ def _detached(source: str, *, readonly: bool) -> int:
     mount = _call(OPEN_TREE, AT_FDCWD, os.fsencode(source), flags, what=source)
     try:
         wanted = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | (MOUNT_ATTR_RDONLY if readonly else 0)
-        attributes = (ctypes.c_uint64 * 4)(wanted, 0, 0, 0)
+        attributes = (ctypes.c_uint64 * 4)(wanted, MOUNT_ATTR_NOEXEC, 0, 0)
         size = ctypes.sizeof(attributes)
         _call(MOUNT_SETATTR, mount, b"", AT_EMPTY_PATH, ctypes.byref(attributes), size, what=source)
     except OSError:

@@ -55,7 +55,12 @@ def node_verb(env: Mapping[str, str]) -> int:
         follower = Follower(synced, log) if synced is not None else None
         followed, needed = (follower.round, follower.needed) if follower is not None else (None, None)
         _open(volumes, kept, needed)
-        server = Driver(settings, volumes, log).serve()
+        driver = Driver(settings, volumes, log)
+        # A signal that comes while it begins to listen is dealt with when there is something to withdraw.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        server = driver.serve()
+        signal.signal(signal.SIGTERM, lambda _number, _frame: (driver.withdraw(), os._exit(0)))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         keep(kept, lambda line: os.write(1, line), _sleep, followed, needed)
         server.stop(None)
     except ImportError as missing:

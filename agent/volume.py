@@ -149,6 +149,10 @@ class Volume:
         while not self._given_up.wait(ABANDONED_SECONDS):
             self._note_abandoned()
 
+    def drop_view(self) -> None:
+        """For a volume whose task never started, so that nobody has dropped it."""
+        drop_view(self._task())
+
     def _note_abandoned(self) -> None:
         """After an answer that it takes for final kubelet gives up nothing, since it thinks that nothing is there."""
         with self._changed:
@@ -243,10 +247,6 @@ class Volume:
                     self._note_abandoned()
                 self._stirred.clear()
         return started or has_started(self.folder)
-
-    def drop_view(self) -> None:
-        """For when nobody reads it any more."""
-        drop_view(self._task())
 
     def _tell_failure(self) -> None:
         with self._telling:

@@ -5,6 +5,7 @@
 The file is replaced as a whole; it holds the attempt's token, and only the agent may read it.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -82,6 +83,7 @@ def new_record(context: Mapping[str, str], target: str, boot: str | None) -> Vol
     """Of the volume that kubelet publishes with this context. Raises AttributesRefused."""
     if context.get("v") != VERSION:
         raise AttributesRefused(f"v must be {VERSION}, not {context.get('v')!r}")
+    run, task, attempt = _text(context, "run"), _text(context, "task"), _whole(context, "attempt")
     job = _text(context, "job")
     token = _text(context, "token")
     if not token.isascii() or not token.isprintable():
@@ -90,13 +92,16 @@ def new_record(context: Mapping[str, str], target: str, boot: str | None) -> Vol
         check_view(job)
     except NameRefused as refused:
         raise AttributesRefused(f"job: {refused}") from None
+    if job != job_name(run, task, attempt):
+        # It names the view, and the plan, which is of this attempt or none, is all that says who may have one.
+        raise AttributesRefused("job is not the Job of this attempt")
     enabled = _text(context, "cacheEnabled")
     if enabled not in ("true", "false"):
         raise AttributesRefused("cacheEnabled must be true or false")
     return VolumeRecord(
-        run=_text(context, "run"),
-        task=_text(context, "task"),
-        attempt=_whole(context, "attempt"),
+        run=run,
+        task=task,
+        attempt=attempt,
         job=job,
         cache_enabled=enabled == "true",
         token=token,
@@ -111,6 +116,13 @@ def new_record(context: Mapping[str, str], target: str, boot: str | None) -> Vol
         reason=None,
         disrupted=False,
     )
+
+
+def job_name(run: str, task: str, attempt: int) -> str:
+    """The Job of an attempt, as the jobrunner names it."""
+    digest = hashlib.sha256(f"{run}\0{task}\0{attempt}".encode()).hexdigest()[:16]
+    readable = "".join(letter if letter.isalnum() else "-" for letter in task.lower()).strip("-")
+    return f"{readable[: 62 - len(digest)].rstrip('-')}-{digest}".lstrip("-")
 
 
 def is_ephemeral(context: Mapping[str, str]) -> bool:

@@ -38,7 +38,8 @@ from agent.web import Web
 
 VIEW_LINK = f"{HELIOS_FOLDER}/inputs"
 """Where the task sees its view, below its folder."""
-STORING_SECONDS = 10.0
+AT_WORK_SECONDS = 10.0
+"""From one word to the collector that the attempt is worked for to the next."""
 LAST_LINES_SECONDS = 2.0
 """How long `store` waits for the last lines of its log to be sent, once the report is; they go on by themselves."""
 DOWNLOADS_AT_ONCE = 16
@@ -93,14 +94,16 @@ def bring(
     """
     if (before := _brought(task)) is not None:
         return before
-    with _step_log(task, "fetch", log, web) as step_log:
+    told = _at_work(Endpoint(web, task.attempt, log)) if task.inputs else contextlib.nullcontext()
+    with told, _step_log(task, "fetch", log, web) as step_log:
         try:
             _empty(task.artifacts)
         except OSError as failure:
             # Whatever is in its way is so for fetch as well, which says what it was bringing.
             log.line(error(f"{_whose(task)}: its folder cannot be emptied: {failure.strerror}"))
         manifest = fetch(_fetch_settings(task), step_log, web, progress, (shared or Shared()).downloads)
-        _note_view(task)
+        if manifest["inputs"]:  # else it may be anybody's who is called the same
+            _note_view(task)
         return manifest
 
 
@@ -121,7 +124,7 @@ def store(task: VolumeTask, log: Log, web: Web, ahead: Ahead | None = None, shar
     """
     endpoint = Endpoint(web, task.attempt, log)
     kept = Kept(task.state_dir)
-    with _storing(endpoint), _step_log(task, "publish", log, web, LAST_LINES_SECONDS) as step_log:
+    with _at_work(endpoint), _step_log(task, "publish", log, web, LAST_LINES_SECONDS) as step_log:
         settled = kept.report()
         if settled is None:
             bounds = shared or Shared()
@@ -309,12 +312,14 @@ def _step_log(task: VolumeTask, step: str, log: Log, web: Web, wait_seconds: flo
 
 
 @contextlib.contextmanager
-def _storing(endpoint: Endpoint) -> Generator[None]:
-    """Tells again and again that outputs are being stored, so that nobody judges the pod without them."""
+def _at_work(endpoint: Endpoint) -> Generator[None]:
+    """Tells again and again that inputs are being brought or outputs stored, which may have nothing to log for long, so
+    that nobody takes the pod for stuck or judges it without them.
+    """
     over = threading.Event()
 
     def tell() -> None:
-        while not over.wait(STORING_SECONDS):
+        while not over.wait(AT_WORK_SECONDS):
             try:
                 endpoint.storing()
             except (AttemptOver, Refused):
@@ -322,7 +327,7 @@ def _storing(endpoint: Endpoint) -> Generator[None]:
             except EndpointError:
                 continue
 
-    teller = threading.Thread(target=tell, name="storing", daemon=True)
+    teller = threading.Thread(target=tell, name="at work", daemon=True)
     with contextlib.suppress(RuntimeError):  # without a thread nobody is told
         teller.start()
     try:

@@ -88,7 +88,10 @@ class Volumes:
             raise NotOurs("only ephemeral volumes are served: csi in a pod's own volumes")
         if pod_namespace(context) != self._settings.namespace:
             raise NotOurs(f"only pods of the namespace {self._settings.namespace} are served")
-        while (volume := self._joined(name, new_record(context, target, self._boot))).given_up:
+        record = new_record(context, target, self._boot)
+        if record.user == os.geteuid():
+            raise AttributesRefused("user is the agent's own: what belongs to it would not be closed to the task")
+        while (volume := self._joined(name, record)).given_up:
             if not volume.gone.wait(deadline - time.monotonic()):
                 raise VolumePending("what its task wrote before it was given up is still being stored")
         if volume.record.target != target:

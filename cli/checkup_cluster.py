@@ -12,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 import redis
 
 from cli.checkup import Finding
-from cli.checkup_driver import check_driver, check_registration, has_agents
+from cli.checkup_driver import check_driver, check_kernels, check_registration, has_agents
 from cli.checkup_images import ADMISSION, APPLY, APPLY_CSI, Beats, check_images
 from cli.checkup_rights import check_own_rights, check_rights
 from cli.cluster_api import Api, ApiAway, ApiRefused, cluster_api, find
@@ -67,17 +67,18 @@ def examine_cluster(
         return False
     yield Finding("kubernetes", True, str(version))
     agents = has_agents(api, levels[tasks])
+    apply = APPLY_CSI if agents else APPLY
     if agents:
         with contextlib.suppress(ApiRefused):
             levels[AGENTS] = _level(api, AGENTS)
     checks = (
         lambda: check_namespaces(levels, tasks, has_agents=agents),
-        lambda: check_policies(api),
-        lambda: check_rights(api, tasks),
+        lambda: check_policies(api, apply),
+        lambda: check_rights(api, tasks, apply),
         lambda: check_own_rights(api, tasks),
-        lambda: check_keeper(api, tasks),
-        *((lambda: check_driver(api), lambda: check_registration(api)) if agents else ()),
-        lambda: check_images(api, tasks, beats),
+        lambda: check_keeper(api, tasks, apply),
+        *((lambda: check_driver(api), lambda: check_kernels(api), lambda: check_registration(api)) if agents else ()),
+        lambda: check_images(api, tasks, beats, apply),
     )
     for check in checks:
         try:
@@ -85,7 +86,7 @@ def examine_cluster(
         except ApiRefused as refusal:
             # Whoever runs the doctor need not be allowed to see everything; what they cannot see is not broken.
             if refusal.status != 403:
-                yield Finding("kubernetes", False, str(refusal), APPLY)
+                yield Finding("kubernetes", False, str(refusal), apply)
             else:
                 yield Finding("kubernetes", True, f"not looked at: {refusal}")
     return True
@@ -105,7 +106,7 @@ def check_namespaces(levels: Mapping[str, str | None], tasks: str, *, has_agents
         yield Finding(f"namespace {name}", not fix, f"pod security: {level or 'not set'}", fix)
 
 
-def check_policies(api: Api) -> Iterator[Finding]:
+def check_policies(api: Api, apply: str) -> Iterator[Finding]:
     """Without these the tasks' namespace would take more than tasks; any pod at all where its level is privileged."""
     missing: list[str] = []
     for name in POLICIES:
@@ -116,16 +117,16 @@ def check_policies(api: Api) -> Iterator[Finding]:
         "admission policy",
         not missing,
         f"missing: {', '.join(missing)}" if missing else "pods of tasks have of their node what the policies let in",
-        APPLY if missing else "",
+        apply if missing else "",
     )
 
 
-def check_keeper(api: Api, tasks: str) -> Iterator[Finding]:
+def check_keeper(api: Api, tasks: str, apply: str) -> Iterator[Finding]:
     """The cache's folder is prepared on every node, and looked after by one process."""
     namespace, _, name = keeper_of(api, tasks)
     keeper = find(api, f"/apis/apps/v1/namespaces/{namespace}/daemonsets/{name}")
     if keeper is None:
-        yield Finding("node caches", False, f"there is no DaemonSet {name}", APPLY)
+        yield Finding("node caches", False, f"there is no DaemonSet {name}", apply)
         return
     status: Any = keeper.get("status", {})
     ready, wanted = int(status.get("numberReady", 0)), int(status.get("desiredNumberScheduled", 0))

@@ -1,6 +1,9 @@
-"""Whether kubelets can ask the nodes' agents for volumes: the driver is declared, and registered on every node."""
+"""Whether kubelets can ask the nodes' agents for volumes: the driver is declared, every node's kernel can do what it
+needs, and every kubelet knows it.
+"""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cli.checkup import Finding
@@ -12,6 +15,8 @@ from cli.figures import count
 STORAGE = "/apis/storage.k8s.io/v1"
 WANTED: dict[str, Any] = {"attachRequired": False, "podInfoOnMount": True, "volumeLifecycleModes": ["Ephemeral"]}
 """Without these kubelet waits for an attachment that nobody makes, does not say whose the volume is, or refuses it."""
+KERNEL = (5, 12)
+"""The first with mount_setattr(2), with which agent/mounts.py makes what a task sees read-only."""
 NODES_NAMED = 5
 
 
@@ -54,12 +59,35 @@ def check_registration(api: Api) -> Iterator[Finding]:
     if not lacking:
         yield Finding("csi registration", True, detail)
         return
-    named = ", ".join(lacking[:NODES_NAMED]) + (", …" if len(lacking) > NODES_NAMED else "")
     fix = (
         f"kubectl -n {AGENTS} logs -l {NAME}={AGENT} --prefix; where an agent runs well, its HELIOS_KUBELET_DIR and "
         "the three paths beside it are not that kubelet's --root-dir"
     )
-    yield Finding("csi registration", False, f"{detail}, not on {named}", fix)
+    yield Finding("csi registration", False, f"{detail}, not on {_named(lacking)}", fix)
+
+
+def check_kernels(api: Api) -> Iterator[Finding]:
+    """On an older one the agent does not start. What a node does not tell is not held against it."""
+    wanted = f"Linux {KERNEL[0]}.{KERNEL[1]}"
+    versions = {
+        str(each["metadata"]["name"]): str(each.get("status", {}).get("nodeInfo", {}).get("kernelVersion", ""))
+        for each in _items(api, "/api/v1/nodes")
+    }
+    older = [f"{name} ({version})" for name, version in sorted(versions.items()) if _is_older(version)]
+    if not older:
+        yield Finding("node kernels", True, f"{wanted} or later")
+        return
+    fix = f"give these nodes a kernel from {wanted} on, or take k8s/ without the overlay, which needs none"
+    yield Finding("node kernels", False, f"the agent needs {wanted}, older on {_named(older)}", fix)
+
+
+def _is_older(version: str) -> bool:
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return found is not None and (int(found[1]), int(found[2])) < KERNEL
+
+
+def _named(nodes: Sequence[str]) -> str:
+    return ", ".join(nodes[:NODES_NAMED]) + (", …" if len(nodes) > NODES_NAMED else "")
 
 
 def _items(api: Api, path: str) -> list[Any]:

@@ -22,18 +22,21 @@ Beats = Sequence[Mapping[str, str]]
 """Heartbeats; the replica of a pod has the pod's name."""
 
 
-def check_images(api: Api, tasks: str, beats: Beats | None) -> Iterator[Finding]:
-    """One line for each workload, one for the pods of tasks. Without `beats` nobody says what an image was built as."""
+def check_images(api: Api, tasks: str, beats: Beats | None, apply: str) -> Iterator[Finding]:
+    """One line for each workload, one for the pods of tasks. Without `beats` nobody says what an image was built as.
+
+    `apply` installs what is not there.
+    """
     digests: dict[str, set[str]] = defaultdict(set)
     launcher: str | None = None
     for workload in read_workloads(api, tasks):
         if workload.name == "helios-jobrunner":
             launcher = workload.image
         _note(digests, workload.pods)
-        yield check_workload(workload, beats)
+        yield check_workload(workload, beats, apply)
     running = read_task_pods(api, tasks)
     _note(digests, running)
-    yield Finding("image of task pods", True, _named(running) if running else "none runs now")
+    yield Finding("image of task pods", True, _named(running) if running else "none with a fetch of its own runs now")
     for image, found in sorted(digests.items()):
         if len(found) > 1:
             detail = f"{image} is {len(found)} images: {', '.join(sorted(short(digest) for digest in found))}"
@@ -42,10 +45,10 @@ def check_images(api: Api, tasks: str, beats: Beats | None) -> Iterator[Finding]
         yield from check_agent_image(api, launcher)
 
 
-def check_workload(workload: Workload, beats: Beats | None) -> Finding:
+def check_workload(workload: Workload, beats: Beats | None, apply: str) -> Finding:
     check, wanted = f"image of {workload.name}", workload.image
     if wanted is None:
-        return Finding(check, False, "it is not there", APPLY)
+        return Finding(check, False, "it is not there", apply)
     own = [beat for beat in beats or () if beat["service"] == workload.service]
     told = [beat for beat in own if beat["replica"] in {pod.name for pod in workload.pods}]
     rollout = f"kubectl -n {workload.namespace} rollout status {workload.kind}/{workload.name}"

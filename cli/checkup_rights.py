@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from cli.checkup import Finding
-from cli.checkup_images import APPLY
 from cli.cluster_api import Api
 from cli.cluster_pods import DRIVER, SERVICES
 from cli.figures import count
@@ -58,7 +57,7 @@ def _for_people(tasks: str) -> list[Purpose]:
     ]
 
 
-def check_rights(api: Api, tasks: str) -> Iterator[Finding]:
+def check_rights(api: Api, tasks: str, apply: str) -> Iterator[Finding]:
     """What each service account may do: all that it needs, nothing that it must not."""
     for account, needed in NEEDED.items():
         user = f"system:serviceaccount:{SERVICES}:{account}"
@@ -67,7 +66,7 @@ def check_rights(api: Api, tasks: str) -> Iterator[Finding]:
         if lacking or beyond:
             words = [f"may not {_said(right)}" for right in lacking] + [f"may {_said(right)}" for right in beyond]
             fix = (
-                APPLY
+                apply
                 if lacking
                 else f"kubectl get rolebindings -A -o wide | grep {account}, and delete what k8s/ lacks"
             )

@@ -59,10 +59,13 @@ def read_workloads(api: Api, tasks: str) -> Iterator[Workload]:
 
 
 def keeper_of(api: Api, tasks: str) -> tuple[str, str, str]:
-    """Namespace, kind and name of what looks after each node's cache: the agent where there is one, else the keeper."""
-    with contextlib.suppress(ApiRefused):  # the agents' namespace is not everybody's to see
-        if find(api, f"/apis/apps/v1/namespaces/{AGENTS}/daemonsets/{AGENT}") is not None:
-            return AGENTS, "daemonset", AGENT
+    """Namespace, kind and name of what looks after each node's cache, or should: the agent where its namespace is, else
+    the keeper.
+    """
+    for path in (f"/apis/apps/v1/namespaces/{AGENTS}/daemonsets/{AGENT}", f"/api/v1/namespaces/{AGENTS}"):
+        with contextlib.suppress(ApiRefused):  # neither is everybody's to see
+            if find(api, path) is not None:
+                return AGENTS, "daemonset", AGENT
     return tasks, "daemonset", KEEPER
 
 

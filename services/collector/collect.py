@@ -34,8 +34,13 @@ log = structlog.get_logger()
 WATCH_MS = 50
 """Pods in hand are looked at this often; a pod's own report does not wait for that."""
 TAIL_SECONDS = 0.2
-AGENT_SILENT_SECONDS = 30.0
-"""An agent at work says so every 10 s. One that was not heard of for so long, as when it is restarted, says no more."""
+AGENT_SILENT_SECONDS = 120.0
+"""An agent at work says so every 10 s. One that was not heard of for so long says no more; less is what a node needs to
+put another version in its place, whose image it may have to pull, or to boot.
+"""
+
+REPORT_LOOK_SECONDS = 0.5
+"""What a pod that is over waits for is looked up this often: an upload may take hours, and most reports come first."""
 
 
 class Held(msgspec.Struct):
@@ -51,6 +56,8 @@ class Held(msgspec.Struct):
     heard: str | None = None
     silent_since: float | None = None
     """The last word of the node's agent, and since when there was none, once the pod was seen to be over."""
+    look_at: float = 0.0
+    """When to look again for the report of a pod that is over."""
 
 
 class Collector:
@@ -126,6 +133,8 @@ class Collector:
                 continue
             if not status.final:
                 held.silent_since = None
+            elif self.clock() < held.look_at:
+                continue
             if status.final and status.logs_known:
                 over.append((held, status))
             elif status.final:
@@ -258,6 +267,7 @@ class Collector:
         now = self.clock()
         if held.silent_since is None or heard != held.heard:
             held.silent_since, held.heard = now, heard
+        held.look_at = now + REPORT_LOOK_SECONDS
         return now - held.silent_since < AGENT_SILENT_SECONDS
 
     def _release(self, job: str) -> None:

@@ -32,25 +32,21 @@ from helios.podwire import (
 from helios.records import OutputRecord, decode_attempt
 from helios.settings import Settings
 from helios.tokens import Attempt, TokenInvalid, check
-from helios.transitions import add_lines, commit_one, keep_report, note_heard, pipelined
+from helios.transitions import commit_one, keep_report, note_heard, pipelined
 from services.collector.classify import classify
 from services.collector.demand import Demand
 from services.collector.keepers import Keepers, Over, nobody_knows
 from services.collector.kept import KeptReports
 from services.collector.locate import Declared, Locator
-from services.collector.loglines import LINES_KEPT, WATCHED_BYTES, readable
 from services.collector.nodes import Nodes, Refused, adding, ask, checked_node
 from services.collector.outcome import end_call, ended_well, from_final, from_report, manifest_key, output_prefix
 from services.collector.seed import Seeding
+from services.collector.step_lines import take_lines
 from services.collector.store import PART_BYTES, ObjectRefused, Store, StoreRefused
-from services.collector.tail import LINE_COST_BYTES
 
 log = structlog.get_logger()
 
 BODY_BYTES = 16 * 1024**2
-
-LATE_LINES_MS = 60_000
-"""So long after an attempt's end its log still takes lines: those that its agent had not sent before it reported."""
 
 _task_decoder = msgspec.json.Decoder(Task)
 _POD = re.compile(r"[A-Za-z0-9-]{1,64}")
@@ -281,29 +277,15 @@ class PodEndpoint:
         return Multipart(partBytes=part_bytes, urls=urls, completeUrl=complete)
 
     def lines(self, attempt: Attempt, sent: Lines) -> dict[str, Any]:
-        """Lines of a step that the node's agent does go where those go that are read from pods."""
-        call = add_lines(
-            keys_of_run(attempt.run, self.settings.partitions),
-            run=attempt.run,
-            task=attempt.task,
-            attempt=attempt.attempt,
-            step=sent.step,
-            before=sent.after,
-            lines=[_one_line(line) for line in sent.lines],
-            moment_ms=LATE_LINES_MS,
-            bytes_kept=WATCHED_BYTES,
-            lines_kept=LINES_KEPT,
-            line_cost_bytes=LINE_COST_BYTES,
-        )
-        if not commit_one(self.client, call):
+        """Lines of a step that the node's agent does."""
+        if not take_lines(self.client, keys_of_run(attempt.run, self.settings.partitions), attempt, sent):
             raise _over(attempt)
         return {}
 
     def storing(self, attempt: Attempt) -> dict[str, Any]:
-        """The node's agent is at work on the attempt, though its pod may have ended: it is waited for."""
+        """The node's agent is at work on the attempt, though its pod has not started or has ended: it is waited for."""
         keys = keys_of_run(attempt.run, self.settings.partitions)
-        call = note_heard(keys, run=attempt.run, task=attempt.task, attempt=attempt.attempt)
-        if not commit_one(self.client, call):
+        if not commit_one(self.client, note_heard(keys, run=attempt.run, task=attempt.task, attempt=attempt.attempt)):
             raise _over(attempt)
         return {}
 
@@ -384,10 +366,6 @@ class PodEndpoint:
 
 def _over(attempt: Attempt) -> Answer:
     return Answer("410 Gone", f"attempt {attempt.attempt} of task {attempt.task!r} is over")
-
-
-def _one_line(text: str) -> str:
-    return readable(" ".join(text.splitlines()).encode("utf-8", "replace"))
 
 
 def _error(text: str) -> bytes:

@@ -47,6 +47,8 @@ _IMAGE = {
 _IMAGE_AT_ONCE = {"InvalidImageName", "ErrImageNeverPull"}
 _CONFIG = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 _NEVER_BEGAN = {"StartError", "ContainerCannotRun"}
+_LOST_BY_NODE = {"ContainerStatusUnknown", "Unknown"}
+"""What kubelet and containerd say of a container that ran before the node was restarted, or that they lost sight of."""
 _REFUSED_BY_NODE = {
     "NodeAffinity",
     "NodeLost",
@@ -230,8 +232,9 @@ def status_of(
         status.phase = "Failed"
         status.reason, status.disrupted, status.overrules = end.reason, end.disrupted, end.overrules
         # An agent that has not seen the task start has nothing to report; but one may be bringing inputs for hours.
+        started = "task" in status.steps and _never_began(pod) is None
         fetching = expired is not None and expired.kind.startswith(f"{_START}:")
-        status.agent_reports = pod.by_agent and not node_lost and ("task" in status.steps or fetching)
+        status.agent_reports = pod.by_agent and not node_lost and (started or fetching)
     return status
 
 
@@ -274,8 +277,8 @@ def _failure(pod: Pod, job_failed: str | None) -> _End:
     if reason in _REFUSED_BY_NODE or reason.startswith("OutOf"):
         return _End(f"its node {pod.spec.nodeName} refused it: {message or reason}", disrupted=True)
     for step, ended in ends.items():
-        if ended.reason == "ContainerStatusUnknown":
-            return _End(f"its node lost {step}: {ended.message or ended.reason}", disrupted=True)
+        if ended.reason in _LOST_BY_NODE:
+            return _End(f"its node lost {step}: {ended.message or 'how it ended is not known'}", disrupted=True)
     if _deleted_before(pod, list(ends.values())):
         return _End("its pod was deleted", disrupted=True)
     if _was_told_to_end(ends.get("fetch")):

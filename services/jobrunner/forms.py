@@ -2,7 +2,9 @@
 
 Rule: a pod of the csi form on a node without an agent waits until somebody gives it up, while one of the init form runs
 anywhere. So auto means csi only where every node that could take the task has registered the driver, and whatever
-cannot be known makes it init. What is decided lasts until the next look; a Job that exists keeps the form that it has.
+cannot be known makes it init. But tasks of the two forms run as different users, so what was csi stays so while a doubt
+may pass: an API server that does not answer, an agent that is replaced, a node that has just joined. A Job that exists
+keeps the form that it has.
 """
 
 import threading
@@ -24,6 +26,9 @@ log = structlog.get_logger()
 
 LOOK_SECONDS = 15.0
 """From one look at the cluster to the next."""
+
+DOUBT_SECONDS = 120.0
+"""So long a doubt must last to end csi; a pod that meets a node without the driver meanwhile waits for that there."""
 
 MISSING_PATIENCE_SECONDS = 20.0
 """So long a driver that must be there is waited for: what installs it may be under way."""
@@ -83,7 +88,9 @@ class Forms:
         self.clock = clock
         self.looking = threading.Lock()
         self.standing: tuple[Decision, float] | None = None
-        """The last look's decision, and since when it has been the same. Replaced whole, so reading takes no lock."""
+        """What is decided, and since when that has been the same. Replaced whole, so reading takes no lock."""
+        self.sure_at = 0.0
+        """When a look last had no doubt."""
 
     def of(self, task: Task) -> Form:
         """The form of the task's Job. Only the first to ask waits for a look.
@@ -113,10 +120,16 @@ class Forms:
                 found = self._seen()
             except OSError as error:
                 found = Decision("init", f"the cluster cannot be looked at: {error}")
+            now, is_doubt = self.clock(), found.form == "init" and not found.missing
+            if not is_doubt:
+                self.sure_at = now
+            elif self.standing is not None and self.standing[0].form == "csi" and now - self.sure_at < DOUBT_SECONDS:
+                log.warning("Jobs keep the form csi for now", reason=found.why)
+                return
             if self.standing is None or found != self.standing[0]:
                 form = "csi" if self.wanted == "csi" else found.form
                 log.info("Jobs get this form from now on", form=form, setting=self.wanted, reason=found.why)
-                self.standing = found, self.clock()
+                self.standing = found, now
 
     def _seen(self) -> Decision:
         """What the cluster is ready for. Where it must be csi, nothing but the driver is looked at. Raises OSError."""

@@ -20,6 +20,7 @@ import grpc
 import pytest
 
 from agent.csi_wire import csi_pb2, registration_pb2
+from agent.volume_record import job_name
 from tests.agent.conftest import AGENT, TOKEN, ObjectStore, PodEndpoint, wait_until
 
 TASK_USER = 1000
@@ -44,6 +45,12 @@ class TaskEndpoint(PodEndpoint):
                     self.answer(503)
                 return not endpoint.away and super().enter()
 
+            def do_GET(self) -> None:
+                if self.enter():
+                    # Each pod is of an attempt of its own, the one that its number says.
+                    attempt = int(self.headers["Helios-Pod"].rpartition("-")[2])
+                    self.reply(200, {**endpoint.plan(), "attempt": attempt})
+
         return Handler
 
 
@@ -54,12 +61,12 @@ class Pod:
         self.uid = f"00000000-0000-0000-0000-{number:012}"
         self.volume = f"csi-{number:064x}"
         self.target = kubelet / "pods" / self.uid / "volumes" / "kubernetes.io~csi" / "artifacts" / "mount"
-        self.job = f"job-{number}"
+        self.job = job_name("r", "t", number)
         self.context = {
             "v": "1",
             "run": "r",
             "task": "t",
-            "attempt": "0",
+            "attempt": str(number),
             "job": self.job,
             "cacheEnabled": "true",
             "token": TOKEN,

@@ -41,6 +41,20 @@ def test_kubelet_registers_the_driver_and_learns_who_it_is(kube: KubeNode) -> No
     assert plugin.name == "cache.helios.dev"
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_an_agent_that_is_told_to_end_is_no_longer_registered_but_its_successor_stays_so(
+    kube: KubeNode, replaced: bool
+) -> None:
+    if replaced:
+        kube.registration_socket.unlink()
+        kube.registration_socket.touch()
+    assert kube.agent is not None
+    kube.agent.terminate()
+    assert kube.agent.wait(20) == 0
+    kube.agent = None
+    assert kube.registration_socket.exists() == replaced
+
+
 def test_the_agent_is_another_user_with_four_rights_and_no_way_to_more(kube: KubeNode) -> None:
     assert kube.agent is not None
     status = dict(line.split(":\t", 1) for line in Path(f"/proc/{kube.agent.pid}/status").read_text().splitlines())
@@ -80,6 +94,19 @@ def test_a_task_reads_its_input_writes_its_output_and_is_reported_before_its_vol
     is_dropped(kube, pod)
     assert not (kube.cache / "views" / pod.job).exists()
     assert "[HELIOS] Init container completed." in "".join(tasks.lines["fetch"])
+
+
+def test_a_disk_from_which_no_program_may_be_run_runs_tasks(kube: KubeNode) -> None:
+    """Some systems for containers mount /var like that, and kubelet's folder otherwise."""
+    kube.kill()
+    cache = str(kube.cache)
+    for options in (["--bind", cache, cache], ["-o", "remount,bind,noexec", cache]):
+        subprocess.run(kube.inside("mount", *options), check=True)
+    kube.start()
+    pod = kube.pod()
+    kube.publish(pod)
+    script = "printf '#!/bin/sh\\necho ran\\n' > own; chmod 755 own; ./own"
+    assert kube.run_task(pod, script) == (0, "ran\n")
 
 
 def test_a_task_without_inputs_and_outputs_asks_for_no_plan_and_sees_no_view(
@@ -214,6 +241,8 @@ def test_an_unknown_volume_is_given_up_with_whatever_is_mounted_there(kube: Kube
         ({"csi.storage.k8s.io/ephemeral": "false"}, "PERMISSION_DENIED", "only ephemeral volumes"),
         ({"v": "2"}, "INVALID_ARGUMENT", "v must be 1"),
         ({"job": "../x"}, "INVALID_ARGUMENT", "job: "),
+        ({"job": "job-1"}, "INVALID_ARGUMENT", "job is not the Job of this attempt"),
+        ({"user": str(AGENT_USER)}, "INVALID_ARGUMENT", "user is the agent's own"),
         ({"user": "-1"}, "INVALID_ARGUMENT", "user must be a whole number"),
         ({"token": ""}, "INVALID_ARGUMENT", "token is missing"),
         ({"token": "a\nb"}, "INVALID_ARGUMENT", "token cannot be sent"),

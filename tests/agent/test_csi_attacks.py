@@ -38,6 +38,30 @@ def test_even_root_in_the_task_cannot_change_a_blob(kube: KubeNode, tasks: TaskE
     assert (report["exitCode"], report["reason"]) == (0, None)
 
 
+@pytest.mark.parametrize("inputs", ["0", "1"])
+def test_a_pod_that_gives_itself_out_as_another_neither_sees_nor_takes_away_its_view(
+    kube: KubeNode, pod: Pod, tasks: TaskEndpoint, inputs: str
+) -> None:
+    """Only the token says which attempt a pod is of, and there is no plan without a good one. `pod` waits for its start
+    meanwhile, so that nobody holds its view.
+    """
+    kube.publish(pod)
+    names = {name: pod.context[name] for name in ("run", "task", "attempt", "job")}
+    forged = kube.pod(**names, token="another", inputs=inputs)
+    if inputs == "1":
+        code, words = kube.refusal(forged)
+        assert code == "FAILED_PRECONDITION"
+        assert "its token is not valid" in words
+    else:
+        kube.publish(forged)
+        assert [line for line in kube.mounts() if forged.uid in line and ".helios/inputs" in line] == []
+        assert kube.run_task(forged, "ls .helios/inputs") == (0, "")
+    kube.unpublish(forged)
+    is_dropped(kube, forged)
+    assert tasks.reports == []
+    assert kube.run_task(pod, "wc -c < data.csv") == (0, f"{len(DATA)}\n")
+
+
 @pytest.mark.parametrize(
     "attack",
     [

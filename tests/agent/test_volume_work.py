@@ -154,12 +154,23 @@ def test_a_collector_that_refuses_lines_is_asked_once(endpoint: PodEndpoint, nod
 def test_the_collector_hears_that_outputs_are_being_stored(
     store: ObjectStore, endpoint: PodEndpoint, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(volume_work, "STORING_SECONDS", 0.01)
+    monkeypatch.setattr(volume_work, "AT_WORK_SECONDS", 0.01)
     endpoint.add_output("n")
     (node.artifacts / "n").write_bytes(b"n")
     store.faults[KEY + "n"] = [lambda: wait_until(lambda: endpoint.storing >= 3, "it is told")]
     node.task_ended()
     assert node.publish().good
+
+
+def test_the_collector_hears_that_inputs_are_being_brought(
+    store: ObjectStore, endpoint: PodEndpoint, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where there is nothing to log for long: a wait for another task's download, a hit that is read through."""
+    monkeypatch.setattr(volume_work, "AT_WORK_SECONDS", 0.01)
+    store.put("bucket/x", b"x")
+    endpoint.add_input("x", "bucket/x")
+    store.faults["bucket/x"] = [lambda: wait_until(lambda: endpoint.storing >= 3, "it is told")]
+    assert node.fetch()["ok"]
 
 
 def test_a_fetch_that_failed_is_reported_with_its_manifest_and_is_final(endpoint: PodEndpoint, node: Node) -> None:

@@ -38,7 +38,7 @@ def test_a_cluster_where_all_is_well(cluster: Cluster) -> None:
     wanted = f"{IMAGE} in 2 pods, version 0.1.0, built as 0.1.0, sha256:{'ab' * 6}"
     assert found["image of helios-collector"].detail == wanted
     assert found["image of helios-cache"].detail == f"{IMAGE} in 2 pods, sha256:{'ab' * 6}"
-    assert found["image of task pods"].detail == "none runs now"
+    assert found["image of task pods"].detail == "none with a fetch of its own runs now"
     assert found["your rights"].detail == "enough for all that is here"
 
 

@@ -95,6 +95,11 @@ CHANGES: dict[str, tuple[Callable[[Pod], Any], str]] = {
         ),
         "the only volumes",
     ),
+    "the agent's user": (lambda pod: security(pod).update(runAsUser=65532), "a container of a task says which user"),
+    "whatever user its image names": (
+        lambda pod: security(pod).pop("runAsUser"),
+        "a container of a task says which user",
+    ),
     "root": (lambda pod: security(pod).update(runAsUser=0, runAsNonRoot=False), "restricted"),
     "privilege": (lambda pod: security(pod).update(privileged=True, allowPrivilegeEscalation=True), "restricted"),
     "a capability": (lambda pod: security(pod).update(capabilities={"drop": ["ALL"], "add": ["CHOWN"]}), "restricted"),

@@ -464,6 +464,17 @@ def test_kind_needs_one_small_node(manifests: Manifests) -> None:
     assert named(documents, "PodDisruptionBudget") == []
 
 
+def test_another_overlay_goes_beside_csi_as_the_page_says(manifests: Manifests) -> None:
+    kind = yaml.safe_load((manifests.folder / "overlays/kind/kustomization.yaml").read_text())
+    own = manifests.folder / "overlays/mine"
+    own.mkdir()
+    (own / "kustomization.yaml").write_text(yaml.safe_dump({**kind, "resources": ["../csi"]}))
+    documents = manifests.render("overlays/mine")
+    made = {(each["kind"], each["metadata"]["name"]): each for each in documents}
+    assert ("DaemonSet", "helios-agent") in made
+    assert made["Deployment", "helios-collector"]["spec"]["replicas"] == 1
+
+
 @pytest.mark.parametrize(("overlay", "kind"), [("", "ScaledObject"), ("/hpa", "HorizontalPodAutoscaler")])
 def test_whoever_scales_sets_the_number_alone(manifests: Manifests, overlay: str, kind: str) -> None:
     documents = manifests.render(f"overlays/autoscale{overlay}")

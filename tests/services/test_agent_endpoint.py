@@ -8,8 +8,8 @@ import redis
 from helios.podwire import FetchedInput, FetchManifest
 from helios.records import decode_attempt
 from helios.transitions import commit_one, drop_logs
-from services.collector.endpoint import LATE_LINES_MS
 from services.collector.loglines import LINE_BYTES, LINES_KEPT, WATCHED_BYTES
+from services.collector.step_lines import LATE_LINES_MS
 from tests.services.test_endpoint import Caller, good, report, token
 from tests.stage import RUN
 

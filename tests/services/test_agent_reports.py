@@ -15,7 +15,7 @@ from helios.records import AttemptRecord, decode_attempt
 from helios.settings import Settings
 from helios.streams import Inbox
 from helios.transitions import commit_one
-from services.collector.collect import AGENT_SILENT_SECONDS, Collector
+from services.collector.collect import AGENT_SILENT_SECONDS, REPORT_LOOK_SECONDS, Collector
 from services.collector.endpoint import PodEndpoint
 from services.collector.kept import PATIENCE_SECONDS, KeptReports
 from services.collector.store import Store
@@ -83,8 +83,8 @@ class Watched:
         return answer["status"]
 
     def later(self, seconds: float) -> str:
-        """The status of the task `a` after that."""
-        self.now += seconds
+        """The status of the task `a` after that, and after the least time in which it is looked at again."""
+        self.now += max(seconds, REPORT_LOOK_SECONDS)
         self.collector.turn()
         return self.stage.status("a")
 
@@ -156,6 +156,17 @@ def test_a_pod_that_failed_waits_for_what_its_agent_knows_of_it(watched: Watched
     assert watched.later(0) == "FAILED"
     record = watched.record()
     assert (record.reason, record.cpuMs, record.cache) == ("it exited with code 3", 7, "Hit")
+
+
+def test_a_report_that_is_waited_for_is_not_looked_for_at_every_turn(watched: Watched) -> None:
+    """There are twenty a second, and hundreds of pods may wait for hours."""
+    watched.launch()
+    watched.over("Failed", code=3)
+    assert watched.later(0) == "RUNNING"
+    watched.report(exitCode=3, outputs=[])
+    watched.collector.turn()
+    assert watched.stage.status("a") == "RUNNING"
+    assert watched.later(0) == "FAILED"
 
 
 def test_outputs_that_were_not_stored_fail_an_attempt_whose_pod_succeeded(watched: Watched) -> None:

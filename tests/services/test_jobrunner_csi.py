@@ -6,9 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from agent.volume_record import job_name as agent_job_name
 from helios.dag import Task
 from helios.settings import SettingInvalid, settings_from
-from services.jobrunner.jobs import Form, Preference
+from services.jobrunner.jobs import Form, Preference, job_name
 from services.jobrunner.manifest import job_manifest, spec_hash
 from services.jobrunner.pod_parts import FOR_THE_TASK
 from tests.services.pod_security import violations
@@ -187,3 +188,9 @@ def test_the_hash_has_no_form() -> None:
         form: manifest(FULL, form=form)["metadata"]["annotations"]["helios.dev/spec-hash"] for form in ("init", "csi")
     }
     assert set(hashes.values()) == {spec_hash(wanted(FULL))}
+
+
+@pytest.mark.parametrize("task", ["count", "Count.All", "ä_b", "---", "x" * 200, "a" * 46 + "-b"])
+def test_the_agent_names_an_attempts_job_as_the_jobrunner_does(task: str) -> None:
+    """By that name it knows whose view of the cache a pod may have."""
+    assert agent_job_name("r-1", task, 7) == job_name("r-1", task, 7)

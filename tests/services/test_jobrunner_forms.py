@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from helios.dag import Task, Toleration
 from helios.settings import Settings
 from services.jobrunner import forms
-from services.jobrunner.forms import CSI_DRIVER, CSI_NODES, NODES, Decision, Forms, Node, decide
+from services.jobrunner.forms import CSI_DRIVER, CSI_NODES, DOUBT_SECONDS, NODES, Decision, Forms, Node, decide
 from services.jobrunner.jobs import JobRefused, LauncherAway
 from services.jobrunner.kubernetes import Api, KubernetesLauncher, connect_api
 from tests.redis_servers import free_port
@@ -145,14 +145,61 @@ def test_of_many_nodes_without_the_driver_only_some_are_named() -> None:
 def test_any_doubt_makes_it_init_until_it_is_gone(server: ApiServer, api: Api, path: str, answer: Answer) -> None:
     server.drivers = {OURS}
     server.join("n1", OURS)
-    found = forms_of(api)
-    assert found.of(TASK) == "csi"
     server.cluster_answers[path] = answer
-    found.look()
+    found = forms_of(api)
     assert found.of(TASK) == "init"
     server.cluster_answers.clear()
     found.look()
     assert found.of(TASK) == "csi"
+
+
+@pytest.mark.parametrize("path", [CSI_DRIVER, CSI_NODES, NODES])
+def test_a_doubt_that_passes_moves_no_task_to_another_form(server: ApiServer, api: Api, path: str) -> None:
+    """They would run as another user, or be refused where only csi is let in."""
+    server.drivers = {OURS}
+    server.join("n1", OURS)
+    clock = Clock()
+    found = forms_of(api, clock=clock)
+    assert found.of(TASK) == "csi"
+    for _ in range(2):
+        server.cluster_answers[path] = status(503, "ServiceUnavailable")
+        for _ in range(3):
+            clock.now += DOUBT_SECONDS / 4
+            found.look()
+            assert found.of(TASK) == "csi"
+        server.cluster_answers.clear()
+        found.look()
+    server.cluster_answers[path] = status(503, "ServiceUnavailable")
+    clock.now += DOUBT_SECONDS
+    found.look()
+    assert found.of(TASK) == "init", "it has lasted"
+
+
+def test_an_agent_that_is_replaced_and_a_node_that_joins_are_waited_for(server: ApiServer, api: Api) -> None:
+    """kubelet knows no driver while its agent is restarted."""
+    server.drivers = {OURS}
+    server.join("n1", OURS)
+    clock = Clock()
+    found = forms_of(api, clock=clock)
+    assert found.of(TASK) == "csi"
+    server.csi_nodes[0]["spec"]["drivers"] = []
+    server.join("n2")
+    clock.now += DOUBT_SECONDS - 1
+    found.look()
+    assert found.of(TASK) == "csi"
+    clock.now += 1
+    found.look()
+    assert found.of(TASK) == "init"
+
+
+def test_a_driver_that_was_taken_away_ends_csi_at_once(server: ApiServer, api: Api) -> None:
+    server.drivers = {OURS}
+    server.join("n1", OURS)
+    found = forms_of(api)
+    assert found.of(TASK) == "csi"
+    server.drivers.clear()
+    found.look()
+    assert found.of(TASK) == "init"
 
 
 def test_an_answer_that_is_not_understood_makes_it_init(server: ApiServer, api: Api) -> None:
@@ -213,6 +260,7 @@ def test_no_job_waits_for_a_look_that_is_under_way() -> None:
 
     found = Forms(get, Settings(job_form="auto"), Clock())
     found.standing = Decision("csi", "as before"), 0.0
+    found.sure_at = -DOUBT_SECONDS
     look = threading.Thread(target=found.look)
     look.start()
     assert asked.wait(20)
@@ -235,11 +283,13 @@ def test_a_change_is_logged_once_and_says_why(server: ApiServer, api: Api, monke
     monkeypatch.setattr(forms, "log", structlog.get_logger())
     server.drivers = {OURS}
     server.join("n1", OURS)
-    found = forms_of(api)
+    clock = Clock()
+    found = forms_of(api, clock=clock)
     with capture_logs() as lines:
         for _ in range(3):
             found.look()
         server.join("n2")
+        clock.now = DOUBT_SECONDS
         for _ in range(3):
             found.look()
     assert [(line["form"], line["reason"]) for line in lines] == [

@@ -222,6 +222,11 @@ FAILURES: dict[str, tuple[Pod, str | None, bool]] = {
         "its node lost task: could not be located",
         True,
     ),
+    "its node was restarted": (
+        pod("Failed", ended(), ended(255, "Unknown"), ended(255, "Unknown")),
+        "its node lost task: how it ended is not known",
+        True,
+    ),
     "somebody deleted it": (pod("Failed", ended(), ended(143), ended(143), meta=DELETED), "its pod was deleted", True),
     "it failed long before it was deleted": (
         pod("Failed", ended(), ended(143, at=1), ended(0, at=1), meta={"deletionTimestamp": AT.format(40)}),
@@ -579,6 +584,12 @@ AGENT_ENDS: dict[str, tuple[Pod, dict[str, Any], str | None, bool]] = {
         agents("Failed", ended(128, "StartError", "no such file")),
         {},
         "task could not be started: no such file",
+        False,
+    ),
+    "its node was restarted": (
+        agents("Failed", ended(255, "Unknown")),
+        {},
+        "its node lost task: how it ended is not known",
         True,
     ),
 }
