@@ -84,8 +84,8 @@ class Driver:
             ]
         )
         # kubelet sees the second socket appear, and then calls at the first.
-        for path in (self._socket, self._registration):
-            _listen(server, path)
+        _listen(server, self._socket)
+        _listen(server, self._registration)
         self._registered = _identity(self._registration)
         server.start()
         return server
@@ -93,7 +93,8 @@ class Driver:
     def withdraw(self) -> None:
         """kubelet forgets the driver, and says so in the node's CSINode, when the socket goes. A successor's stays."""
         with contextlib.suppress(OSError):
-            if _identity(self._registration) == self._registered:
+            # None: this process is about to listen, and no other serves this node's volumes beside it.
+            if self._registered in (None, _identity(self._registration)):
                 os.unlink(self._registration)
 
     def _plugin_info(

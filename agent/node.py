@@ -56,11 +56,8 @@ def node_verb(env: Mapping[str, str]) -> int:
         followed, needed = (follower.round, follower.needed) if follower is not None else (None, None)
         _open(volumes, kept, needed)
         driver = Driver(settings, volumes, log)
-        # A signal that comes while it begins to listen is dealt with when there is something to withdraw.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        server = driver.serve()
         signal.signal(signal.SIGTERM, lambda _number, _frame: (driver.withdraw(), os._exit(0)))
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        server = driver.serve()
         keep(kept, lambda line: os.write(1, line), _sleep, followed, needed)
         server.stop(None)
     except ImportError as missing:
