@@ -149,6 +149,7 @@ def test_a_dead_store_fails_the_attempt_with_a_reason_that_names_the_input_and_k
     assert report["reason"] == words
     assert (report["final"], report["exitCode"], report["disrupted"]) == (True, None, False)
     assert kube.refusal(pod) == (code, words)
+    wait_until(lambda: kube.record(pod)["phase"] == "over", "it is noted that the report is told")
     kube.restart()
     assert kube.refusal(pod) == (code, words)
     kube.unpublish(pod)
