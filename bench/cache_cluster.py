@@ -42,6 +42,7 @@ from bench.replay import BUCKET, DATA, Workflow, file_name, read_workflow, scale
 from bench.report import Metric, tell
 from helios.keys import NODES, SUBMISSIONS, keys_of_run, node_blobs, node_cache
 from helios.records import ENDED, TaskView, read_tasks
+from tests.cluster.caches import keepers_speak
 from tests.cluster.clusters import running_cluster
 from tests.cluster.installed import Installed, installed
 from tests.cluster.kubectl import Kubectl
@@ -320,6 +321,8 @@ def main() -> None:
         helios = stack.enter_context(installed(stack.enter_context(running_cluster()), scratch))
         link = StoreLink(helios)
         stack.enter_context(link.counted())
+        # Until then no output is brought to them, and nothing is asked of them.
+        keepers_speak(helios)
         bench = Bench(helios, link)
         metrics: dict[str, Metric] = {}
         with link.limited():
