@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 
 from agent.frozen import Frozen
-from agent.locks import try_lock
+from agent.locks import is_locked
 
 MAX_RECORD_BYTES = 65536
 MAX_SIGNAL_CHARACTERS = 16
@@ -94,14 +94,7 @@ def wait_for_end(control_dir: str) -> None:
 
 def is_held(control_dir: str) -> bool:
     """Whether a wrapper is at work. A lock that cannot be looked at is nobody's."""
-    try:
-        fd = os.open(f"{control_dir}/lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return not try_lock(fd, fcntl.LOCK_SH)
-    finally:
-        os.close(fd)
+    return is_locked(f"{control_dir}/lock")
 
 
 def read_exit(control_dir: str) -> ExitRecord | None:

@@ -116,9 +116,9 @@ class Endpoint:
         request = {"step": step, "after": after, "lines": lines}
         self._ask("POST", "/v1/lines", request, Backoff(0.2, 2.0), patience=ASIDE_SECONDS)
 
-    def storing(self) -> None:
+    def at_work(self) -> None:
         """Tells that the attempt is worked for, although its pod has not started yet or has ended."""
-        self._ask("POST", "/v1/storing", {}, Backoff(0.2, 2.0), patience=ASIDE_SECONDS)
+        self._ask("POST", "/v1/at-work", {}, Backoff(0.2, 2.0), patience=ASIDE_SECONDS)
 
     def _ask(
         self,

@@ -45,6 +45,18 @@ def acquire(fd: int, patience_seconds: float, progress: Callable[[], object]) ->
     return True
 
 
+def is_locked(path: str) -> bool:
+    """Whether somebody has the file `path` locked for himself alone. One that cannot be looked at is nobody's."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not try_lock(fd, fcntl.LOCK_SH)
+    finally:
+        os.close(fd)
+
+
 def try_lock(fd: int, kind: int = fcntl.LOCK_EX) -> bool:
     """Whether nobody else's lock is in its way; then it is held, until it is closed."""
     try:

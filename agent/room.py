@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator
 
 from agent.folders import write_whole
 from agent.frozen import Frozen
-from agent.locks import try_lock
+from agent.locks import is_locked, try_lock
 from agent.saved import read_saved, whole
 
 _WISH = "room"
@@ -83,14 +83,7 @@ def end_wish(root: str) -> None:
 
 def _is_kept(root: str) -> bool:
     """Whether a keeper lives: its lock ends with it, however it dies."""
-    try:
-        fd = os.open(f"{root}/{_KEPT}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return not try_lock(fd, fcntl.LOCK_SH)
-    finally:
-        os.close(fd)
+    return is_locked(f"{root}/{_KEPT}")
 
 
 @contextlib.contextmanager

@@ -41,8 +41,8 @@ class WrapperPlace(Frozen):
     control_dir: str
 
 
-class Volume(Frozen):
-    """The task's CSI volume, for which the node's agent does both steps itself; there is none in the init form."""
+class CsiForm(Frozen):
+    """What is different where the task has a CSI volume, for which the node's agent does both steps itself."""
 
     user: int
     """The task's uid and gid: what is made in its folder for it to write to becomes its own."""
@@ -74,7 +74,7 @@ class FetchSettings(Frozen):
     """See agent/gate.py; None where the task is started after fetch has ended."""
     lib_dir: str | None
     """The folder of packages that holds zstd; None where Python has it itself."""
-    volume: Volume | None
+    volume: CsiForm | None
 
 
 class PublishSettings(Frozen):
@@ -97,7 +97,7 @@ class PublishSettings(Frozen):
     """Whether outputs that shrink are compressed."""
     lib_dir: str | None
     """The folder of packages that holds zstd; None where Python has it itself."""
-    volume: Volume | None
+    volume: CsiForm | None
 
 
 class ExecSettings(Frozen):

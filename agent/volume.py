@@ -39,7 +39,7 @@ ABANDONED_SECONDS = 600.0
 is two minutes.
 """
 TELL_SECONDS = 10.0
-"""At most between two tries to tell a result: a collector that is back takes an agent for silent after thirty."""
+"""At most between two tries to tell a result: far below what a collector takes for silence."""
 
 
 class VolumeFailed(Exception):

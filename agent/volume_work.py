@@ -3,7 +3,7 @@
 task starts and `store` after its end; `look_ahead` while it runs; `report_failure` where there is no end to wait for.
 
 They are fetch and publish, with the same manifest, causes and log lines; what differs is stated in
-agent.settings.Volume. They block, and none raises for what can go wrong in a task's work; each may be called from any
+agent.settings.CsiForm. They block, and none raises for what can go wrong in a task's work; each may be called from any
 thread, for hundreds of volumes at once, with one Web and one Shared for all. Each may be called again after the agent
 was restarted: what was finished is in the volume's state folder, which is the agent's alone, and is not done twice. One
 volume's steps are never called side by side.
@@ -33,7 +33,7 @@ from agent.progress import Progress
 from agent.publish import Ahead, Publication, read_fetch_manifest, started_at
 from agent.report import Outcome, deliver, nobody_told, report_document
 from agent.saved import read_saved, save
-from agent.settings import Attempt, FetchSettings, PublishSettings, Volume
+from agent.settings import Attempt, CsiForm, FetchSettings, PublishSettings
 from agent.web import Web
 
 VIEW_LINK = f"{HELIOS_FOLDER}/inputs"
@@ -207,7 +207,7 @@ def _fetch_settings(task: VolumeTask) -> FetchSettings:
         wrapper=None,
         gate_dir=None,
         lib_dir=task.lib_dir,
-        volume=_volume(task),
+        volume=_csi_form(task),
     )
 
 
@@ -225,12 +225,12 @@ def _publish_settings(task: VolumeTask) -> PublishSettings:
         start_patience_seconds=None,
         compress=task.compress,
         lib_dir=task.lib_dir,
-        volume=_volume(task),
+        volume=_csi_form(task),
     )
 
 
-def _volume(task: VolumeTask) -> Volume:
-    return Volume(task.user, VIEW_LINK, task.inputs, task.outputs, task.limit_bytes)
+def _csi_form(task: VolumeTask) -> CsiForm:
+    return CsiForm(task.user, VIEW_LINK, task.inputs, task.outputs, task.limit_bytes)
 
 
 def _brought(task: VolumeTask) -> dict[str, object] | None:
@@ -321,7 +321,7 @@ def _at_work(endpoint: Endpoint) -> Generator[None]:
     def tell() -> None:
         while not over.wait(AT_WORK_SECONDS):
             try:
-                endpoint.storing()
+                endpoint.at_work()
             except (AttemptOver, Refused):
                 return
             except EndpointError:

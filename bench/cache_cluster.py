@@ -22,7 +22,6 @@ without cache downloads; a cluster that is up is used and left up.
 
 import argparse
 import io
-import json
 import random
 import shutil
 import statistics
@@ -40,8 +39,9 @@ from minio import Minio
 from bench.cluster import BIG, CONSUMERS, enter
 from bench.replay import BUCKET, DATA, Workflow, file_name, read_workflow, scaled_sizes, to_dag
 from bench.report import Metric, tell
-from helios.keys import NODES, SUBMISSIONS, keys_of_run, node_blobs, node_cache
-from helios.records import ENDED, TaskView, read_tasks
+from bench.runs import run_to_its_end
+from helios.keys import NODES, keys_of_run, node_blobs, node_cache
+from helios.records import TaskView, read_tasks
 from tests.cluster.caches import keepers_speak
 from tests.cluster.clusters import running_cluster
 from tests.cluster.installed import Installed, installed
@@ -184,15 +184,8 @@ class Bench:
 
     def run(self, dag: dict[str, Any], *, use_cache: bool = True) -> Done:
         before = self.link.sent()
-        run: Any = self.client.xadd(SUBMISSIONS, {"dag": json.dumps(dag), "useCache": str(use_cache).lower()})
+        run = run_to_its_end(self.helios, self.client, dag, RUN_SECONDS, use_cache=use_cache)
         keys = keys_of_run(run, 1)
-        deadline = time.monotonic() + RUN_SECONDS
-        while (status := self.client.hget(keys.run(run), "status")) not in ENDED:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"run {run} is {status} after {RUN_SECONDS} s\n{self.helios.look()}")
-            time.sleep(0.02)
-        if status != "SUCCEEDED":
-            raise RuntimeError(self.helios.helios("show", run).stdout)
         sent = {node: after - before[node] for node, after in self.link.sent().items()}
         took = int(str(self.client.hget(keys.run(run), "durationMs"))) / 1000
         tasks = read_tasks(self.client, keys, run, [each["name"] for each in dag["tasks"]])

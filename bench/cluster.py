@@ -3,10 +3,10 @@
     python -m bench.cluster [--json FILE] [--rounds N] [--form csi|init]
 
 Needs root and Go (tests/cluster/README.md); a cluster that is up is used and left up. Helios is installed once for each
-form of a task's pod. Each figure is the median of the rounds, in which floor and Helios take turns. The floor's Jobs
-have one container and no data: they are released when a watch shows the pod Succeeded. Helios passes an artifact at
-every hop. One shape is compared with Jobs that a person writes with presigned URLs in them: one stores 64 MiB, three
-fetch it.
+form of a task's pod; a round of one form takes about five minutes. Each figure is the median of the rounds, in which
+floor and Helios take turns. The floor's Jobs have one container and no data: they are released when a watch shows the
+pod Succeeded. Helios passes an artifact at every hop. One shape is compared with Jobs that a person writes with
+presigned URLs in them: one stores 64 MiB, three fetch it.
 
 Processor time is the whole machine's, from /proc/stat, for WIDE independent tasks, less what the idle cluster takes in
 the same time. Bytes from the store are counted by the kernel on the way to the nodes' pods.
@@ -31,10 +31,11 @@ from minio import Minio
 
 from bench.bare_jobs import Bare, remove, seconds_of
 from bench.report import Metric, arguments, tell
+from bench.runs import run_to_its_end
 from bench.servers import PROJECT
 from helios.events import TaskLaunched, decode_event
-from helios.keys import SUBMISSIONS, keys_of_run
-from helios.records import ENDED, read_tasks
+from helios.keys import keys_of_run
+from helios.records import read_tasks
 from helios.settings import Settings
 from services.collector.kube_api import Api as WatchApi
 from services.collector.kube_api import api_from_environment
@@ -91,7 +92,7 @@ class Timed(NamedTuple):
 
 
 def main() -> None:
-    options = arguments(__doc__ or "", rounds=3, form="")
+    options = arguments(__doc__ or "", rounds=1, form="")
     if options.form not in ("", *FORMS):
         sys.exit(f"--form must be one of {', '.join(FORMS)}")
     enter()
@@ -271,16 +272,7 @@ class Bench:
         return jobs
 
     def run(self, dag: Dag) -> Timed:
-        text = json.dumps(dag)
-        run: Any = self.client.xadd(SUBMISSIONS, {"dag": text})
-        keys = keys_of_run(run, 1)
-        deadline = time.monotonic() + RUN_SECONDS
-        while (status := self.client.hget(keys.run(run), "status")) not in ENDED:
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"run {run} is {status} after {RUN_SECONDS} s\n{self.helios.look()}")
-            time.sleep(0.02)
-        if status != "SUCCEEDED":
-            raise RuntimeError(self.helios.helios("show", run).stdout)
+        run = run_to_its_end(self.helios, self.client, dag, RUN_SECONDS)
         parents = {
             each["name"]: {of["fromTask"] for of in each.get("inputs", ()) if "fromTask" in of} for each in dag["tasks"]
         }

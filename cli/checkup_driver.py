@@ -9,8 +9,9 @@ from typing import Any
 from cli.checkup import Finding
 from cli.checkup_images import APPLY_CSI
 from cli.cluster_api import Api, ApiRefused, find
-from cli.cluster_pods import AGENT, AGENTS, DRIVER, NAME
+from cli.cluster_pods import AGENT, AGENTS, NAME
 from cli.figures import count
+from helios.settings import AGENT_DRIVER
 
 STORAGE = "/apis/storage.k8s.io/v1"
 WANTED: dict[str, Any] = {"attachRequired": False, "podInfoOnMount": True, "volumeLifecycleModes": ["Ephemeral"]}
@@ -25,7 +26,7 @@ def has_agents(api: Api, level: str | None) -> bool:
     tasks' namespace tells.
     """
     is_hidden = False
-    for path in (f"{STORAGE}/csidrivers/{DRIVER}", f"/api/v1/namespaces/{AGENTS}"):
+    for path in (f"{STORAGE}/csidrivers/{AGENT_DRIVER}", f"/api/v1/namespaces/{AGENTS}"):
         try:
             if find(api, path) is not None:
                 return True
@@ -35,15 +36,15 @@ def has_agents(api: Api, level: str | None) -> bool:
 
 
 def check_driver(api: Api) -> Iterator[Finding]:
-    driver = find(api, f"{STORAGE}/csidrivers/{DRIVER}")
+    driver = find(api, f"{STORAGE}/csidrivers/{AGENT_DRIVER}")
     if driver is None:
-        yield Finding("csi driver", False, f"there is no CSIDriver {DRIVER}", APPLY_CSI)
+        yield Finding("csi driver", False, f"there is no CSIDriver {AGENT_DRIVER}", APPLY_CSI)
         return
     spec: dict[str, Any] = driver.get("spec", {})
     wrong = [f"{name} is {spec.get(name)}, not {wanted}" for name, wanted in WANTED.items() if spec.get(name) != wanted]
     # What the API server lets nobody change has to be made anew.
-    fix = f"kubectl delete csidriver {DRIVER} && {APPLY_CSI}" if wrong else ""
-    yield Finding("csi driver", not wrong, ", ".join(wrong) or DRIVER, fix)
+    fix = f"kubectl delete csidriver {AGENT_DRIVER} && {APPLY_CSI}" if wrong else ""
+    yield Finding("csi driver", not wrong, ", ".join(wrong) or AGENT_DRIVER, fix)
 
 
 def check_registration(api: Api) -> Iterator[Finding]:
@@ -52,7 +53,7 @@ def check_registration(api: Api) -> Iterator[Finding]:
     registered = {
         str(each["metadata"]["name"])
         for each in _items(api, f"{STORAGE}/csinodes")
-        if any(driver["name"] == DRIVER for driver in each.get("spec", {}).get("drivers") or ())
+        if any(driver["name"] == AGENT_DRIVER for driver in each.get("spec", {}).get("drivers") or ())
     }
     lacking = sorted(set(nodes) - registered)
     detail = f"registered on {len(nodes) - len(lacking)} of {count(len(nodes), 'node')}"

@@ -5,8 +5,9 @@ from typing import Any
 
 from cli.checkup import Finding
 from cli.cluster_api import Api
-from cli.cluster_pods import DRIVER, SERVICES
+from cli.cluster_pods import SERVICES
 from cli.figures import count
+from helios.settings import AGENT_DRIVER
 
 Right = tuple[str, str, str, str]
 """API group, resource, subresource, verb."""
@@ -38,7 +39,7 @@ TOO_MUCH = [*_rights("", "secrets", "get", "list"), *_rights("", "pods", "create
 """What no service needs, and whoever breaks into one would like."""
 
 CLUSTER_WIDE = ("nodes", "csidrivers", "csinodes", "subjectaccessreviews")
-NAMED = {"csidrivers": DRIVER}
+NAMED = {"csidrivers": AGENT_DRIVER}
 """Of these a service may see the one."""
 
 Purpose = tuple[Right, str, str]

@@ -18,8 +18,6 @@ KEEPER = "helios-cache"
 AGENTS = "helios-node"
 """The namespace of the nodes' agents, with k8s/overlays/csi."""
 AGENT = "helios-agent"
-DRIVER = "cache.helios.dev"
-"""What kubelet knows the agent by."""
 DEPLOYMENTS = ("helios-submitter", "helios-jobrunner", "helios-collector")
 PODS_LOOKED_AT = 500
 

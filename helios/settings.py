@@ -21,6 +21,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
 AGENT_USER = 65532
 """The owner of the nodes' cache folders, which no task may be."""
 
+AGENT_DRIVER = "cache.helios.dev"
+"""What Kubernetes knows the nodes' agents by."""
+
 
 class SettingInvalid(ValueError):
     """An environment variable has no usable value; the message names it and says what it takes."""

@@ -124,8 +124,8 @@ class PodEndpoint:
                 return self.multipart(attempt, pod, _body(environ, MultipartWanted))
             case "POST", "/v1/lines":
                 return self.lines(attempt, _body(environ, Lines))
-            case "POST", "/v1/storing":
-                return self.storing(attempt)
+            case "POST", "/v1/at-work":
+                return self.at_work(attempt)
             case "POST", "/v1/result":
                 return self.result(attempt, _body(environ, Report))
             case _:
@@ -282,7 +282,7 @@ class PodEndpoint:
             raise _over(attempt)
         return {}
 
-    def storing(self, attempt: Attempt) -> dict[str, Any]:
+    def at_work(self, attempt: Attempt) -> dict[str, Any]:
         """The node's agent is at work on the attempt, though its pod has not started or has ended: it is waited for."""
         keys = keys_of_run(attempt.run, self.settings.partitions)
         if not commit_one(self.client, note_heard(keys, run=attempt.run, task=attempt.task, attempt=attempt.attempt)):

@@ -6,11 +6,9 @@ root, no capability, nothing of the node. The attempt's token is among the volum
 the driver and the container does not see.
 """
 
-from helios.settings import Settings
+from helios.settings import AGENT_DRIVER, Settings
 from services.jobrunner.jobs import WantedJob
 from services.jobrunner.pod_parts import ARTIFACTS, Manifest, links_inputs, literal, mount, resources, task_env
-
-DRIVER = "cache.helios.dev"
 
 VERSION = "1"
 """Of the volume's attributes, for an agent that is older or younger than the jobrunner."""
@@ -63,4 +61,4 @@ def volumes(job: WantedJob, settings: Settings) -> list[Manifest]:
         "inputs": str(len(job.task.inputs)),
         "outputs": str(len(job.task.outputs)),
     }
-    return [{"name": "artifacts", "csi": {"driver": DRIVER, "volumeAttributes": attributes}}]
+    return [{"name": "artifacts", "csi": {"driver": AGENT_DRIVER, "volumeAttributes": attributes}}]

@@ -17,9 +17,8 @@ import msgspec
 import structlog
 
 from helios.dag import Task
-from helios.settings import Settings
+from helios.settings import AGENT_DRIVER, Settings
 from services.jobrunner.answers import decoded, is_missing, words_of
-from services.jobrunner.csi_form import DRIVER
 from services.jobrunner.jobs import Form, JobRefused
 
 log = structlog.get_logger()
@@ -33,7 +32,7 @@ DOUBT_SECONDS = 120.0
 MISSING_PATIENCE_SECONDS = 20.0
 """So long a driver that must be there is waited for: what installs it may be under way."""
 
-CSI_DRIVER = f"/apis/storage.k8s.io/v1/csidrivers/{DRIVER}"
+CSI_DRIVER = f"/apis/storage.k8s.io/v1/csidrivers/{AGENT_DRIVER}"
 CSI_NODES = "/apis/storage.k8s.io/v1/csinodes"
 NODES = "/api/v1/nodes"
 
@@ -74,9 +73,9 @@ def decide(nodes: Sequence[Node], served: Set[str]) -> Decision:
         return Decision("init", "no node is ready for tasks")
     if lacking:
         named = ", ".join(sorted(lacking)[:NODES_NAMED]) + (", …" if len(lacking) > NODES_NAMED else "")
-        return Decision("init", f"{len(lacking)} of {len(open_to_all)} nodes have no driver {DRIVER}: {named}")
+        return Decision("init", f"{len(lacking)} of {len(open_to_all)} nodes have no driver {AGENT_DRIVER}: {named}")
     everywhere = all(node.name in served for node in usable)
-    return Decision("csi", f"every node for tasks has the driver {DRIVER}", everywhere)
+    return Decision("csi", f"every node for tasks has the driver {AGENT_DRIVER}", everywhere)
 
 
 class Forms:
@@ -135,15 +134,15 @@ class Forms:
         """What the cluster is ready for. Where it must be csi, nothing but the driver is looked at. Raises OSError."""
         code, body = self.get(CSI_DRIVER)
         if is_missing(code, body, "csidrivers"):
-            return Decision("init", f"the cluster has no CSIDriver {DRIVER}", missing=True)
+            return Decision("init", f"the cluster has no CSIDriver {AGENT_DRIVER}", missing=True)
         if code != 200:
             raise OSError(words_of(code, body))
         if self.wanted == "csi":
-            return Decision("csi", f"the cluster has a CSIDriver {DRIVER}")
+            return Decision("csi", f"the cluster has a CSIDriver {AGENT_DRIVER}")
         served = {
             each.metadata.name
             for each in self._all(CSI_NODES, _CsiNodes)
-            if any(driver.name == DRIVER for driver in each.spec.drivers or ())
+            if any(driver.name == AGENT_DRIVER for driver in each.spec.drivers or ())
         }
         return decide([_node(each) for each in self._all(NODES, _Nodes)], served)
 

@@ -230,7 +230,7 @@ class PodEndpoint:
         self.keeper_url: str | None = None
         self.lines: dict[str, list[str]] = defaultdict(list)
         """By step, what the node's agent sent of its log."""
-        self.storing = 0
+        self.at_work = 0
         """How often the node's agent said that it stores outputs."""
 
     @property
@@ -291,7 +291,7 @@ class PodEndpoint:
                 self.answer(status, json.dumps(document).encode(), {})
 
             def enter(self) -> bool:
-                if self.path not in ("/v1/lines", "/v1/storing"):
+                if self.path not in ("/v1/lines", "/v1/at-work"):
                     endpoint.asked.append(self.path)
                 if self.headers.get("Authorization") != f"Bearer {TOKEN}":
                     self.reply(401, {"error": "bad token"})
@@ -317,8 +317,8 @@ class PodEndpoint:
                     known = endpoint.lines[document["step"]]
                     known += document["lines"][len(known) - document["after"] :]
                     return self.reply(200, {})
-                if self.path == "/v1/storing":
-                    endpoint.storing += 1
+                if self.path == "/v1/at-work":
+                    endpoint.at_work += 1
                     return self.reply(200, {})
                 if endpoint.make_parts is not None:
                     return self.reply(200, endpoint.make_parts(document))

@@ -157,7 +157,7 @@ def test_the_collector_hears_that_outputs_are_being_stored(
     monkeypatch.setattr(volume_work, "AT_WORK_SECONDS", 0.01)
     endpoint.add_output("n")
     (node.artifacts / "n").write_bytes(b"n")
-    store.faults[KEY + "n"] = [lambda: wait_until(lambda: endpoint.storing >= 3, "it is told")]
+    store.faults[KEY + "n"] = [lambda: wait_until(lambda: endpoint.at_work >= 3, "it is told")]
     node.task_ended()
     assert node.publish().good
 
@@ -169,7 +169,7 @@ def test_the_collector_hears_that_inputs_are_being_brought(
     monkeypatch.setattr(volume_work, "AT_WORK_SECONDS", 0.01)
     store.put("bucket/x", b"x")
     endpoint.add_input("x", "bucket/x")
-    store.faults["bucket/x"] = [lambda: wait_until(lambda: endpoint.storing >= 3, "it is told")]
+    store.faults["bucket/x"] = [lambda: wait_until(lambda: endpoint.at_work >= 3, "it is told")]
     assert node.fetch()["ok"]
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cli.cluster_pods import DRIVER
+from helios.settings import AGENT_DRIVER as DRIVER
 from tests.cli.clusters import CSI_DRIVER, CSI_NODES, IMAGE, POLICY, TASK_PODS, Cluster, csi_node, workload
 
 KEEPER = "/apis/apps/v1/namespaces/helios-tasks/daemonsets/helios-cache"

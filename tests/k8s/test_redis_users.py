@@ -499,7 +499,7 @@ def test_the_collector_may_do_what_the_agents_of_attempts_ask_of_it(guarded: Gua
     stage.open({"a": []})
     stage.launch("a")
     endpoint = PodEndpoint(collector, Store(SETTINGS), SETTINGS)
-    assert as_pod(endpoint, "/v1/storing", "a", {})[0] == "200 OK"
+    assert as_pod(endpoint, "/v1/at-work", "a", {})[0] == "200 OK"
     for after in (0, 0, 400):
         body = {"step": "fetch", "after": after, "lines": ["x" * 4_000] * 400}
         assert as_pod(endpoint, "/v1/lines", "a", body)[0] == "200 OK"

@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from helios.settings import Settings
+
+SETTINGS = Settings(token_key="k", agent_image="helios:1", launcher="kubernetes", lease_seconds=60)
+"""Of a jobrunner on it."""
 PATH = "/apis/batch/v1/namespaces/helios-tasks/jobs"
 
 Answer = tuple[int, dict[str, Any]]

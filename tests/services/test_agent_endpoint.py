@@ -126,7 +126,7 @@ def test_lines_that_are_none_are_a_bad_request_and_leave_nothing(caller: Caller,
     assert (kept(caller), log_size(caller), heard(caller)) == ([], 0, None)
 
 
-@pytest.mark.parametrize("path", ["/v1/lines", "/v1/storing"])
+@pytest.mark.parametrize("path", ["/v1/lines", "/v1/at-work"])
 @pytest.mark.parametrize("bearer", [token(key="other"), token(seconds=-1), "", "x"])
 def test_without_the_attempts_token_nothing_is_taken(caller: Caller, path: str, bearer: str) -> None:
     body = {"step": "fetch", "after": 0, "lines": ["x"]}
@@ -173,7 +173,7 @@ def test_of_a_run_that_was_deleted_no_log_is_begun(caller: Caller) -> None:
 
 
 def test_an_agent_at_work_is_heard_of_by_its_words_and_by_its_lines(caller: Caller) -> None:
-    assert caller.post("/v1/storing", {}) == ("200 OK", {})
+    assert caller.post("/v1/at-work", {}) == ("200 OK", {})
     attempt, _, moment = (heard(caller) or "").partition(":")
     assert (attempt, float(moment) > 0) == ("1", True)
     caller.stage.client.hdel(caller.stage.keys.task(RUN, "a"), "heard")
@@ -183,8 +183,8 @@ def test_an_agent_at_work_is_heard_of_by_its_words_and_by_its_lines(caller: Call
 
 def test_of_an_attempt_that_is_over_no_agent_is_heard_of(caller: Caller) -> None:
     caller.post("/v1/result", good())
-    assert caller.post("/v1/storing", {})[0] == "410 Gone"
-    assert caller.post("/v1/storing", {}, token("a", 2))[0] == "410 Gone"
+    assert caller.post("/v1/at-work", {})[0] == "410 Gone"
+    assert caller.post("/v1/at-work", {}, token("a", 2))[0] == "410 Gone"
     assert heard(caller) is None
 
 

@@ -124,7 +124,7 @@ def test_an_agent_that_says_that_it_stores_is_waited_for(watched: Watched) -> No
     watched.over()
     for _ in range(20):
         assert watched.later(AGENT_SILENT_SECONDS - 1) == "RUNNING"
-        assert watched.tell("/v1/storing") == "200 OK"
+        assert watched.tell("/v1/at-work") == "200 OK"
     assert watched.later(AGENT_SILENT_SECONDS - 1) == "RUNNING"
     assert watched.later(AGENT_SILENT_SECONDS) == "FAILED"
 

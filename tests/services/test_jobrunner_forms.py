@@ -1,8 +1,6 @@
 """Which form a Job gets: by the setting and the cluster, asked over a real connection."""
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,26 +12,14 @@ from helios.settings import Settings
 from services.jobrunner import forms
 from services.jobrunner.forms import CSI_DRIVER, CSI_NODES, DOUBT_SECONDS, NODES, Decision, Forms, Node, decide
 from services.jobrunner.jobs import JobRefused, LauncherAway
-from services.jobrunner.kubernetes import Api, KubernetesLauncher, connect_api
+from services.jobrunner.kubernetes import Api, KubernetesLauncher
 from tests.redis_servers import free_port
-from tests.services.job_server import Answer, ApiServer, kubeconfig, serving, status
-from tests.services.test_jobrunner_kubernetes import NO_RIGHTS, SETTINGS, wanted
+from tests.services.job_server import Answer, ApiServer, status
+from tests.services.test_jobrunner_kubernetes import NO_RIGHTS, wanted
 
 OURS = "cache.helios.dev"
 TASK = Task(name="t", image="i", command=("true",))
 TOLERANT = Task(name="t", image="i", command=("true",), tolerations=(Toleration(key="gpu", operator="Exists"),))
-
-
-@pytest.fixture
-def server() -> Iterator[ApiServer]:
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture
-def api(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Api:
-    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, server.url)))
-    return connect_api(SETTINGS)
 
 
 class Clock:

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,11 +25,10 @@ from services.jobrunner.kubernetes import Api, KubernetesLauncher, connect_api
 from services.jobrunner.launch import Deleter, JobRunner
 from services.submitter.reconcile import Reconciler
 from tests.redis_servers import free_port
-from tests.services.job_server import Answer, ApiServer, kubeconfig, serving, status
+from tests.services.job_server import SETTINGS, Answer, ApiServer, kubeconfig, status
 from tests.stage import RUN, Stage
 from tests.waiting import wait_until
 
-SETTINGS = Settings(token_key="k", agent_image="helios:1", launcher="kubernetes", lease_seconds=60)
 INVALID = status(422, "Invalid", 'Job.batch "a" is invalid: spec.template.spec.containers[0].image: Required value')
 QUOTA = status(403, "Forbidden", 'jobs.batch "a" is forbidden: exceeded quota: few, used: count/jobs.batch=2')
 NO_RIGHTS = status(403, "Forbidden", 'jobs.batch is forbidden: User "x" cannot create resource "jobs" in API group')
@@ -39,18 +37,6 @@ NO_NAMESPACE = status(404, "NotFound", 'namespaces "helios-tasks" not found', ki
 BUSY = status(429, "TooManyRequests", "too many requests, please try again later")
 WEBHOOK = status(500, "InternalError", "Internal error occurred: failed calling webhook")
 MALFORMED = status(400, "BadRequest", "Job in version v1 cannot be handled as a Job")
-
-
-@pytest.fixture
-def server() -> Iterator[ApiServer]:
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture
-def api(server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Api:
-    monkeypatch.setenv("KUBECONFIG", str(kubeconfig(tmp_path, server.url)))
-    return connect_api(SETTINGS)
 
 
 @pytest.fixture
