@@ -55,6 +55,8 @@ def path_fault(path: str, limits: DagLimits) -> str | None:
         return "is empty"
     if path.startswith("/"):
         return f"{quoted(path)} is absolute; write it relative to /artifacts"
+    if path.partition("/")[0] == ".helios":
+        return f"{quoted(path)} is in .helios, where Helios has files of its own; give it another name"
     if path.count("/") >= limits.max_path_parts:
         return f"{quoted(path)} has more than {limits.max_path_parts} parts"
     fault = _parts_fault(path, limits.max_path_bytes, limits.max_path_part_bytes)

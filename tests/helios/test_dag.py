@@ -338,6 +338,8 @@ def test_names_of_the_greatest_length_are_accepted() -> None:
     [
         ("", "is empty"),
         ("/etc/passwd", "is absolute"),
+        (".helios", "in .helios, where Helios has files of its own"),
+        (".helios/control/exit", "in .helios, where Helios has files of its own"),
         ("..", "the part '..'"),
         ("a/../b", "the part '..'"),
         ("./a", "the part '.'"),
@@ -363,7 +365,16 @@ def test_paths_stay_below_the_artifacts_folder(path: str, reason: str) -> None:
 
 
 def test_paths_may_have_folders_dots_spaces_and_letters_of_any_script() -> None:
-    outputs = [".hidden", "a b.txt", "out/part.0/x..y", "résumé.csv", "данные/файл", "n" * 255]
+    outputs = [
+        ".hidden",
+        ".heliosphere",
+        "a/.helios",
+        "a b.txt",
+        "out/part.0/x..y",
+        "résumé.csv",
+        "данные/файл",
+        "n" * 255,
+    ]
     assert parse_dag(dag(task(outputs=outputs))).dag.tasks[0].outputs == tuple(outputs)
 
 
