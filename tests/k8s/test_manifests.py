@@ -14,9 +14,9 @@ import yaml
 from agent.settings import keep_settings, sync_settings
 from cli.checkup_driver import WANTED
 from cli.checkup_rights import NEEDED
-from cli.cluster_pods import AGENT, AGENTS, DRIVER
+from cli.cluster_pods import AGENT, AGENTS
 from helios.dag import parse_dag
-from helios.settings import Settings, settings_from
+from helios.settings import AGENT_DRIVER, Settings, settings_from
 from services.jobrunner.jobs import wanted_job
 from services.jobrunner.manifest import job_manifest
 from tests.k8s.conftest import K8S, OVERLAYS, ROOT, Document, Manifests, env_file
@@ -204,7 +204,7 @@ def test_the_doctor_asks_for_the_same_rights() -> None:
 
 def test_the_driver_is_declared_as_the_doctor_asks_for_it(csi: list[Document]) -> None:
     (driver,) = named(csi, "CSIDriver")
-    assert driver["metadata"]["name"] == DRIVER
+    assert driver["metadata"]["name"] == AGENT_DRIVER
     assert {name: driver["spec"][name] for name in WANTED} == WANTED
     assert named(csi, "Namespace", AGENTS)
     assert {(each["metadata"]["namespace"], each["metadata"]["name"]) for each in named(csi, "DaemonSet")} == {
@@ -222,7 +222,7 @@ def test_kubelet_and_the_agent_call_its_files_by_the_same_paths(csi: list[Docume
     folders = {each["name"]: each["hostPath"]["path"] for each in pod["volumes"]}
     assert {each["name"]: each["mountPath"] for each in agent["volumeMounts"]} == folders
     (kubelet,) = (each["value"] for each in agent["env"] if each["name"] == "HELIOS_KUBELET_DIR")
-    names = ("pods", f"plugins/{DRIVER}", "plugins_registry")
+    names = ("pods", f"plugins/{AGENT_DRIVER}", "plugins_registry")
     assert {f"{kubelet}/{name}" for name in names} == {path for name, path in folders.items() if name != "cache"}
     propagated = {each["name"] for each in agent["volumeMounts"] if "mountPropagation" in each}
     assert propagated == {"pods"}
@@ -231,7 +231,7 @@ def test_kubelet_and_the_agent_call_its_files_by_the_same_paths(csi: list[Docume
 def test_a_task_has_the_drivers_volume_and_the_level_does_the_rest(csi: list[Document]) -> None:
     """The cache, the agent's image and the keepers' key are no exceptions in this namespace any more."""
     (policy,) = named(csi, "ValidatingAdmissionPolicy", "helios-tasks")
-    assert DRIVER in policy["spec"]["validations"][0]["expression"]
+    assert AGENT_DRIVER in policy["spec"]["validations"][0]["expression"]
     assert "hostPath" not in json.dumps(policy)
     assert named(csi, "ValidatingAdmissionPolicy", "helios-tasks-unchanged")
     for name in ("helios-tasks", "helios-tasks-unchanged"):
