@@ -1,0 +1,124 @@
+"""The three services and their way to the API server: whatever the connection does, each attempt gets one Job, its end
+is committed once, and nothing waits longer than stated.
+"""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from helios.keys import SUBMISSIONS, Keys, keys_of_run
+from tests.faulty_link import Fault, FaultyLink
+from tests.redis_servers import Valkey, free_port
+from tests.services.job_server import kubeconfig
+from tests.services.kube_server import KubeServer
+from tests.services.link_services import SECRET, LinkedServices
+from tests.stage import counters, dag_text
+from tests.waiting import wait_until
+
+COMMANDS = {service: ("-m", f"services.{service}") for service in ("submitter", "jobrunner", "collector")}
+TASKS = {"a": [], **{f"b{number}": ["a"] for number in range(20)}, "c": [f"b{number}" for number in range(20)]}
+
+
+class Trial:
+    def __init__(self, server: Valkey, kube: KubeServer, link: FaultyLink, services: LinkedServices) -> None:
+        self.client = server.client()
+        self.kube = kube
+        self.link = link
+        self.services = services
+
+    def submit(self) -> str:
+        return str(self.client.xadd(SUBMISSIONS, {"dag": dag_text(TASKS)}))
+
+    def field(self, run: str, name: str) -> str | None:
+        return self.client.hget(Keys(0).run(run), name)
+
+    def wait_for_the_end(self, run: str, seconds: float) -> None:
+        wait_until("the run has ended", lambda: self.field(run, "status") == "SUCCEEDED", seconds)
+
+    def check(self, run: str) -> None:
+        keys = Keys(0)
+        fields = self.client.hgetall(keys.run(run))
+        assert fields["taskSucceeded"] == str(len(TASKS))
+        assert counters(fields)["taskFailed"] == "0"
+        assert {self.client.hget(keys.task(run, name), "attempt") for name in TASKS} == {"1"}
+        assert len(self.kube.created) == len(set(self.kube.created))
+        for stream in (keys.ready, keys.launched, keys.finished, keys.settled, keys.cancelled):
+            wait_until(f"{stream} is empty", lambda stream=stream: self.client.xlen(stream) == 0, 30)
+            assert all(group["pending"] == 0 for group in self.client.xinfo_groups(stream))
+        assert self.client.xlen(keys.dead) == 0
+        wait_until("no Job and no pod is left", lambda: not self.kube.objects["jobs"] and not self.kube.objects["pods"], 60)
+
+
+@pytest.fixture(scope="module")
+def trial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
+    server = Valkey(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    kube = KubeServer()
+    kube.runs_jobs = True
+    kube.put("nodes", "node1", {"status": {"conditions": [{"type": "Ready", "status": "True"}]}})
+    with FaultyLink(("127.0.0.1", kube.http.server_port), seed=5) as link:
+        folder = tmp_path_factory.mktemp("services")
+        config = kubeconfig(folder, f"http://127.0.0.1:{link.port}")
+        config.write_text(config.read_text().replace("opaque", SECRET))
+        environ = {
+            "HELIOS_REDIS_URL": server.url,
+            "KUBECONFIG": str(config),
+            "HELIOS_LAUNCHER": "kubernetes",
+            "HELIOS_AGENT_IMAGE": "helios:1",
+            "HELIOS_JOB_FORM": "init",
+            "HELIOS_POD_ENDPOINT_BIND": f"127.0.0.1:{free_port()}",
+            "HELIOS_LEASE_SECONDS": "15",
+        }
+        services = LinkedServices(folder, COMMANDS, environ)
+        try:
+            yield Trial(server, kube, link, services)
+        finally:
+            services.kill()
+            server.kill()
+            kube.close()
+
+
+@pytest.fixture(autouse=True)
+def healed(trial: Trial) -> Iterator[None]:
+    yield
+    trial.link.heal()
+
+
+def test_first(trial: Trial) -> None:
+    b = time.monotonic()
+    run = trial.submit()
+    try:
+        trial.wait_for_the_end(run, 20)
+        print(time.monotonic() - b)
+        trial.check(run)
+    finally:
+        print(trial.services.logs()[-3000:])
+
+
+@pytest.mark.parametrize("fault", [Fault.RESET_REQUEST, Fault.RESET_SENT, Fault.RESET_REPLY, Fault.CUT_REPLY])
+def test_messages_that_are_lost_on_the_way_to_the_api_server_cost_nothing(trial: Trial, fault: Fault) -> None:
+    before = trial.link.counts[fault]
+    trial.link.on(fault, share=0.3)
+    b = time.monotonic()
+    run = trial.submit()
+    wait_until("the fault has hit often", lambda: trial.link.counts[fault] >= before + 10, 30)
+    trial.link.heal()
+    trial.wait_for_the_end(run, 30)
+    print(time.monotonic() - b)
+    trial.check(run)
+    print(time.monotonic() - b)
+
+
+@pytest.mark.parametrize("fault", [Fault.HALF_OPEN, Fault.SILENT])
+def test_silent(trial: Trial, fault: Fault) -> None:
+    run = trial.submit()
+    wait_until("some", lambda: len([n for n in trial.kube.created]) % 22 > 3, 30)
+    trial.link.on(fault)
+    trial.link.heal()
+    b = time.monotonic()
+    trial.wait_for_the_end(run, 90)
+    print(fault, time.monotonic() - b)
+    trial.check(run)
+    print(time.monotonic() - b)
+    print(trial.services.logs()[-9000:])
