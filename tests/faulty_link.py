@@ -300,7 +300,7 @@ class FaultyLink:
                 if connection.dead:
                     if data:
                         continue
-                    self._gone(connection)
+                    self._gone(connection, by_client=not replies)
                     return
                 if not data:
                     target.shutdown(socket.SHUT_WR)
@@ -312,15 +312,17 @@ class FaultyLink:
                     return
         except OSError:
             if connection.dead:
-                self._gone(connection)
+                self._gone(connection, by_client=not replies)
             else:
                 self._end(connection, reset=True)
 
-    def _gone(self, connection: _Connection) -> None:
-        """One side of a half-open connection has given up; the other one hears of it when the link is well again."""
-        if connection.ended or not (Fault.HALF_OPEN in self._settings or Fault.SILENT in self._settings):
+    def _gone(self, connection: _Connection, *, by_client: bool) -> None:
+        """A half-open connection was given up. The client never hears of it; the upstream does when the link is well
+        again, as it would by its keepalives.
+        """
+        if by_client and not (Fault.HALF_OPEN in self._settings or Fault.SILENT in self._settings):
             self._end(connection, reset=True)
-        connection.ended = True
+        connection.ended = connection.ended or by_client
 
     async def _deliver(self, connection: _Connection, data: bytes, target: socket.socket, replies: bool) -> bool:
         """Pass one message on, with the faults that are on; True if that was the connection's end."""

@@ -45,7 +45,7 @@ class KubeServer:
         """HTTP errors by method and last part of the path."""
         self.snapshots: dict[str, list[Json]] = {}
         self.runs_jobs = False
-        """Whether a Job that is created gets a pod, which is over and well at once; a deleted one takes its pods along."""
+        """Whether a Job that is created gets a pod, over and well at once; a deleted one takes its pods along."""
         self.created: list[str] = []
         """The names of all Jobs that were created, in order."""
         server = self

@@ -17,6 +17,7 @@ COMMANDS = {
     "jobrunner": ("-m", "bench.instant", "jobrunner"),
     "collector": ("-m", "bench.instant", "collector"),
 }
+LOSSES = (Fault.RESET_REQUEST, Fault.RESET_SENT, Fault.RESET_REPLY, Fault.CUT_REPLY)
 PARTITIONS = 1
 NOTICED_SECONDS = 10
 """A read that gets no answer for so long ends, and so do all idle connections (docs/design.md)."""
@@ -94,13 +95,12 @@ def healed(trial: Trial) -> Iterator[None]:
     trial.link.heal()
 
 
-@pytest.mark.parametrize("fault", [Fault.RESET_REQUEST, Fault.RESET_SENT, Fault.RESET_REPLY, Fault.CUT_REPLY])
-def test_messages_that_are_lost_on_the_way_to_redis_cost_nothing(trial: Trial, fault: Fault) -> None:
+def test_messages_that_are_lost_on_the_way_to_redis_cost_nothing(trial: Trial) -> None:
     """Whether Redis got the command or not is not known, and every command is sent again."""
-    before = trial.link.counts[fault]
-    trial.link.on(fault, share=0.2)
+    for fault in LOSSES:
+        trial.link.on(fault, share=0.05)
     runs = trial.submit()
-    wait_until("the fault has hit often", lambda: trial.link.counts[fault] >= before + 20, 30)
+    wait_until("every fault has hit often", lambda: all(trial.link.counts[fault] >= 10 for fault in LOSSES), 60)
     trial.link.heal()
     trial.wait_for_the_end(runs, BACK_SECONDS + 10)
     trial.check(runs)
@@ -148,7 +148,7 @@ def test_a_stop_while_redis_is_silent_waits_for_one_answer_only(trial: Trial) ->
     trial.link.on(Fault.SILENT)
     ended = trial.services.stop()
     assert {code for code, _ in ended.values()} == {0}
-    assert max(seconds for _, seconds in ended.values()) <= NOTICED_SECONDS + 3
+    assert max(seconds for _, seconds in ended.values()) <= NOTICED_SECONDS + 4
     trial.link.heal()
     trial.services.start()
     trial.wait_for_the_end(runs, BACK_SECONDS + 10)
