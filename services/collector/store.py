@@ -91,6 +91,8 @@ class Store:
             raise ObjectMissing(f"the object store has no {key}")
         if answer.status != 200:
             raise StoreRefused(f"the object store refused to give {key}: HTTP {answer.status}")
+        if answer.headers.get("Content-Length") is None:  # its headers were cut off, which looks like an empty object
+            raise StoreRefused(f"the object store broke off when it gave {key}")
         if len(content) > limit:
             raise ObjectMissing(f"{key} has more than {limit} bytes")
         return content
@@ -106,9 +108,10 @@ class Store:
         if answer.status != 200:
             raise StoreRefused(f"the object store refused to show {key}: HTTP {answer.status}", answer.status)
         version, length = answer.headers.get("x-amz-version-id"), answer.headers.get("Content-Length", "")
-        if not length.isdecimal():
-            raise StoreRefused(f"the object store does not tell the size of {key}")
-        named = f"version {version}" if version and version != "null" else f"etag {answer.headers.get('ETag')}"
+        etag = answer.headers.get("ETag")
+        if not length.isdecimal() or not etag:
+            raise StoreRefused(f"the object store does not tell the size and version of {key}")
+        named = f"version {version}" if version and version != "null" else f"etag {etag}"
         return ObjectHead(int(length), named)
 
     def source(self, bucket: str, key: str) -> str:

@@ -104,7 +104,8 @@ def test_a_client_whose_connection_is_half_open_takes_no_place_for_long(
     monkeypatch.setattr(listener, "REQUEST_SECONDS", 1.0)
     with FaultyLink(("127.0.0.1", serving.port)) as link:
         serving.connect(port=link.port).sendall(UNFINISHED)
-        wait_until("the endpoint has it", lambda: serving.endpoint.server.active_channels, 5)
+        channels = serving.endpoint.server.active_channels
+        wait_until("its request has begun", lambda: any(each.request for each in list(channels.values())), 5)
         link.on(Fault.HALF_OPEN)
         wait_until("the endpoint has let go of it", lambda: not channels, 10)
 
