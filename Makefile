@@ -48,6 +48,10 @@ demo: $(VENV)/.runtime ## run one example twice and compare what the cache saved
 test: $(VENV)/.dev ## run the tests; sets up all they need
 	@$(BIN)/python -m pytest
 
+test-links: $(VENV)/.dev ## all tests of broken connections, those that wait for long included: three minutes
+	@HELIOS_LONG=1 $(BIN)/python -m pytest --durations=10 tests/test_faulty_link.py tests/helios/test_link.py tests/agent/test_link.py \
+		tests/cli/test_link_cli.py tests/services/test_link_*.py tests/services/test_slow_clients.py
+
 ON_CLUSTER = $(if $(KUBECONFIG),,tests/cluster/tool/cluster exec) $(BIN)/python -m pytest --timeout=400
 
 test-cluster: $(VENV)/.dev build/image/.made ## the tests on a real Kubernetes: KUBECONFIG's, or one of their own (root and Go)

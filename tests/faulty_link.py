@@ -16,6 +16,7 @@ in force when it returns.
 import asyncio
 import contextlib
 import enum
+import os
 import random
 import socket
 import struct
@@ -25,7 +26,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Self, TypeVar
 
+import pytest
+
 T = TypeVar("T")
+
+long = pytest.mark.skipif(not os.environ.get("HELIOS_LONG"), reason="it takes long; `make test-links` runs it")
+"""Marks what shows a stated time again, at another place, or takes a random course."""
 
 CHUNK = 64 * 1024
 """The most that passes in one piece, in bytes."""

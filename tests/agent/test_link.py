@@ -18,7 +18,7 @@ from agent import endpoint as endpoint_module
 from agent import web as web_module
 from agent.web import Web
 from tests.agent.conftest import both_forms
-from tests.faulty_link import Fault, FaultyLink
+from tests.faulty_link import Fault, FaultyLink, long
 
 LOSSES = (Fault.RESET_REQUEST, Fault.RESET_SENT, Fault.RESET_REPLY, Fault.CUT_REPLY)
 BIG = 3 << 20
@@ -117,6 +117,7 @@ def test_a_way_that_falls_silent_is_noticed_in_time(
     assert silence <= time.monotonic() - began < 3 * silence + 5
 
 
+@long
 def test_a_slow_and_late_way_is_borne(
     to_store: FaultyLink, to_endpoint: FaultyLink, inputs: dict[str, bytes], node: Any, real_s3: Any
 ) -> None:

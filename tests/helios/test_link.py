@@ -12,7 +12,7 @@ from helios.keys import Keys
 from helios.settings import Settings
 from helios.streams import CLIENT_OPTIONS, Inbox
 from helios.worker import Stop, work
-from tests.faulty_link import Fault, FaultyLink
+from tests.faulty_link import Fault, FaultyLink, long
 from tests.redis_servers import Valkey
 from tests.waiting import wait_until
 
@@ -64,6 +64,7 @@ def test_connections_that_fell_silent_together_are_given_up_together(link: Fault
         thread.join()
 
 
+@long
 def test_a_redis_that_answers_no_connection_is_waited_for_as_long_as_stated(link: FaultyLink) -> None:
     client = redis.Redis(port=link.port, **CLIENT_OPTIONS)
     link.on(Fault.SILENT)

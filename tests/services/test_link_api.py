@@ -13,7 +13,7 @@ from services.collector.kube_api import Api, ApiAway
 from services.collector.kube_errands import Errands
 from services.jobrunner import kubernetes
 from services.jobrunner.jobs import LauncherAway
-from tests.faulty_link import Fault, FaultyLink
+from tests.faulty_link import Fault, FaultyLink, long
 from tests.services.kube_server import NAMESPACE, KubeServer
 from tests.waiting import wait_until
 
@@ -65,6 +65,7 @@ def test_after_one_silence_no_other_kept_connection_is_trusted(link: FaultyLink,
     wait_until("nothing is kept of what fell silent", lambda: link.open_connections <= CONNECTIONS)
 
 
+@long
 def test_an_api_server_that_answers_no_connection_is_waited_for_as_long_as_stated(
     link: FaultyLink, ask: Callable[[], object]
 ) -> None:

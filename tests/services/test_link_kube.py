@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from helios.keys import SUBMISSIONS, Keys
-from tests.faulty_link import Fault, FaultyLink
+from tests.faulty_link import Fault, FaultyLink, Plan, long
 from tests.redis_servers import Valkey, free_port
 from tests.services.job_server import kubeconfig
 from tests.services.kube_server import KubeServer
@@ -135,3 +135,15 @@ def test_an_api_server_that_refuses_costs_no_processor_and_is_said_without_secre
     assert max(used.values()) < 0.2 + 0.25 * away
     assert SECRET not in trial.services.logs()
     assert "Traceback" not in trial.services.logs()
+
+
+@long
+def test_a_random_course_of_faults_ends_well(trial: Trial) -> None:
+    """Every kind of fault, one after the other, while runs come in."""
+    runs: list[str] = []
+    with trial.link.wander(Plan(quiet_seconds=(0.5, 2), fault_seconds=(0.1, 0.6), share=0.2)):
+        for _ in range(4):
+            runs.append(trial.submit())
+            trial.wait_for_the_end(runs[-1], 110)
+    for run in runs:
+        trial.check(run)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from helios.keys import SUBMISSIONS, Keys, keys_of_run
-from tests.faulty_link import Fault, FaultyLink
+from tests.faulty_link import Fault, FaultyLink, Plan, long
 from tests.redis_servers import Valkey
 from tests.services.link_services import SECRET, LinkedServices
 from tests.stage import counters, dag_text
@@ -141,6 +141,20 @@ def test_a_redis_that_refuses_costs_no_processor_and_is_said_without_secrets(tri
     assert "Traceback" not in trial.services.logs()
 
 
+@long
+def test_a_random_course_of_faults_ends_well(trial: Trial) -> None:
+    """Every kind of fault, one after the other, while runs come in."""
+    runs: list[str] = []
+    with trial.link.wander(Plan(quiet_seconds=(0.5, 2), fault_seconds=(0.1, 0.6), share=0.2)):
+        for _ in range(6):
+            submitted = trial.submit()
+            wait_until("half is done", lambda submitted=submitted: trial.done(submitted) > 60, 110)
+            runs += submitted
+    trial.wait_for_the_end(runs, 2 * NOTICED_SECONDS + BACK_SECONDS)
+    trial.check(runs)
+
+
+@long
 def test_a_stop_while_redis_is_silent_waits_for_one_answer_only(trial: Trial) -> None:
     """The last test of the module's services: they end in order, and nothing is lost that they had in hand."""
     runs = trial.submit()

@@ -25,7 +25,7 @@ from services.collector.endpoint import PodEndpoint
 from services.collector.store import Store, StoreRefused
 from services.submitter.accept import open_calls
 from tests.agent.conftest import RealS3, real_s3  # noqa: F401 -- a fixture
-from tests.faulty_link import Fault, FaultyLink
+from tests.faulty_link import Fault, FaultyLink, long
 from tests.redis_servers import free_port
 from tests.stage import RUN, Stage
 
@@ -81,6 +81,7 @@ def test_what_is_lost_on_the_way_to_the_store_is_asked_again_and_never_guessed(l
     assert link.counts[fault] >= len(questions)
 
 
+@long
 def test_a_store_that_is_silent_is_noticed_in_time(link: FaultyLink, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "READ_SECONDS", 1.0)
     monkeypatch.setattr(store_module, "CONNECT_SECONDS", 1.0)
