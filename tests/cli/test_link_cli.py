@@ -73,6 +73,16 @@ def test_whoever_submits_over_a_bad_connection_gets_one_run(town: Town) -> None:
     assert len([run for run in runs if town.client.hget(Keys(0).run(run), "aliasOf") is None]) == 1
 
 
+def test_a_run_whose_submission_gets_no_reply_is_sent_again_and_is_one_run(town: Town) -> None:
+    """`helios run` asks nobody for a request id: it has one of its own."""
+    town.link.once(Fault.RESET_REPLY, 2)
+    done = town.helios("run", "d.yaml", "-o", "json")
+    assert done.code == 0, done.err
+    assert town.link.counts == {Fault.RESET_REPLY: 2}
+    assert done.json()["status"] == "SUCCEEDED"
+    assert len([run for run in town.runs() if town.client.hget(Keys(0).run(run), "aliasOf") is None]) == 1
+
+
 @pytest.mark.parametrize("fault", [Fault.REFUSE, pytest.param(Fault.HALF_OPEN, marks=long)])
 def test_who_follows_a_run_or_a_log_finds_the_way_again(town: Town, fault: Fault) -> None:
     """A connection that ends is missed at once, one that falls silent in time; neither command loses a line."""
