@@ -25,6 +25,7 @@ UNDER_WAY_BYTES = 256 * 1024**2
 """What incomplete requests may have sent together; above that the largest are ended."""
 BUFFER_BYTES = 64 * 1024
 """What of a request's body is kept in memory; the rest goes to a temporary file."""
+CLIENTS_TOLD = 5
 
 OPTIONS: dict[str, Any] = {
     # The limit here is the guard's; waitress would let new clients wait until old ones leave by themselves.
@@ -51,6 +52,8 @@ class Guard:
     def __init__(self, server: Any) -> None:
         self.server = server
         self.under_way: dict[Any, _UnderWay] = {}
+        self.ended: Counter[tuple[str, str]] = Counter()
+        """Connections by client and reason, since they were last told of."""
         server.channel_class = self.admit
         server.maintenance = self.look
 
@@ -79,6 +82,7 @@ class Guard:
                 channel.will_close = True
         self.under_way = under_way
         self._bound_bytes()
+        self._tell()
 
     def _bound_bytes(self) -> None:
         sizes = {
@@ -102,4 +106,10 @@ class Guard:
 
     def _end(self, channel: Any, why: str) -> None:
         channel.will_close = True
-        log.warning("a client's connection is ended", client=channel.addr[0], reason=why)
+        self.ended[channel.addr[0], why] += 1
+
+    def _tell(self) -> None:
+        """The worst only: who opens thousands of connections must not fill the log, too."""
+        for (client, why), connections in self.ended.most_common(CLIENTS_TOLD):
+            log.warning("connections of a client are ended", client=client, connections=connections, reason=why)
+        self.ended.clear()

@@ -18,7 +18,7 @@ from tests.faulty_link import Fault, FaultyLink
 from tests.redis_servers import free_port
 from tests.waiting import wait_until
 
-ANSWER_SECONDS = 2
+ANSWER_SECONDS = 5
 UNFINISHED = b"POST /v1/result HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n{"
 
 
@@ -139,11 +139,11 @@ def test_who_takes_most_connections_loses_them_first(serving: Serving, monkeypat
     greedy = [serving.connect("127.0.0.2") for _ in range(100)]
     for each in greedy[-20:]:
         each.sendall(UNFINISHED)
-    wait_until("the limit is kept", lambda: len(serving.endpoint.server.active_channels) <= 40, 10)
+    wait_until("those above the limit are ended", lambda: sum(map(is_closed, greedy)) >= 70, 10)
     for each in honest:
         each.sendall(b"\r\n")
         assert each.recv(100).startswith(b"HTTP/1.1 200")
-    assert sum(map(is_closed, greedy)) >= 60
+    assert sum(map(is_closed, greedy)) <= 90
 
 
 def test_bodies_under_way_take_so_much_together_and_no_more(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
