@@ -97,7 +97,8 @@ class Store:
             raise ObjectMissing(f"the object store has no {key}")
         if answer.status != 200:
             raise StoreRefused(f"the object store refused to give {key}: HTTP {answer.status}")
-        if answer.headers.get("Content-Length") is None:  # its headers were cut off, which looks like an empty object
+        if "Content-Length" not in answer.headers and "Transfer-Encoding" not in answer.headers:
+            # Its headers were cut off, which looks like an empty object.
             raise StoreRefused(f"the object store broke off when it gave {key}")
         if len(content) > limit:
             raise ObjectMissing(f"{key} has more than {limit} bytes")

@@ -278,6 +278,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _begin(self) -> None:
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
+        self.send_header("Connection", "close")  # as it does below; or else the client might use it again before that
         self.end_headers()
         self.wfile.flush()
 
