@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, get_args, get_type_hints
 
 import msgspec
@@ -23,6 +23,16 @@ AGENT_USER = 65532
 
 AGENT_DRIVER = "cache.helios.dev"
 """What Kubernetes knows the nodes' agents by."""
+
+
+SECRETS = frozenset({"redis_url", "s3_secret_key", "token_key", "keeper_key"})
+"""The settings that nothing may show; `redis_url` has a password in it."""
+
+REDIS_URL_WRONG = (
+    "HELIOS_REDIS_URL cannot be read; in its user and password every character but letters, digits and -._~ is "
+    "written as %XX, so / is %2F, # is %23, ? is %3F and @ is %40"
+)
+"""Said instead of a parser's own words, which quote what they could not read: that is a part of the password."""
 
 
 class SettingInvalid(ValueError):
@@ -178,6 +188,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     node_name: str = ""
     """This node's name, as it appears in runs; the host name unless set."""
+
+    def __repr__(self) -> str:
+        """Fit for any log or traceback: secrets are left out."""
+        shown = (f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"Settings({', '.join(shown)})"
+
+    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+        """What tracebacks that show variables go by."""
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            yield name, "…" if name in SECRETS and value else value
 
 
 def settings_from(environ: Mapping[str, str] = os.environ) -> Settings:
