@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, get_args, get_type_hints
 
 import msgspec
@@ -194,11 +194,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         shown = (f"{name}={value!r}" for name, value in self.__rich_repr__())
         return f"Settings({', '.join(shown)})"
 
-    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
         """What tracebacks that show variables go by."""
-        for name in self.__struct_fields__:
-            value = getattr(self, name)
-            yield name, "…" if name in SECRETS and value else value
+        values = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        return [(name, "…" if name in SECRETS and value else value) for name, value in values]
 
 
 def settings_from(environ: Mapping[str, str] = os.environ) -> Settings:
