@@ -46,8 +46,8 @@ dagName: good
 tasks:
   - name: make
     image: alpine:3.20
-    command: [sh, -c, "env | grep -v '^KEY=' | sort; test -n \\"$KEY\\"; touch {folder}/here; until test -e {folder}/go; \
-do sleep 0.05; done; head -c 300000 /dev/zero > big.txt; mkdir many; cp corpus.txt many/"]
+    command: [sh, -c, "env | grep -v '^KEY=' | sort; test -n \\"$KEY\\"; touch {folder}/here; \
+until test -e {folder}/go; do sleep 0.05; done; head -c 300000 /dev/zero > big.txt; mkdir many; cp corpus.txt many/"]
     env: {{KEY: {{secret: vault, key: api}}, PLAIN: value}}
     inputs: [{{uri: "s3://corpora/corpus.txt"}}]
     outputs: [big.txt, many]
