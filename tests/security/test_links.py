@@ -1,4 +1,4 @@
-"""Somebody between Helios and a server that speaks TLS gets nothing: no request reaches who has no certificate for it."""
+"""Somebody between Helios and a server that speaks TLS gets nothing: no request reaches who has no certificate."""
 
 import http.server
 import json
