@@ -1,7 +1,6 @@
 """Unique secrets are planted wherever local mode has one, then everything that anybody can see is searched for them."""
 
 import asyncio
-import io
 import json
 import os
 import re
@@ -10,7 +9,6 @@ import signal
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +20,10 @@ from textual.pilot import Pilot
 from cli.connection import Link
 from cli.embedded.home import Home, Passwords, write_private
 from cli.embedded.lease import running_stack
-from cli.main import run as command
 from helios.settings import settings_from
 from helios.streams import CLIENT_OPTIONS
 from tests.cli.command import Helios
+from tests.security.commands import piped
 from tests.tui.pictures import WIDE, screen_text
 from tests.tui.stage import until
 from tests.waiting import wait_until
@@ -179,14 +177,9 @@ def _work(helios: Helios, folder: Path, told: dict[str, str]) -> tuple[dict[str,
     """Runs that succeed and fail in many ways, and every command that looks at them."""
 
     def call(*words: str) -> str:
-        """A command, in this process: starting one for each would take most of the test's time."""
-        out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-            patch.chdir(folder)
-            patch.setenv("HELIOS_HOME", helios.environ["HELIOS_HOME"])
-            command(words)
-        told[" ".join(words)] = out.getvalue() + err.getvalue()
-        return out.getvalue()
+        _, out, err = piped(words, folder, {"HELIOS_HOME": helios.environ["HELIOS_HOME"]})
+        told[" ".join(words)] = out + err
+        return out
 
     (folder / "corpus.txt").write_text("Call me Ishmael.\n" * 100)
     call("put", "corpus.txt", "s3://corpora/corpus.txt", "--make-bucket")

@@ -1,10 +1,7 @@
 """What a task, a DAG or a node has written cannot command the terminal of whoever looks at it."""
 
-import os
-import pty
+import json
 import re
-import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +12,8 @@ from textual.pilot import Pilot
 
 from helios.keys import Keys
 from helios.records import AttemptRecord, InputRecord, OutputRecord
-from tests.cli.command import COMMAND, Helios
 from tests.redis_servers import Valkey
+from tests.security.commands import on_a_terminal, piped
 from tests.tui.driving import drive
 from tests.tui.pictures import WIDE, screen_text
 from tests.tui.played_run import RUN, play
@@ -76,34 +73,14 @@ def forged(valkey: redis.Redis) -> redis.Redis:
     return valkey
 
 
-def on_a_terminal(helios: Helios, words: Sequence[str]) -> str:
-    """All that a command writes to its terminal."""
-    ours, its = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, *words], cwd=helios.folder, env=helios.environ, stdin=subprocess.DEVNULL, stdout=its, stderr=its
-    )
-    os.close(its)
-    seen = b""
-    while True:
-        try:
-            piece = os.read(ours, 65536)
-        except OSError:  # the other end is closed
-            break
-        seen += piece
-    os.close(ours)
-    process.wait(30)
-    # The terminal's own driver puts a carriage return before each line end.
-    return seen.decode("utf-8", "surrogateescape").replace("\r\n", "\n")
-
-
 def test_no_text_of_a_run_commands_the_terminal_of_a_command(
     forged: redis.Redis, shared_valkey: Valkey, tmp_path: Path
 ) -> None:
-    helios = Helios(tmp_path, {"HELIOS_REDIS_URL": shared_valkey.url, "TERM": "xterm-256color"})
+    environ = {"HELIOS_REDIS_URL": shared_valkey.url, "TERM": "xterm-256color"}
     (tmp_path / "hostile.yaml").write_text(BAD_DAG)
     for words in LOOKS:
         for form in ([], ["-o", "json"]) if words[0] != "logs" else ([],):
-            text = on_a_terminal(helios, [*words, *form])
+            text = on_a_terminal([*words, *form], tmp_path, environ)
             assert text, words
             found = COMMANDING.search(text)
             assert found is None, f"{words[0]} {form}: {text[max(0, found.start() - 60) : found.end() + 20]!r}"
@@ -112,19 +89,19 @@ def test_no_text_of_a_run_commands_the_terminal_of_a_command(
 def test_json_means_the_same_whatever_is_escaped_in_it(
     forged: redis.Redis, shared_valkey: Valkey, tmp_path: Path
 ) -> None:
-    shown = Helios(tmp_path, {"HELIOS_REDIS_URL": shared_valkey.url})("show", RUN, "-o", "json").json()
-    assert shown["dagName"] == HOSTILE
+    _, out, _ = piped(("show", RUN, "-o", "json"), tmp_path, {"HELIOS_REDIS_URL": shared_valkey.url})
+    assert json.loads(out)["dagName"] == HOSTILE
 
 
 def test_tables_in_a_pipe_command_nothing_and_keep_their_columns(
     forged: redis.Redis, shared_valkey: Valkey, tmp_path: Path
 ) -> None:
     """They end on a terminal all the same, by `less -R` or a CI's log. A log is given out as it is: it is data."""
-    helios = Helios(tmp_path, {"HELIOS_REDIS_URL": shared_valkey.url})
     for words in LOOKS:
         if words[0] != "logs":
-            done = helios(*words)
-            assert COMMANDING.search(done.out + done.err) is None, words
+            _, out, err = piped(words, tmp_path, {"HELIOS_REDIS_URL": shared_valkey.url})
+            assert out + err
+            assert COMMANDING.search(out + err) is None, words
 
 
 def test_no_text_of_a_run_commands_the_terminal_of_the_dashboard(forged: redis.Redis, tmp_path: Path) -> None:
@@ -140,7 +117,7 @@ def test_no_text_of_a_run_commands_the_terminal_of_the_dashboard(forged: redis.R
         await look()
         await pilot.press("enter")
         await until(pilot, "its tasks are shown", lambda: "count-ab" in screen_text(app))
-        for _ in range(4):
+        for _ in range(2):
             await look()
             await pilot.press("enter")
             await look()
