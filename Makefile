@@ -18,7 +18,7 @@ IMAGE_PLATFORM := --only-binary=:all: --python-version 3.11 --implementation cp 
   --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-links test-cluster test-cluster-long mutations bench-cluster bench-kwok bench-kwok-smoke exec images check fmt lock clean
+.PHONY: help install dev demo test test-links test-cluster test-cluster-long mutations bench-cluster bench-kwok bench-kwok-smoke exec images check fmt lock clean audit
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -100,6 +100,9 @@ check: $(VENV)/.dev ## lint, formatting, strict types, and whether all tests can
 	@$(BIN)/pyright --project pyproject.toml
 	@$(BIN)/python -m pytest --collect-only -q tests tests/cluster >/dev/null || \
 	  { $(BIN)/python -m pytest --collect-only -q tests tests/cluster | tail -n 40 >&2; exit 1; }
+
+audit: $(VENV)/.dev ## what Helios is built from: pins, hashes, licences and, with pip-audit on PATH, advisories
+	@$(BIN)/python -m tests.security.audit
 
 fmt: $(VENV)/.dev ## format and fix what can be fixed
 	@$(BIN)/ruff check --fix-only --quiet .

@@ -9,7 +9,7 @@ from typing import TextIO, cast
 import redis
 import structlog
 
-from helios.settings import Settings
+from helios.settings import REDIS_URL_WRONG, Settings
 from helios.streams import CLIENT_OPTIONS
 from helios.worker import Stop
 
@@ -85,4 +85,8 @@ def repeat(stop: Stop, seconds: float, look: Callable[[], object]) -> None:
 
 
 def connect(settings: Settings) -> redis.Redis:
-    return redis.Redis.from_url(settings.redis_url, **CLIENT_OPTIONS)  # pyright: ignore[reportUnknownMemberType] -- the stubs leave a parameter open
+    """Ends the process, in words that hold no part of the password, when the URL cannot be read."""
+    try:
+        return redis.Redis.from_url(settings.redis_url, **CLIENT_OPTIONS)  # pyright: ignore[reportUnknownMemberType] -- the stubs leave a parameter open
+    except ValueError:
+        sys.exit(REDIS_URL_WRONG)

@@ -120,7 +120,8 @@ class KubernetesLauncher:
             if self._adopted(job):
                 return
             raise
-        answer = judge(*self.api.request("POST", self.path, body=job_manifest(job, self.settings, form)))
+        code, body = self.api.request("POST", self.path, body=job_manifest(job, self.settings, form))
+        answer = judge(code, without_token(body, job))
         if answer.verdict is not Verdict.DENIED:
             self.denied_since = None
         match answer.verdict:
@@ -188,6 +189,13 @@ class KubernetesLauncher:
         if now - self.denied_since < DENIED_PATIENCE_SECONDS:
             raise OSError(words)
         raise JobRefused(f"the API server refused its Job: {words}")
+
+
+def without_token(body: bytes, job: WantedJob) -> bytes:
+    """The API server's words, and a webhook's behind it, without the attempt's token: some quote what they were sent,
+    and a task's reason is read by everybody who may read its run.
+    """
+    return body.replace(job.agent_env["HELIOS_TOKEN"].encode(), b"[token]")
 
 
 def _existing(found: _Meta) -> ExistingJob | None:
