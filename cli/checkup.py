@@ -22,6 +22,8 @@ from helios.keys import (
     SUBMITTER_GROUP,
     Keys,
 )
+from helios.redis_address import shown
+from helios.redis_client import sentinel_views
 from helios.transitions import pipelined
 from helios.version import VERSION
 
@@ -50,6 +52,7 @@ def check_server(link: Link) -> Iterator[Finding]:
     named = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {number}"
     found = tuple(int(part) for part in number.split(".")[:2] if part.isdigit())
     yield Finding("redis", True, f"{named} at {place}")
+    yield from check_primary(link)
     if found < OLDEST_VERSION:
         yield Finding("redis version", False, f"{number} is too old", "upgrade to Redis 7.0 or later, or to Valkey")
     try:
@@ -73,6 +76,25 @@ def check_server(link: Link) -> Iterator[Finding]:
         "append-only file" if persistent else "no append-only file",
         "" if persistent else "CONFIG SET appendonly yes: without it a restart loses runs",
     )
+
+
+def check_primary(link: Link) -> Iterator[Finding]:
+    """Which primary the Sentinels name, and whether all of them answer and agree; nothing without Sentinels."""
+    views = sentinel_views(link.settings)
+    if not views:
+        return
+    named = sorted({shown(view.primary) for view in views if view.primary is not None})
+    silent = [f"{shown(view.sentinel)} {view.trouble}" for view in views if view.primary is None]
+    detail = (
+        f"{' or '.join(named) or 'unknown'}, named by {len(views) - len(silent)} of {count(len(views), 'Sentinel')}"
+    )
+    fix = ""
+    if silent:
+        detail += f"; not by {'; '.join(shortened(each, 160) for each in silent)}"
+        fix = "start the Sentinels that do not answer, or correct HELIOS_REDIS_URL: too few of them elect no primary"
+    elif len(named) > 1:
+        fix = "a failover is under way, or the Sentinels do not see each other: SENTINEL MASTER on each"
+    yield Finding("redis primary", not fix, detail, fix)
 
 
 def check_services(link: Link) -> Iterator[Finding]:

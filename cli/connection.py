@@ -9,7 +9,6 @@ import time
 from collections.abc import Generator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 import redis
@@ -21,8 +20,9 @@ from cli.failure import UNREACHABLE, CommandFailed
 from cli.output import narrate
 from cli.table import shortened
 from helios.keys import PROBE, Keys, all_partitions, keys_of_run
+from helios.redis_address import address_of
+from helios.redis_client import client_of
 from helios.settings import SettingInvalid, Settings, settings_from
-from helios.streams import CLIENT_OPTIONS
 
 REDIS = frozenset({"redis"})
 REDIS_AND_S3 = frozenset({"redis", "s3"})
@@ -129,22 +129,12 @@ def read_settings(environ: "dict[str, str] | None" = None) -> Settings:
 
 @contextlib.contextmanager
 def _linked(settings: Settings, stack: Stack | None = None, need: AbstractSet[str] = EVERYTHING) -> Generator[Link]:
-    link = Link(_client(settings), settings, stack, need)
+    link = Link(client_of(settings), settings, stack, need)
     try:
         with reaching(settings, embedded=stack is not None):
             yield link
     finally:
         link.client.close()
-
-
-def _client(settings: Settings) -> redis.Redis:
-    try:
-        return redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType] -- the stubs leave a parameter open
-            settings.redis_url, **CLIENT_OPTIONS
-        )
-    except ValueError as error:
-        hint = "set HELIOS_REDIS_URL to redis://host:port/0, rediss://… or unix://…"
-        raise CommandFailed(f"HELIOS_REDIS_URL cannot be used: {error}", hint=hint) from None
 
 
 def trouble_of(link: Link, error: redis.RedisError) -> str:
@@ -187,7 +177,7 @@ def rejoin_stack(link: Link, stack: Stack, timeout_seconds: float) -> None:
     if found.environ != stack.environ:
         link.client.close()
         link.settings = _settings_of(found)
-        link.client = _client(link.settings)
+        link.client = client_of(link.settings)
 
 
 @contextlib.contextmanager
@@ -201,6 +191,10 @@ def reaching(settings: Settings, *, embedded: bool) -> Generator[None]:
         fix = "put user and password into HELIOS_REDIS_URL: redis://user:password@host:port/0"
         raise CommandFailed(f"Redis at {place} refuses the login: {error}", hint=fix, code=UNREACHABLE) from None
     except (redis.ConnectionError, redis.TimeoutError) as error:
+        if distrust := tls_trouble(str(error)):
+            raise CommandFailed(
+                f"Redis at {place} {distrust[0]}: {error}", hint=distrust[1], code=UNREACHABLE
+            ) from None
         message = f"Redis at {place} cannot be reached: {str(error).rstrip('.')}"
         raise CommandFailed(message, hint=hint, code=UNREACHABLE) from None
     except redis.InvalidResponse:
@@ -208,6 +202,35 @@ def reaching(settings: Settings, *, embedded: bool) -> Generator[None]:
     except redis.ResponseError as error:
         why, fix = refusal(error)
         raise CommandFailed(f"Redis at {place} {why}", hint=fix, code=UNREACHABLE) from None
+
+
+def tls_trouble(text: str) -> tuple[str, str] | None:
+    """What an error of an encrypted connection means, and what to do; None if it is no such error."""
+    match text:
+        case _ if "Hostname mismatch" in text or "IP address mismatch" in text:
+            return (
+                "shows a certificate for another host name",
+                "use a name that is in the certificate's subjectAltName, or have one made with this name in it",
+            )
+        case _ if "CERTIFICATE_VERIFY_FAILED" in text:
+            return (
+                "shows a certificate that is not trusted",
+                "name the file of the CA that signed it: rediss://…?ssl_ca_certs=/path/to/ca.crt",
+            )
+        case _ if "ALERT_CERTIFICATE_REQUIRED" in text or "alert certificate required" in text:
+            return (
+                "demands a certificate of the client",
+                "name its files: rediss://…?ssl_certfile=/path/to/tls.crt&ssl_keyfile=/path/to/tls.key",
+            )
+        case _ if "UNKNOWN_CA" in text:
+            return (
+                "does not trust the client's certificate",
+                "have ssl_certfile signed by a CA that the server trusts",
+            )
+        case _ if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
+            return "does not speak TLS on that port", "write redis:// instead of rediss://, or name its TLS port"
+        case _:
+            return None
 
 
 def refusal(error: redis.ResponseError) -> tuple[str, str]:
@@ -237,10 +260,4 @@ def write_trouble(link: Link) -> str:
 
 def place_of(url: str) -> str:
     """An address fit for the screen: without user and password."""
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        return parts.path
-    try:
-        return f"{parts.hostname or '127.0.0.1'}:{parts.port or 6379}"
-    except ValueError:
-        return url.rpartition("@")[2]
+    return address_of(url).place

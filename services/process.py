@@ -9,8 +9,8 @@ from typing import TextIO, cast
 import redis
 import structlog
 
+from helios.redis_client import client_of
 from helios.settings import Settings
-from helios.streams import CLIENT_OPTIONS
 from helios.worker import Stop
 
 log = structlog.get_logger()
@@ -85,4 +85,4 @@ def repeat(stop: Stop, seconds: float, look: Callable[[], object]) -> None:
 
 
 def connect(settings: Settings) -> redis.Redis:
-    return redis.Redis.from_url(settings.redis_url, **CLIENT_OPTIONS)  # pyright: ignore[reportUnknownMemberType] -- the stubs leave a parameter open
+    return client_of(settings)
