@@ -195,6 +195,8 @@ def reaching(settings: Settings, *, embedded: bool) -> Generator[None]:
             raise CommandFailed(
                 f"Redis at {place} {distrust[0]}: {error}", hint=distrust[1], code=UNREACHABLE
             ) from None
+        if isinstance(error, redis.TimeoutError) and settings.redis_url.startswith("rediss"):
+            hint = "see that it speaks TLS on that port: a plain Redis answers nothing to it; `helios doctor` checks it"
         message = f"Redis at {place} cannot be reached: {str(error).rstrip('.')}"
         raise CommandFailed(message, hint=hint, code=UNREACHABLE) from None
     except redis.InvalidResponse:
@@ -229,6 +231,12 @@ def tls_trouble(text: str) -> tuple[str, str] | None:
             )
         case _ if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
             return "does not speak TLS on that port", "write redis:// instead of rediss://, or name its TLS port"
+        case _ if "EOF occurred in violation of protocol" in text:
+            # A server that refuses a client's certificate often hangs up before its reason is read.
+            return (
+                "ends the encrypted connection at once",
+                "see that it trusts the client's certificate: rediss://…?ssl_certfile=/path/tls.crt&ssl_keyfile=/path/tls.key",
+            )
         case _:
             return None
 
