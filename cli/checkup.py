@@ -17,11 +17,13 @@ from helios.keys import (
     COLLECTOR_GROUP,
     CONTROLS,
     JOBRUNNER_GROUP,
+    LOSSES,
     PROBE,
     SUBMISSIONS,
     SUBMITTER_GROUP,
     Keys,
 )
+from helios.losses import losses_since, order
 from helios.redis_address import shown
 from helios.redis_client import sentinel_views
 from helios.transitions import pipelined
@@ -32,6 +34,10 @@ WAITING_TOO_LONG_SECONDS = 60
 STUCK_SECONDS = 60
 RUNS_LOOKED_AT = 20
 """The oldest active runs, which are the likeliest to be stuck."""
+LOSS_TOLD_HOURS = 24
+"""How long a loss counts as something to look at."""
+ONE_LOSS_MS = 60_000
+"""What is noticed within this time was lost at one time: each stream's reader sees it by itself."""
 SERVICES = (SUBMITTER_GROUP, JOBRUNNER_GROUP, COLLECTOR_GROUP)
 
 
@@ -76,6 +82,7 @@ def check_server(link: Link) -> Iterator[Finding]:
         "append-only file" if persistent else "no append-only file",
         "" if persistent else "CONFIG SET appendonly yes: without it a restart loses runs",
     )
+    yield from check_losses(link)
 
 
 def check_primary(link: Link) -> Iterator[Finding]:
@@ -95,6 +102,31 @@ def check_primary(link: Link) -> Iterator[Finding]:
     elif len(named) > 1:
         fix = "a failover is under way, or the Sentinels do not see each other: SENTINEL MASTER on each"
     yield Finding("redis primary", not fix, detail, fix)
+
+
+def check_losses(link: Link) -> Iterator[Finding]:
+    """What Redis lost lately of what it had acknowledged."""
+    now = server_ms(link)
+    try:
+        losses = losses_since(link.client, now - LOSS_TOLD_HOURS * 3_600_000)
+    except redis.ResponseError as error:
+        yield Finding("redis losses", False, str(error), f"the key is damaged: look at it, then DEL '{LOSSES}'")
+        return
+    if not losses:
+        yield Finding("redis losses", True, f"none was noticed in {LOSS_TOLD_HOURS} h")
+        return
+    last = losses[-1]
+    began = min(order(each.after)[0] for each in losses if each.at >= last.at - ONE_LOSS_MS)
+    until = max(order(each.until)[0] for each in losses if each.at >= last.at - ONE_LOSS_MS)
+    streams = sorted({each.stream for each in losses if each.at >= last.at - ONE_LOSS_MS})
+    detail = f"{duration(now - last.at)} ago acknowledged writes were gone, of {', '.join(streams)}: " + (
+        f"the last {duration(until - began)} of them at most" if began else "all of them"
+    )
+    fix = (
+        "runs that are still there go on; one that was submitted in that time may be gone: see `helios runs`, and "
+        f"submit it again with its --request-id. Then DEL '{LOSSES}'"
+    )
+    yield Finding("redis losses", False, detail, fix)
 
 
 def check_services(link: Link) -> Iterator[Finding]:
