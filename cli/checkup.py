@@ -23,7 +23,7 @@ from helios.keys import (
     SUBMITTER_GROUP,
     Keys,
 )
-from helios.losses import losses_since, order
+from helios.losses import LAST_ID, losses_since, newest_id, order
 from helios.redis_address import shown
 from helios.redis_client import sentinel_views
 from helios.transitions import pipelined
@@ -38,6 +38,8 @@ LOSS_TOLD_HOURS = 24
 """How long a loss counts as something to look at."""
 ONE_LOSS_MS = 60_000
 """What is noticed within this time was lost at one time: each stream's reader sees it by itself."""
+INGRESS = (SUBMISSIONS, CONTROLS)
+"""What users add to by themselves."""
 SERVICES = (SUBMITTER_GROUP, JOBRUNNER_GROUP, COLLECTOR_GROUP)
 
 
@@ -115,12 +117,21 @@ def check_losses(link: Link) -> Iterator[Finding]:
     if not losses:
         yield Finding("redis losses", True, f"none was noticed in {LOSS_TOLD_HOURS} h")
         return
-    last = losses[-1]
-    began = min(order(each.after)[0] for each in losses if each.at >= last.at - ONE_LOSS_MS)
-    until = max(order(each.until)[0] for each in losses if each.at >= last.at - ONE_LOSS_MS)
-    streams = sorted({each.stream for each in losses if each.at >= last.at - ONE_LOSS_MS})
-    detail = f"{duration(now - last.at)} ago acknowledged writes were gone, of {', '.join(streams)}: " + (
-        f"the last {duration(until - began)} of them at most" if began else "all of them"
+    for stream in sorted({each.stream for each in losses if each.entries}):
+        gone = sum(each.entries for each in losses if each.stream == stream)
+        detail = f"{stream}: {gone:,} of its entries trimmed away before anybody read them"
+        fix = f"send them again; find who adds with XADD … MAXLEN, and have it left out. Then DEL '{LOSSES}'"
+        yield Finding("redis losses", False, detail, fix)
+    lost = [each for each in losses if not each.entries]
+    if not lost:
+        return
+    last = max(each.at for each in lost)
+    lost = [each for each in lost if each.at >= last - ONE_LOSS_MS]
+    began = min(order(each.after)[0] for each in lost)
+    until = max(order(each.until)[0] for each in lost)
+    detail = (
+        f"{duration(now - last)} ago acknowledged writes were gone, of {', '.join(sorted({e.stream for e in lost}))}: "
+        + (f"the last {duration(until - began)} of them at most" if began else "all of them")
     )
     fix = (
         "runs that are still there go on; one that was submitted in that time may be gone: see `helios runs`, and "
@@ -185,6 +196,10 @@ def work_streams(link: Link) -> list[tuple[str, str, bool]]:
 def _check_stream(link: Link, stream: str, group: str, is_prompt: bool, now: int) -> Finding:
     if not link.client.exists(stream):
         return Finding(stream, True, "empty")
+    if stream in INGRESS and newest_id(link.client, stream) == LAST_ID:
+        detail = "takes no more entries, because one was added with the highest id there can be"
+        fix = f"once it is empty, DEL '{stream}': the {group} makes it again; and let nobody add with ids of their own"
+        return Finding(stream, False, detail, fix)
     groups: Any = link.client.xinfo_groups(stream)
     ours = next((each for each in groups if each["name"] == group), None)
     length: Any = link.client.xlen(stream)

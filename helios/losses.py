@@ -17,17 +17,24 @@ from helios.wire import send
 
 log = structlog.get_logger()
 
+LAST_ID = f"{2**64 - 1}-{2**64 - 1}"
+"""The highest id of any stream. After it Redis adds no entry."""
+
 LOSSES_KEPT = 1_000
 LOSSES_KEPT_SECONDS = 7 * 86_400
 
 
 class Loss(NamedTuple):
-    """A stream whose entries after `after` and up to `until`, both ids, are gone. `at`: when it was seen, epoch ms."""
+    """A stream whose entries after `after` and up to `until`, both ids, are gone. `at`: when it was seen, epoch ms.
+
+    `entries`: so many were trimmed by somebody's XADD before they were read; 0: Redis itself lost them.
+    """
 
     stream: str
     after: str
     until: str
     at: int = 0
+    entries: int = 0
 
 
 def newest_id(client: redis.Redis, stream: str) -> str | None:
@@ -49,13 +56,12 @@ def order(entry: str) -> tuple[int, int]:
 
 def note_loss(client: redis.Redis, loss: Loss) -> None:
     """Say it in the log and leave it in Redis, for `helios doctor` and the dashboard. Raises redis.RedisError."""
-    log.error(
-        "redis has lost entries that it had acknowledged, and what was written with them",
-        stream=loss.stream,
-        after=loss.after,
-        until=loss.until,
-    )
-    fields = ("stream", loss.stream, "after", loss.after, "until", loss.until)
+    told = {"stream": loss.stream, "after": loss.after, "until": loss.until}
+    if loss.entries:
+        log.error("entries were trimmed away that nobody had read: an XADD with MAXLEN", **told, entries=loss.entries)
+    else:
+        log.error("redis has lost entries that it had acknowledged, and what was written with them", **told)
+    fields = ("stream", loss.stream, "after", loss.after, "until", loss.until, "entries", loss.entries)
     for reply in send(
         client,
         [
@@ -72,6 +78,12 @@ def losses_since(client: redis.Redis, since_ms: int) -> list[Loss]:
     """What was noted since then, oldest first."""
     found: Any = client.xrange(LOSSES, min=str(max(0, since_ms)))
     return [
-        Loss(fields.get("stream", ""), fields.get("after", ""), fields.get("until", ""), order(entry)[0])
+        Loss(
+            fields.get("stream", ""),
+            fields.get("after", "0-0"),
+            fields.get("until", "0-0"),
+            order(entry)[0],
+            int(fields.get("entries", "0")),
+        )
         for entry, fields in found
     ]

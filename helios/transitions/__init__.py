@@ -90,6 +90,14 @@ TAKE_FLIGHT = Script("take_flight")
 TIDY_CONSUMERS = Script("tidy_consumers")
 ABANDON_RUN = Script("abandon_run")
 RETRY_LETTER = Script("retry_letter")
+INGRESS_STATE = Script("ingress_state")
+
+
+def ingress_state(stream: str, *, group: str) -> Call:
+    """Returns [entries ever added, entries that the group read or -1, length, pending, newest id, id delivered last],
+    or None without stream or group. Changes nothing.
+    """
+    return Call(INGRESS_STATE, (stream,), (group,))
 
 
 def pipelined(client: redis.Redis) -> Any:
