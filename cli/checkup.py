@@ -198,7 +198,9 @@ def _check_stream(link: Link, stream: str, group: str, is_prompt: bool, now: int
         return Finding(stream, True, "empty")
     if stream in INGRESS and newest_id(link.client, stream) == LAST_ID:
         detail = "takes no more entries, because one was added with the highest id there can be"
-        fix = f"once it is empty, DEL '{stream}': the {group} makes it again; and let nobody add with ids of their own"
+        fix = (
+            f"the {group} makes it anew once all of it is handled: see its log; and find who adds with ids of their own"
+        )
         return Finding(stream, False, detail, fix)
     groups: Any = link.client.xinfo_groups(stream)
     ours = next((each for each in groups if each["name"] == group), None)

@@ -1,7 +1,8 @@
 """Sees what users' own commands do to the ingress streams: everybody who may submit may XADD with any option.
 
-`MAXLEN` throws away submissions that nobody has read, and the highest id there can be leaves room for no other. Neither
-touches another stream. What is gone cannot be brought back, but it is said, and so is what to do.
+`MAXLEN` throws away submissions that nobody has read: they cannot be brought back, but it is said. The highest id there
+can be leaves room for no other: that is said, and the stream is made anew as soon as it is empty. Neither touches
+another stream.
 """
 
 import redis
@@ -9,7 +10,7 @@ import structlog
 
 from helios.keys import SUBMITTER_GROUP
 from helios.losses import LAST_ID, Loss, note_loss
-from helios.transitions import commit_one, ingress_state
+from helios.transitions import commit_one, ingress_state, reopen_ingress
 
 log = structlog.get_logger()
 
@@ -39,12 +40,15 @@ class IngressWatch:
         before, self.missing[stream] = self.missing.get(stream, 0), missing
         if missing > before:
             note_loss(self.client, Loss(stream, delivered, newest, entries=missing - before))
-        if newest == LAST_ID and stream not in self.full:
+        if newest != LAST_ID:
+            self.full.discard(stream)
+            return
+        if stream not in self.full:
             self.full.add(stream)
             log.error(
                 "a stream takes no more entries, because one was added with the highest id there can be: "
-                "once it is empty, DEL it, and it is made again",
+                "it is made anew once all of it is handled",
                 stream=stream,
             )
-        elif newest != LAST_ID:
-            self.full.discard(stream)
+        if length == 0 and commit_one(self.client, reopen_ingress(stream, last=LAST_ID)):
+            log.warning("a stream that took no more entries is made anew", stream=stream)
