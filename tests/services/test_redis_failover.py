@@ -2,6 +2,8 @@
 command line and the dashboard; what the old primary had acknowledged and not passed on is made good like a lost second.
 """
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -14,15 +16,18 @@ import redis
 from cli.checkup import check_server
 from cli.connection import Link
 from cli.submission import submit as send
+from helios.heartbeat import Heartbeat
 from helios.keys import SUBMISSIONS, Keys
 from helios.redis_client import client_of
 from helios.settings import Settings
+from tests.cli.command import Helios
 from tests.redis_topology import MASTER, Endpoint, Pair, Sentinels
 from tests.services.test_processes import COMMANDS, Replicas, check_all_well, submit, succeeded
 from tests.stage import dag_text
 from tests.waiting import wait_until
 from tui.source.feed import Feed
 
+ROOT = Path(__file__).parents[2]
 KEYS = Keys(0)
 
 
@@ -85,11 +90,19 @@ def test_services_command_line_and_dashboard_follow_a_failover_by_sentinel(
         services = services_at(stack, sentinels.url, tmp_path)
         feed.start()
         stack.callback(feed.stop)
+        variables = {"HELIOS_REDIS_URL": sentinels.url, "HELIOS_REDIS_SENTINEL_PASSWORD": sentinels.password}
+        helios = Helios(tmp_path, variables)
+        stack.callback(helios.end_started)
+        chain = {f"t{number}": [f"t{number - 1}"] if number else [] for number in range(150)}
+        watching = helios.start("run", helios.dag("chain", dag_text(chain).decode()), "-o", "json")
+        wait_until("the command's run is accepted", lambda: link.client.zcard(KEYS.active), 30)
         runs = submit(link.client)
         well_passed_on(link.client)
         wait_until("some tasks are done", lambda: succeeded(link.client, runs, 1) > 50, 30)
         first.kill()
         sentinels.wait_for(second)
+        out, err = watching.communicate(timeout=60)
+        assert (watching.returncode, '"SUCCEEDED"' in out) == (0, True), err
         check_all_well(link.client, runs, 1)
         assert link.client.info("replication")["role"] == "master"
         late = send(link, dag_text({"a": []}), use_cache=None, request_id="after")
@@ -116,12 +129,29 @@ def test_a_sentinel_that_is_away_or_knows_nothing_is_named_and_the_others_do(pai
     assert not finding.ok
     assert finding.detail.startswith(f"127.0.0.1:{pair.servers[0].port}, named by 2 of 3 Sentinels; not by 127.0.0.1:")
     assert "start the Sentinels" in finding.fix
+    with client_of(settings) as client:
+        Heartbeat(client, "submitter", "x").beat()
+    assert probe(sentinels.url, sentinels.password, "x") == (0, "")
+    assert probe(sentinels.url, sentinels.password, "y") == (1, "no heartbeat in Redis\n")
+    assert probe(sentinels.url, "guess", "x")[0] == 1
     wrong = Settings(redis_url=sentinels.url, redis_sentinel_password="guess")
     with client_of(wrong) as client, pytest.raises(redis.ConnectionError, match="invalid username-password pair"):
         client.ping()
     unknown = msgspec.structs.replace(settings_of(sentinels), redis_url=sentinels.url.replace(MASTER, "another"))
     with client_of(unknown) as client, pytest.raises(redis.ConnectionError, match=r"\d+ it does not know 'another'"):
         client.ping()
+
+
+def probe(url: str, sentinel_password: str, replica: str) -> tuple[int, str]:
+    """What kubelet asks, of a service whose Redis is found by Sentinel."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", str(ROOT / "k8s" / "base" / "heartbeat.py"), "ready", "submitter"],
+        env={"HELIOS_REDIS_URL": url, "HELIOS_REDIS_SENTINEL_PASSWORD": sentinel_password, "HELIOS_REPLICA": replica},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    return done.returncode, done.stderr
 
 
 def test_services_and_dashboard_follow_one_address_whose_primary_moves(
