@@ -18,7 +18,7 @@ IMAGE_PLATFORM := --only-binary=:all: --python-version 3.11 --implementation cp 
   --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-cluster test-cluster-long bench-cluster bench-kwok bench-kwok-smoke exec images check fmt lock clean
+.PHONY: help install dev demo test test-cluster test-cluster-long mutations bench-cluster bench-kwok bench-kwok-smoke exec images check fmt lock clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ test-cluster-long: $(VENV)/.dev build/image/.made ## what test-cluster leaves ou
 	@$(if $(KUBECONFIG),,tests/cluster/tool/cluster build)
 	@HELIOS_LONG=1 $(ON_CLUSTER) tests/cluster/test_faults.py tests/cluster/test_scaling.py
 
+mutations: $(VENV)/.dev ## take each promise's mechanism out of a copy, and see its test fail
+	@$(BIN)/python -m tests.mutations.run
+
 bench-cluster: $(VENV)/.dev ## Helios beside bare Jobs on the same Kubernetes (root and Go)
 	@$(BIN)/python -m bench.cluster
 
@@ -87,10 +90,12 @@ images: build/image/.made ## build the image and name it in k8s/: TAG=1.2.3 [REG
 	@$(if $(PUSH),$(BUILDER) push $(IMAGE))
 	@$(if $(MANIFESTS),$(PYTHON) k8s/set-image $(REGISTRY)/helios $(TAG) $(MANIFESTS))
 
-check: $(VENV)/.dev ## lint, formatting and strict types
+check: $(VENV)/.dev ## lint, formatting, strict types, and whether all tests can be imported
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright --project pyproject.toml
+	@$(BIN)/python -m pytest --collect-only -q tests tests/cluster >/dev/null || \
+	  { $(BIN)/python -m pytest --collect-only -q tests tests/cluster | tail -n 40 >&2; exit 1; }
 
 fmt: $(VENV)/.dev ## format and fix what can be fixed
 	@$(BIN)/ruff check --fix-only --quiet .
