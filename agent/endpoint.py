@@ -33,6 +33,10 @@ class AttemptOver(EndpointError):
     """The endpoint refuses this attempt: it was fenced, its run is over, or the token is not valid."""
 
 
+class NotCurrent(AttemptOver):
+    """The same, and the token is valid: another attempt, or none, is wanted now."""
+
+
 class Refused(EndpointError):
     """The endpoint will not take this request, however often it is made."""
 
@@ -181,7 +185,9 @@ def _trouble(status: int, answer: bytes) -> str | None:
     if status == 200:
         return None
     words = _reason(status, answer)
-    if status in (401, 403, 410):
+    if status == 410:
+        raise NotCurrent(f"the attempt is over or its token is not valid: {words}")
+    if status in (401, 403):
         raise AttemptOver(f"the attempt is over or its token is not valid: {words}")
     if status in (425, 429) or status >= 500:
         return words

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 
 from agent import logs
-from agent.endpoint import Endpoint, EndpointError
+from agent.endpoint import Endpoint, EndpointError, NotCurrent
 from agent.folders import write_whole
 from agent.frozen import TYPE_CHECKING
 from agent.gate import Gate, wait_for_hook
@@ -51,15 +51,19 @@ def fetch(
     log.line(logs.starting(settings.attempt.task))
     run = _Fetch(settings, log, web or Web(), progress or Progress(), downloads)
     error: str | None = None
+    disrupted = False
     try:
         run.prepare()
         run.bring_all()
     except (EndpointError, PlanRefused, FetchFailed, NameRefused) as failure:
         error = str(failure)
+        # Nobody asks how this ended, unless Redis forgot that the attempt is over: then it is to be repeated.
+        disrupted = isinstance(failure, NotCurrent)
     manifest = fetch_manifest(
         run.outcomes(),
         cache_enabled=run.cache_enabled,
         error=error,
+        disrupted=disrupted,
         elapsed_ms=int((time.monotonic() - began) * 1000),
         ended_at=now_ms(),
     )

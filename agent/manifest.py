@@ -52,10 +52,17 @@ class InputOutcome(Frozen):
 
 
 def fetch_manifest(
-    outcomes: Sequence[InputOutcome], *, cache_enabled: bool, error: str | None, elapsed_ms: int, ended_at: int
+    outcomes: Sequence[InputOutcome],
+    *,
+    cache_enabled: bool,
+    error: str | None,
+    elapsed_ms: int,
+    ended_at: int,
+    disrupted: bool = False,
 ) -> dict[str, object]:
     """The whole manifest: {"v", "step", "ok", "cacheEnabled", "hits", "misses", "hitBytes", "missBytes", "causes",
-    "inputs", "error", "elapsedMs", "endedAt"}; the last in epoch ms.
+    "inputs", "error", "elapsedMs", "endedAt"}; the last in epoch ms. `disrupted` is in it if it is true: the failure is
+    no fault of the task's.
     """
     causes: dict[str, int] = {}
     for outcome in outcomes:
@@ -76,6 +83,7 @@ def fetch_manifest(
         "error": error,
         "elapsedMs": elapsed_ms,
         "endedAt": ended_at,
+        **({"disrupted": True} if disrupted else {}),
     }
 
 

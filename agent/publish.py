@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from agent import logs
 from agent.control import NotStarted, Stopped, read_exit, wait_for_end, wait_for_start
 from agent.documents import Json
-from agent.endpoint import Endpoint, EndpointError
+from agent.endpoint import Endpoint, EndpointError, NotCurrent
 from agent.frozen import TYPE_CHECKING
 from agent.gate import wait_for_fetch
 from agent.handover import nothing_to_store, write_message
@@ -199,6 +199,7 @@ class Publication:
                 self._store_outputs(plan, outcome)
         except (EndpointError, PlanRefused) as failure:
             outcome.reason = f"the outputs were not stored: {failure}"
+            outcome.disrupted = isinstance(failure, NotCurrent)
         return outcome
 
     def _changed_inputs(self) -> list[str]:

@@ -175,7 +175,8 @@ class Volume:
         if self.given_up:
             return  # with or without inputs, its attempt will not begin here
         if not manifest["ok"]:
-            self._turn_anyway(phase=Phase.FAILED, reason=str(manifest["error"]))
+            disrupted = manifest.get("disrupted") is True
+            self._turn_anyway(phase=Phase.FAILED, reason=str(manifest["error"]), disrupted=disrupted)
             return
         with self._changed:
             self._brought = True

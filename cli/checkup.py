@@ -17,11 +17,15 @@ from helios.keys import (
     COLLECTOR_GROUP,
     CONTROLS,
     JOBRUNNER_GROUP,
+    LOSSES,
     PROBE,
     SUBMISSIONS,
     SUBMITTER_GROUP,
     Keys,
 )
+from helios.losses import LAST_ID, losses_since, newest_id, order
+from helios.redis_address import shown
+from helios.redis_client import sentinel_views
 from helios.transitions import pipelined
 from helios.version import VERSION
 
@@ -30,6 +34,12 @@ WAITING_TOO_LONG_SECONDS = 60
 STUCK_SECONDS = 60
 RUNS_LOOKED_AT = 20
 """The oldest active runs, which are the likeliest to be stuck."""
+LOSS_TOLD_HOURS = 24
+"""How long a loss counts as something to look at."""
+ONE_LOSS_MS = 60_000
+"""What is noticed within this time was lost at one time: each stream's reader sees it by itself."""
+INGRESS = (SUBMISSIONS, CONTROLS)
+"""What users add to by themselves."""
 SERVICES = (SUBMITTER_GROUP, JOBRUNNER_GROUP, COLLECTOR_GROUP)
 
 
@@ -50,6 +60,7 @@ def check_server(link: Link) -> Iterator[Finding]:
     named = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {number}"
     found = tuple(int(part) for part in number.split(".")[:2] if part.isdigit())
     yield Finding("redis", True, f"{named} at {place}")
+    yield from check_primary(link)
     if found < OLDEST_VERSION:
         yield Finding("redis version", False, f"{number} is too old", "upgrade to Redis 7.0 or later, or to Valkey")
     try:
@@ -73,6 +84,60 @@ def check_server(link: Link) -> Iterator[Finding]:
         "append-only file" if persistent else "no append-only file",
         "" if persistent else "CONFIG SET appendonly yes: without it a restart loses runs",
     )
+    yield from check_losses(link)
+
+
+def check_primary(link: Link) -> Iterator[Finding]:
+    """Which primary the Sentinels name, and whether all of them answer and agree; nothing without Sentinels."""
+    views = sentinel_views(link.settings)
+    if not views:
+        return
+    named = sorted({shown(view.primary) for view in views if view.primary is not None})
+    silent = [f"{shown(view.sentinel)} {view.trouble}" for view in views if view.primary is None]
+    detail = (
+        f"{' or '.join(named) or 'unknown'}, named by {len(views) - len(silent)} of {count(len(views), 'Sentinel')}"
+    )
+    fix = ""
+    if silent:
+        detail += f"; not by {'; '.join(shortened(each, 160) for each in silent)}"
+        fix = "start the Sentinels that do not answer, or correct HELIOS_REDIS_URL: too few of them elect no primary"
+    elif len(named) > 1:
+        fix = "a failover is under way, or the Sentinels do not see each other: SENTINEL MASTER on each"
+    yield Finding("redis primary", not fix, detail, fix)
+
+
+def check_losses(link: Link) -> Iterator[Finding]:
+    """What Redis lost lately of what it had acknowledged."""
+    now = server_ms(link)
+    try:
+        losses = losses_since(link.client, now - LOSS_TOLD_HOURS * 3_600_000)
+    except redis.ResponseError as error:
+        yield Finding("redis losses", False, str(error), f"the key is damaged: look at it, then DEL '{LOSSES}'")
+        return
+    if not losses:
+        yield Finding("redis losses", True, f"none was noticed in {LOSS_TOLD_HOURS} h")
+        return
+    for stream in sorted({each.stream for each in losses if each.entries}):
+        gone = sum(each.entries for each in losses if each.stream == stream)
+        detail = f"{stream}: {gone:,} of its entries trimmed away before anybody read them"
+        fix = f"send them again; find who adds with XADD … MAXLEN, and have it left out. Then DEL '{LOSSES}'"
+        yield Finding("redis losses", False, detail, fix)
+    lost = [each for each in losses if not each.entries]
+    if not lost:
+        return
+    last = max(each.at for each in lost)
+    lost = [each for each in lost if each.at >= last - ONE_LOSS_MS]
+    began = min(order(each.after)[0] for each in lost)
+    until = max(order(each.until)[0] for each in lost)
+    detail = (
+        f"{duration(now - last)} ago acknowledged writes were gone, of {', '.join(sorted({e.stream for e in lost}))}: "
+        + (f"the last {duration(until - began)} of them at most" if began else "all of them")
+    )
+    fix = (
+        "runs that are still there go on; one that was submitted in that time may be gone: see `helios runs`, and "
+        f"submit it again with its --request-id. Then DEL '{LOSSES}'"
+    )
+    yield Finding("redis losses", False, detail, fix)
 
 
 def check_services(link: Link) -> Iterator[Finding]:
@@ -131,6 +196,12 @@ def work_streams(link: Link) -> list[tuple[str, str, bool]]:
 def _check_stream(link: Link, stream: str, group: str, is_prompt: bool, now: int) -> Finding:
     if not link.client.exists(stream):
         return Finding(stream, True, "empty")
+    if stream in INGRESS and newest_id(link.client, stream) == LAST_ID:
+        detail = "takes no more entries, because one was added with the highest id there can be"
+        fix = (
+            f"the {group} makes it anew once all of it is handled: see its log; and find who adds with ids of their own"
+        )
+        return Finding(stream, False, detail, fix)
     groups: Any = link.client.xinfo_groups(stream)
     ours = next((each for each in groups if each["name"] == group), None)
     length: Any = link.client.xlen(stream)

@@ -7,7 +7,6 @@ them needs Redis, which is asked for by `check_logins` alone.
 import contextlib
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import redis
 
@@ -19,8 +18,8 @@ from cli.cluster_api import Api, ApiAway, ApiRefused, cluster_api, find
 from cli.cluster_pods import AGENTS, KEEPER, NAME, SERVICES, keeper_of
 from cli.connection import Link
 from cli.figures import count
+from helios.redis_client import without_login
 from helios.settings import Settings
-from helios.streams import CLIENT_OPTIONS
 
 LEVEL = "pod-security.kubernetes.io/enforce"
 POLICIES = ("helios-tasks", "helios-tasks-unchanged")
@@ -142,13 +141,9 @@ def check_keeper(api: Api, tasks: str, apply: str) -> Iterator[Finding]:
 
 def check_logins(link: Link) -> Iterator[Finding]:
     """Redis lets nobody in without a password, and knows us by a user of our own."""
-    parts = urlsplit(link.settings.redis_url)
-    anonymous = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
     fix = "load an ACL file that begins with `user default off`: k8s/users.acl"
     try:
-        with redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType] -- the stubs leave a parameter open
-            anonymous, **CLIENT_OPTIONS
-        ) as stranger:
+        with without_login(link.settings) as stranger:
             stranger.ping()  # pyright: ignore[reportUnknownMemberType] -- as above
         yield Finding("redis logins", False, "anybody gets in without a password", fix)
     except redis.AuthenticationError:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Generator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 import redis
@@ -21,8 +20,9 @@ from cli.failure import UNREACHABLE, CommandFailed
 from cli.output import narrate
 from cli.table import shortened
 from helios.keys import PROBE, Keys, all_partitions, keys_of_run
-from helios.settings import REDIS_URL_WRONG, SettingInvalid, Settings, settings_from
-from helios.streams import CLIENT_OPTIONS
+from helios.redis_address import AddressInvalid, address_of
+from helios.redis_client import client_of
+from helios.settings import SettingInvalid, Settings, settings_from
 
 REDIS = frozenset({"redis"})
 REDIS_AND_S3 = frozenset({"redis", "s3"})
@@ -129,22 +129,12 @@ def read_settings(environ: "dict[str, str] | None" = None) -> Settings:
 
 @contextlib.contextmanager
 def _linked(settings: Settings, stack: Stack | None = None, need: AbstractSet[str] = EVERYTHING) -> Generator[Link]:
-    link = Link(_client(settings), settings, stack, need)
+    link = Link(client_of(settings), settings, stack, need)
     try:
         with reaching(settings, embedded=stack is not None):
             yield link
     finally:
         link.client.close()
-
-
-def _client(settings: Settings) -> redis.Redis:
-    try:
-        return redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType] -- the stubs leave a parameter open
-            settings.redis_url, **CLIENT_OPTIONS
-        )
-    except ValueError:
-        hint = "set HELIOS_REDIS_URL to redis://host:port/0, rediss://… or unix://…"
-        raise CommandFailed(REDIS_URL_WRONG, hint=hint) from None
 
 
 def trouble_of(link: Link, error: redis.RedisError) -> str:
@@ -187,7 +177,7 @@ def rejoin_stack(link: Link, stack: Stack, timeout_seconds: float) -> None:
     if found.environ != stack.environ:
         link.client.close()
         link.settings = _settings_of(found)
-        link.client = _client(link.settings)
+        link.client = client_of(link.settings)
 
 
 @contextlib.contextmanager
@@ -201,6 +191,12 @@ def reaching(settings: Settings, *, embedded: bool) -> Generator[None]:
         fix = "put user and password into HELIOS_REDIS_URL: redis://user:password@host:port/0"
         raise CommandFailed(f"Redis at {place} refuses the login: {error}", hint=fix, code=UNREACHABLE) from None
     except (redis.ConnectionError, redis.TimeoutError) as error:
+        if distrust := tls_trouble(str(error)):
+            raise CommandFailed(
+                f"Redis at {place} {distrust[0]}: {error}", hint=distrust[1], code=UNREACHABLE
+            ) from None
+        if isinstance(error, redis.TimeoutError) and settings.redis_url.startswith("rediss"):
+            hint = "see that it speaks TLS on that port: a plain Redis answers nothing to it; `helios doctor` checks it"
         message = f"Redis at {place} cannot be reached: {str(error).rstrip('.')}"
         raise CommandFailed(message, hint=hint, code=UNREACHABLE) from None
     except redis.InvalidResponse:
@@ -208,6 +204,41 @@ def reaching(settings: Settings, *, embedded: bool) -> Generator[None]:
     except redis.ResponseError as error:
         why, fix = refusal(error)
         raise CommandFailed(f"Redis at {place} {why}", hint=fix, code=UNREACHABLE) from None
+
+
+def tls_trouble(text: str) -> tuple[str, str] | None:
+    """What an error of an encrypted connection means, and what to do; None if it is no such error."""
+    match text:
+        case _ if "Hostname mismatch" in text or "IP address mismatch" in text:
+            return (
+                "shows a certificate for another host name",
+                "use a name that is in the certificate's subjectAltName, or have one made with this name in it",
+            )
+        case _ if "CERTIFICATE_VERIFY_FAILED" in text:
+            return (
+                "shows a certificate that is not trusted",
+                "name the file of the CA that signed it: rediss://…?ssl_ca_certs=/path/to/ca.crt",
+            )
+        case _ if "ALERT_CERTIFICATE_REQUIRED" in text or "alert certificate required" in text:
+            return (
+                "demands a certificate of the client",
+                "name its files: rediss://…?ssl_certfile=/path/to/tls.crt&ssl_keyfile=/path/to/tls.key",
+            )
+        case _ if "UNKNOWN_CA" in text:
+            return (
+                "does not trust the client's certificate",
+                "have ssl_certfile signed by a CA that the server trusts",
+            )
+        case _ if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
+            return "does not speak TLS on that port", "write redis:// instead of rediss://, or name its TLS port"
+        case _ if "EOF occurred in violation of protocol" in text:
+            # A server that refuses a client's certificate often hangs up before its reason is read.
+            return (
+                "ends the encrypted connection at once",
+                "see that it trusts the client's certificate: rediss://…?ssl_certfile=/path/tls.crt&ssl_keyfile=/path/tls.key",
+            )
+        case _:
+            return None
 
 
 def refusal(error: redis.ResponseError) -> tuple[str, str]:
@@ -238,7 +269,6 @@ def write_trouble(link: Link) -> str:
 def place_of(url: str) -> str:
     """An address fit for the screen: without user and password."""
     try:
-        parts = urlsplit(url)
-        return parts.path if parts.scheme == "unix" else f"{parts.hostname or '127.0.0.1'}:{parts.port or 6379}"
-    except ValueError:  # its words, and any part of what it could not read, may hold the password
+        return address_of(url).place
+    except AddressInvalid:
         return "the address of HELIOS_REDIS_URL"

@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple
 
 import redis
 from cyclopts import Parameter
+from redis.exceptions import ReadOnlyError
 
 from cli.connection import Link, regain, write_trouble
 from cli.failure import CommandFailed
@@ -85,6 +86,10 @@ def submit(
     for left in reversed(range(TRIES)):
         try:
             return str(link.client.xadd(SUBMISSIONS, fields))
+        except ReadOnlyError:  # nothing was added; after a failover the next try meets the new primary
+            if left == 0:
+                raise
+            time.sleep(0.2)
         except (redis.ConnectionError, redis.TimeoutError) as error:
             if request_id is None and not _was_refused(error):
                 raise CommandFailed(
@@ -153,7 +158,7 @@ def cancel(link: Link, run: str) -> None:
         try:
             link.client.xadd(CONTROLS, {"run": run, "action": "cancel"})
             return
-        except (redis.ConnectionError, redis.TimeoutError):
+        except (redis.ConnectionError, redis.TimeoutError, ReadOnlyError):
             if left == 0:
                 raise
             time.sleep(0.2)

@@ -18,6 +18,8 @@ MEMO_PREFIX = "helios:memo:"
 RETENTION = "helios:gc"
 """The replica that deletes what is left of forgotten runs, or has done so lately; expires when it is time again."""
 NODE_COUNTED = ":node:"
+LOSSES = "helios:losses"
+"""Stream of what Redis was found to have lost."""
 PROBE = "helios:probe"
 """Written and deleted again to see whether Redis takes writes."""
 

@@ -127,6 +127,8 @@ class FetchManifest(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
     elapsedMs: int = 0
     endedAt: int | None = None
+    disrupted: bool = False
+    """It failed by no fault of the task's: it was told that its attempt is not, or no longer, wanted."""
     manifestSha256: str | None = None
 
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from helios.redis_address import AddressInvalid, address_of
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "log_level": ("debug", "info", "warning", "error"),
     "launcher": ("local", "kubernetes"),
@@ -43,7 +45,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """One process's settings. The field `redis_url` is read from `HELIOS_REDIS_URL`, and so on."""
 
     redis_url: str = "redis://127.0.0.1:6379/0"
-    """Where Redis or Valkey listens: `redis://`, `rediss://` or `unix://`, with user and password if it needs them."""
+    """Where Redis or Valkey listens, with user and password if it needs them: `redis://`, `rediss://`, `unix://`, or,
+    by Sentinel, `redis+sentinel://host1:26379,host2:26379/mymaster/0` (helios/redis_address.py)."""
+
+    redis_sentinel_user: str = ""
+    """User of the Sentinels themselves, if they want one."""
+
+    redis_sentinel_password: str = ""
+    """Password of the Sentinels themselves; Redis's own is in `redis_url`."""
 
     partitions: Annotated[int, Meta(ge=1, le=1024)] = 1
     """How many partitions (hash tags `{p0}`, `{p1}` …) runs are spread over; the same for every process."""
@@ -221,6 +230,10 @@ def settings_from(environ: Mapping[str, str] = os.environ) -> Settings:
         raise SettingInvalid(f"HELIOS_CACHE_HOST_PATH is {settings.cache_host_path!r}, but it takes an absolute path")
     if settings.task_user == AGENT_USER:
         raise SettingInvalid(f"HELIOS_TASK_USER is {AGENT_USER}, but that is the agent's own user; it takes any other")
+    try:
+        address_of(settings.redis_url)
+    except AddressInvalid as error:
+        raise SettingInvalid(f"HELIOS_REDIS_URL {error}") from None
     host = socket.gethostname()
     return msgspec.structs.replace(
         settings,

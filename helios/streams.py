@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 from redis.retry import Retry
 
+from helios.losses import Loss, newest_id, note_loss, order
 from helios.transitions import commit_one, renew, take, tidy_consumers
 
 CONSUMER_DEAD_AFTER_MS = 3_600_000
@@ -24,6 +25,9 @@ READ_BLOCK_MS = 1_000
 """A read waits this long for an entry; a stop signal is obeyed at its end."""
 
 PENDING_PAGE = 1_000
+
+NO_CLOCKS_ID = (10**14, 0)
+"""Ids from here on (the year 5138) were made up by whoever added the entry, and say nothing about what is lost."""
 
 BACKOFF_SECONDS = (0.05, 0.2, 0.5, 1, 2, 4)
 
@@ -90,6 +94,9 @@ class Inbox:
         self.put_off_at_most = put_off_at_most
         self.groups_exist = False
         self.history_unread = True
+        """Whether what this consumer has in hand must be asked for: at the start, and after each lost connection."""
+        self.newest: dict[str, str] = {}
+        """Of each stream the newest id that this consumer was handed."""
         self.again: list[Redelivery] = []
         self.later: list[tuple[float, Entry]] = []
         self.was_put_off = False
@@ -107,6 +114,7 @@ class Inbox:
             if not self.groups_exist:
                 self._create_groups()
             if self.history_unread:
+                self._look_for_loss()
                 self._repeat(self._own_history())
                 self.history_unread = False
             if time.monotonic() >= self.next_reclaim:
@@ -133,6 +141,7 @@ class Inbox:
             if not str(error).startswith("NOGROUP"):
                 raise
             self.groups_exist = False
+            self.history_unread = True
             return []
         except redis.RedisError:
             self.history_unread = True
@@ -206,11 +215,22 @@ class Inbox:
             count=self.batch_entries,
             block=block_ms,
         )
-        return [
+        new = [
             Entry(stream=stream, id=entry, fields=fields)
             for stream, entries in found or []
             for entry, fields in entries
         ]
+        for entry in new:
+            if order(entry.id) < NO_CLOCKS_ID:
+                self.newest[entry.stream] = max(entry.id, self.newest.get(entry.stream, "0-0"), key=order)
+        return new
+
+    def _look_for_loss(self) -> None:
+        for stream, newest in list(self.newest.items()):
+            found = newest_id(self.client, stream)
+            if found is not None and order(found) < order(newest):
+                note_loss(self.client, Loss(stream, found, newest))
+                self.newest[stream] = found
 
     def _repeat(self, found: list[Redelivery]) -> None:
         """Queue what is not in hand already."""

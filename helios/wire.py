@@ -16,7 +16,10 @@ _pack: Callable[[Any], bytes] = vars(hiredis)["pack_command"]
 
 Command = tuple[str | bytes | int | float, ...]
 
-TRANSIENT = ("OOM", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "BUSY")
+TRANSIENT = (
+    *("OOM", "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN"),
+    *("TRYAGAIN", "MOVED", "NOREPLICAS", "MISCONF", "BUSY"),
+)
 """Error codes by which Redis says «not now»: the entry is kept and tried again without counting against it."""
 
 PERMANENT = ("WRONGTYPE",)

@@ -9,8 +9,8 @@ from typing import TextIO, cast
 import redis
 import structlog
 
-from helios.settings import REDIS_URL_WRONG, Settings
-from helios.streams import CLIENT_OPTIONS
+from helios.redis_client import client_of
+from helios.settings import Settings
 from helios.worker import Stop
 
 log = structlog.get_logger()
@@ -85,8 +85,4 @@ def repeat(stop: Stop, seconds: float, look: Callable[[], object]) -> None:
 
 
 def connect(settings: Settings) -> redis.Redis:
-    """Ends the process, in words that hold no part of the password, when the URL cannot be read."""
-    try:
-        return redis.Redis.from_url(settings.redis_url, **CLIENT_OPTIONS)  # pyright: ignore[reportUnknownMemberType] -- the stubs leave a parameter open
-    except ValueError:
-        sys.exit(REDIS_URL_WRONG)
+    return client_of(settings)

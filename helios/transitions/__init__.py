@@ -90,6 +90,20 @@ TAKE_FLIGHT = Script("take_flight")
 TIDY_CONSUMERS = Script("tidy_consumers")
 ABANDON_RUN = Script("abandon_run")
 RETRY_LETTER = Script("retry_letter")
+INGRESS_STATE = Script("ingress_state")
+REOPEN_INGRESS = Script("reopen_ingress")
+
+
+def ingress_state(stream: str, *, group: str) -> Call:
+    """Returns [entries ever added, entries that the group read or -1, length, pending, newest id, id delivered last],
+    or None without stream or group. Changes nothing.
+    """
+    return Call(INGRESS_STATE, (stream,), (group,))
+
+
+def reopen_ingress(stream: str, *, last: str) -> Call:
+    """Returns 1 if the stream is gone now, because its newest id is `last` and all of it was handled."""
+    return Call(REOPEN_INGRESS, (stream,), (last,))
 
 
 def pipelined(client: redis.Redis) -> Any:

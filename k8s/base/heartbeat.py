@@ -3,6 +3,9 @@
 `ready` is true while the heartbeat is there: the service reads its streams, under its own password. `alive` is false
 only when Redis answers and has no heartbeat, so that an outage of Redis restarts nobody. Standard library only, and as
 few modules as that allows: it starts several times a minute.
+
+It takes the same HELIOS_REDIS_URL as the service, but for unix://, and looks nothing up twice: what is wrong with the
+URL, the service has said by then.
 """
 
 import os
@@ -10,6 +13,11 @@ import socket
 import sys
 
 SECONDS = 3.0
+SENTINEL_SECONDS = 1.0
+REDIS_PORT = "6379"
+SENTINEL_PORT = "26379"
+
+Place = tuple[str, int]
 
 
 def main(arguments: list[str]) -> int:
@@ -25,31 +33,112 @@ def main(arguments: list[str]) -> int:
 
 
 def has_heartbeat(url: str, service: str, replica: str) -> bool:
-    user, password, host, port = place_of(url)
-    login = command("AUTH", user, password) if password else b""
-    with socket.create_connection((host, port), timeout=SECONDS) as connection:
-        connection.sendall(login + command("EXISTS", f"helios:service:{service}:{replica}"))
-        with connection.makefile("rb") as answers:
-            if login and not (answer := answers.readline()).startswith(b"+OK"):
-                raise ValueError(answer.decode("utf-8", "replace").strip() or "it hung up")
-            answer = answers.readline()
+    scheme, user, password, places, master, options = parts_of(url)
+    secured = scheme.startswith("rediss")
+    place = primary_of(places, master, secured, options) if master else places[0]
+    (answer,) = ask(
+        place, SECONDS, secured, options, user, password, command("EXISTS", f"helios:service:{service}:{replica}")
+    )
     if answer[:1] != b":":
         raise ValueError(answer.decode("utf-8", "replace").strip() or "it hung up")
     return answer.strip() != b":0"
 
 
-def place_of(url: str) -> tuple[str, str, str, int]:
-    """User, password, host and port of redis://user:password@host:port/0, as k8s/make-secrets writes it."""
-    scheme, there, rest = url.partition("://")
-    if scheme != "redis":
-        raise ValueError(f"the probe speaks redis://, not {scheme}://" if there else "HELIOS_REDIS_URL has no scheme")
-    login, _, place = rest.partition("/")[0].rpartition("@")
+def primary_of(sentinels: list[Place], master: str, secured: bool, options: dict[str, str]) -> Place:
+    """Where the primary is, by the first Sentinel that knows."""
+    user = os.environ.get("HELIOS_REDIS_SENTINEL_USER", "")
+    password = os.environ.get("HELIOS_REDIS_SENTINEL_PASSWORD", "")
+    trouble = "nobody was asked"
+    wanted = command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", master)
+    for place in sentinels:
+        try:
+            # An array of two strings: *2, $length, host, $length, port.
+            head, *rest = ask(place, SENTINEL_SECONDS, secured, options, user, password, wanted, lines=5)
+            if head.startswith(b"*2"):
+                return rest[1].strip().decode(), int(rest[3])
+            trouble = f"a Sentinel answers {head.decode('utf-8', 'replace').strip()}"
+        except (OSError, ValueError) as error:
+            trouble = str(error)
+    raise ValueError(f"no Sentinel names the primary {master}: {trouble}")
+
+
+def ask(
+    place: Place,
+    seconds: float,
+    secured: bool,
+    options: dict[str, str],
+    user: str,
+    password: str,
+    wanted: bytes,
+    lines: int = 1,
+) -> list[bytes]:
+    """The lines of the answer to one command; fewer when the first says that there are no more."""
+    login = command("AUTH", user or "default", password) if password else b""
+    with (
+        socket.create_connection(place, timeout=seconds) as plain,
+        encrypted(plain, place[0], options) if secured else plain as connection,
+    ):
+        connection.sendall(login + wanted)
+        with connection.makefile("rb") as answers:
+            if login and not (answer := answers.readline()).startswith(b"+OK"):
+                raise ValueError(answer.decode("utf-8", "replace").strip() or "it hung up")
+            found = [answers.readline()]
+            while len(found) < lines and found[0][:1] == b"*" and found[0][1:2] != b"-":
+                found.append(answers.readline())
+            return found
+
+
+def encrypted(connection: socket.socket, host: str, options: dict[str, str]) -> socket.socket:
+    import ssl  # only here: it takes longer to load than all the rest
+
+    context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"), capath=options.get("ssl_ca_path"))
+    if options.get("ssl_check_hostname", "").lower() == "false" or options.get("ssl_cert_reqs", "").lower() == "none":
+        context.check_hostname = False
+    if options.get("ssl_cert_reqs", "").lower() == "none":
+        context.verify_mode = ssl.CERT_NONE
+    if "ssl_certfile" in options:
+        context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"), options.get("ssl_password"))
+    return context.wrap_socket(connection, server_hostname=host)
+
+
+def parts_of(url: str) -> tuple[str, str, str, list[Place], str, dict[str, str]]:
+    """Scheme, user, password, hosts with ports, the primary's name by Sentinel (or none), and options."""
+    scheme, _, rest = url.partition("://")
+    if scheme not in ("redis", "rediss", "redis+sentinel", "rediss+sentinel"):
+        # Not with what is there instead: where a URL has no scheme, this is its password.
+        raise ValueError("HELIOS_REDIS_URL is neither redis:// nor rediss://, by Sentinel or not")
+    rest, _, query = rest.partition("?")
+    netloc, _, path = rest.partition("/")
+    login, _, places = netloc.rpartition("@")
     user, _, password = login.partition(":")
-    host, _, port = place.rpartition(":") if ":" in place.rpartition("]")[2] else (place, "", "6379")
+    by_sentinel = scheme.endswith("+sentinel")
+    default = SENTINEL_PORT if by_sentinel else REDIS_PORT
+    options = {name: unescaped(text) for name, _, text in (each.partition("=") for each in query.split("&") if each)}
+    master = unescaped(path.partition("/")[0]) if by_sentinel else ""
+    return (
+        scheme,
+        unescaped(user),
+        unescaped(password),
+        [place_of(each, default) for each in places.split(",")],
+        master,
+        options,
+    )
+
+
+def place_of(text: str, default_port: str) -> Place:
+    host, _, port = text.rpartition(":") if ":" in text.rpartition("]")[2] else (text, "", default_port)
     if not port.isascii() or not port.isdigit():
         # Not with the port in it: where a password is not escaped, this is a part of it.
         raise ValueError("HELIOS_REDIS_URL has no port where one is expected")
-    return user or "default", password, host.strip("[]"), int(port)
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def unescaped(text: str) -> str:
+    if "%" not in text:
+        return text
+    from urllib.parse import unquote  # only here, as above
+
+    return unquote(text)
 
 
 def command(*words: str) -> bytes:

@@ -106,7 +106,8 @@ class Collector:
     def turn(self) -> int | None:
         """Between reads: renew what is in hand and look at its pods. Returns how long the next read may wait."""
         now = time.monotonic()
-        if self.held and now >= self.next_renewal:
+        # After a lost connection Redis may know nothing of a launch any more: its pod must not be let go then.
+        if self.held and (now >= self.next_renewal or self.inbox.history_unread):
             self._renew()
             self.next_renewal = now + self.settings.lease_seconds / 3
         for failure in self.watch():

@@ -74,7 +74,8 @@ def from_pod(
         return Ended("FAILED", _record(None, pod, classification, reason), disrupted=True)
     # What publish left as its message serves when its report is lost.
     account = report or publish_message(messages.get("publish"))
-    disrupted = pod.disrupted or (account is not None and account.disrupted)
+    fetch = _fetch_message(messages.get("fetch")) if not _done(pod, "fetch") else None
+    disrupted = pod.disrupted or (account is not None and account.disrupted) or (fetch is not None and fetch.disrupted)
     return Ended("FAILED", _record(report, pod, classification, _reason(pod, report, messages)), disrupted)
 
 
@@ -214,7 +215,8 @@ def _reason(pod: PodStatus, report: Report | None, messages: dict[str, str | Non
         return _short(message.reason)
     fetch, publish = pod.steps.get("fetch"), pod.steps.get("publish")
     if fetch is not None and fetch.exitCode:
-        return _short(_fetch_error(messages.get("fetch")) or pod.reason or f"fetch exited with code {fetch.exitCode}")
+        told = _fetch_message(messages.get("fetch"))
+        return _short((told and told.error) or pod.reason or f"fetch exited with code {fetch.exitCode}")
     task = pod.steps.get("task")
     if task is not None and task.exitCode:
         return _short(pod.reason or f"it exited with code {task.exitCode}")
@@ -223,9 +225,14 @@ def _reason(pod: PodStatus, report: Report | None, messages: dict[str, str | Non
     return _short(pod.reason or "it failed, and nothing that is left says why")
 
 
-def _fetch_error(message: str | None) -> str | None:
+def _done(pod: PodStatus, step: str) -> bool:
+    found = pod.steps.get(step)
+    return found is not None and found.exitCode == 0
+
+
+def _fetch_message(message: str | None) -> FetchManifest | None:
     try:
-        return msgspec.json.decode(message or "", type=FetchManifest).error
+        return msgspec.json.decode(message or "", type=FetchManifest)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
 

@@ -63,29 +63,50 @@ def run(settings: Settings, launcher: Launcher, client: redis.Redis, stop: Stop,
     heartbeat.end()
 
 
-def sweep(launcher: Launcher, client: redis.Redis, settings: Settings) -> None:
-    """Delete Jobs whose attempt is no longer wanted, which a crash between two steps can leave."""
-    try:
-        jobs = launcher.jobs()
-        records = [keys_of_run(job.run, settings.partitions).task(job.run, job.task) for job in jobs]
-        for job, found in zip(jobs, hash_values(client, records, ("status", "attempt")), strict=True):
-            _delete_unwanted(launcher, job, found)
-    except OSError as error:
-        log.warning("the look for Jobs that nobody wants is put off", error=str(error))
+class Sweep:
+    """Deletes Jobs whose attempt is no longer wanted, which a crash between two steps, or of Redis, can leave.
 
+    One whose task is not in Redis at all is deleted when that is so twice in a row: its run was forgotten with its
+    records, or Redis lost it; but it may also be one that is just being opened again.
+    """
 
-def _delete_unwanted(launcher: Launcher, job: ExistingJob, found: Any) -> None:
-    """Delete the Job if its attempt is superseded. Raises LauncherAway: then nobody is there to be asked for others."""
-    try:
-        if isinstance(found, ResponseError):
-            raise found
-        if superseded(found, job.attempt):
-            log.info("deleting a Job that nobody wants", job=job.job, run=job.run, task=job.task)
-            launcher.delete(job.job)
-    except LauncherAway:
-        raise
-    except (OSError, ValueError, ResponseError) as error:
-        log.error("a Job cannot be looked at", job=job.job, error=str(error))
+    def __init__(self, launcher: Launcher, client: redis.Redis, settings: Settings) -> None:
+        self.launcher = launcher
+        self.client = client
+        self.settings = settings
+        self.unknown: set[str] = set()
+        """The Jobs that Redis knew nothing of at the last look."""
+
+    def look(self) -> None:
+        try:
+            jobs = self.launcher.jobs()
+            records = [keys_of_run(job.run, self.settings.partitions).task(job.run, job.task) for job in jobs]
+            states = hash_values(self.client, records, ("status", "attempt"))
+            before, self.unknown = self.unknown, set()
+            for job, found in zip(jobs, states, strict=True):
+                self._delete_unwanted(job, found, before)
+        except OSError as error:
+            log.warning("the look for Jobs that nobody wants is put off", error=str(error))
+
+    def _delete_unwanted(self, job: ExistingJob, found: Any, before: set[str]) -> None:
+        """Delete the Job if its attempt is superseded. Raises LauncherAway: then nobody is there to be asked for
+        others.
+        """
+        try:
+            if isinstance(found, ResponseError):
+                raise found
+            if not superseded(found, job.attempt):
+                return
+            if found[0] is None and job.job not in before:
+                self.unknown.add(job.job)
+                return
+            why = "its run is not in Redis" if found[0] is None else "its attempt is over"
+            log.info("deleting a Job that nobody wants", job=job.job, run=job.run, task=job.task, why=why)
+            self.launcher.delete(job.job)
+        except LauncherAway:
+            raise
+        except (OSError, ValueError, ResponseError) as error:
+            log.error("a Job cannot be looked at", job=job.job, error=str(error))
 
 
 def jobs_in_hand(client: redis.Redis, partitions: int) -> int:
@@ -126,7 +147,7 @@ def main() -> None:
         launcher,
         client,
         stop,
-        lambda: repeat(stop, SWEEP_SECONDS, lambda: sweep(launcher, client, settings)),
+        lambda: repeat(stop, SWEEP_SECONDS, Sweep(launcher, client, settings).look),
         lambda: repeat(stop, LOOK_SECONDS, launcher.look),
     )
 

@@ -8,6 +8,7 @@ from helios.settings import SettingInvalid, settings_from
 from helios.streams import Inbox
 from helios.worker import Stop, work
 from services.process import configure_logging, connect, repeat, run_loops
+from services.submitter.damage import IngressWatch
 from services.submitter.ingress import STREAMS, Ingress
 from services.submitter.reconcile import EVERY_SECONDS, Reconciler
 from services.submitter.settle import Settler
@@ -39,13 +40,14 @@ def main() -> None:
 
     outside = inbox(STREAMS, INGRESS_ENTRIES)
     ingress = Ingress(client, outside, settings.partitions)
+    watch = IngressWatch(client, STREAMS)
     finished = inbox(tuple(keys.finished for keys in all_partitions(settings.partitions)), settings.batch_entries)
     settler = Settler(client, settings.partitions)
     reconciler = Reconciler(client, settings.partitions)
     run_loops(
         stop,
         lambda: work(finished, settler.handle, settings=settings, stop=stop, heartbeat=heartbeat),
-        lambda: work(outside, ingress.handle, settings=settings, stop=stop, on_bury=ingress.bury),
+        lambda: work(outside, ingress.handle, settings=settings, stop=stop, on_turn=watch.look, on_bury=ingress.bury),
         lambda: repeat(stop, EVERY_SECONDS, reconciler.look),
     )
     heartbeat.end()

@@ -297,6 +297,7 @@ def test_a_refused_attempt_stops_at_once(endpoint: Any, node: Any, status: int) 
     endpoint.script["/v1/plan"] = [status]
     manifest = node.fetch()
     assert "attempt is over" in manifest["error"]
+    assert manifest.get("disrupted", False) == (status == 410), "an attempt that goes on after all is to be repeated"
     assert endpoint.asked == ["/v1/plan"]
 
 

@@ -2,6 +2,8 @@
 
 import redis
 
+from helios.keys import LOSSES
+from helios.losses import Loss, losses_since
 from helios.streams import Inbox
 from helios.transitions import commit_one, renew
 from tests.redis_servers import commands_sent
@@ -317,3 +319,39 @@ def test_a_consumer_that_leaves_is_forgotten_unless_it_holds_something(client: r
     second.leave()
     assert consumers(client, STREAM) == {"two"}
     assert client.xpending(STREAM, GROUP)["pending"] == 1
+
+
+def test_entries_that_redis_lost_are_noticed_and_noted(client: redis.Redis) -> None:
+    """The stream is as it was before its last entry was added and read: a lost second, or a replica that lagged."""
+    box = inbox(client)
+    client.xadd(STREAM, {"n": "1"}, id="1000-0")
+    assert read_all(box) == [("1", 1)]
+    kept = client.xrange(STREAM)
+    client.xadd(STREAM, {"n": "2"}, id="2000-0")
+    assert read_all(box) == [("2", 1)]
+    client.delete(STREAM)
+    client.xgroup_create(STREAM, GROUP, id="0", mkstream=True)
+    for entry, fields in kept:
+        client.xadd(STREAM, fields, id=entry)
+    for _ in range(2):
+        box.history_unread = True  # as after every lost connection
+        box.read(1)
+    assert [each[:3] for each in losses_since(client, 0)] == [Loss(STREAM, "1000-0", "2000-0")[:3]], "and said once"
+    assert 0 < client.ttl(LOSSES) <= 7 * 86_400
+
+
+def test_an_emptied_redis_is_a_loss_and_an_id_of_nobodys_clock_is_none(valkey: redis.Redis) -> None:
+    client, box = valkey, inbox(valkey)
+    client.xadd(STREAM, {"n": "1"}, id="1000-0")
+    box.read(1)
+    client.flushall()
+    box.read(1)
+    box.read(1)
+    assert [each[:3] for each in losses_since(client, 0)] == [(STREAM, "0-0", "1000-0")]
+    client.delete(LOSSES)
+    client.xadd(STREAM, {"n": "1"}, id=f"{2**64 - 1}-{2**64 - 1}")
+    box.read(1)
+    client.delete(STREAM)
+    box.read(1)
+    box.read(1)
+    assert losses_since(client, 0) == []

@@ -195,6 +195,27 @@ def test_a_collector_that_slept_lets_go_of_what_another_took(setting: Setting) -
     assert setting.collector.held == {}
 
 
+def test_after_a_lost_connection_no_pod_is_let_go_that_redis_does_not_know_of(setting: Setting) -> None:
+    """Redis lost the launch; the task will be launched again, and its pod, over meanwhile, is what that one adopts."""
+    setting.launch("a")
+    setting.pods.found["job-a-1"] = None
+    setting.take()
+    keys = setting.stage.keys
+    setting.client.delete(keys.launched)
+    setting.client.xgroup_create(keys.launched, COLLECTOR_GROUP, id="0", mkstream=True)
+    setting.client.hset(keys.task(RUN, "a"), "status", "QUEUED")
+    setting.pods.over("job-a-1")
+    setting.collector.inbox.history_unread = True
+    setting.collector.turn()
+    assert setting.collector.held == {}
+    assert setting.pods.released == []
+    setting.client.xadd(keys.ready, {"run": RUN, "task": "a", "attempt": "1"})
+    setting.stage.launch("a")
+    setting.take()
+    assert setting.stage.status("a") == "SUCCEEDED"
+    assert setting.pods.released == ["job-a-1"]
+
+
 def test_entries_of_two_partitions_with_the_same_id_are_both_held(client: redis.Redis) -> None:
     """Each stream counts its ids by itself, so at thousands a second they coincide."""
     setting = Setting(client)

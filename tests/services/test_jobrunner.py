@@ -12,7 +12,7 @@ from helios.settings import Settings
 from helios.streams import Entry, Inbox
 from helios.tokens import check
 from helios.worker import Later
-from services.jobrunner.__main__ import sweep
+from services.jobrunner.__main__ import Sweep
 from services.jobrunner.jobs import ExistingJob, JobRefused, WantedJob, job_name, wanted_job
 from services.jobrunner.launch import Deleter, JobRunner, superseded
 from services.jobrunner.local import LocalLauncher, local_job
@@ -277,7 +277,23 @@ def test_a_start_deletes_the_jobs_that_nobody_wants(client: redis.Redis, tmp_pat
         job = local_job(wanted(f"job-{task}"))
         create_job(tmp_path, type(job)(job=f"job-{task}", run=RUN, task=task, attempt=1, command=["x"]))
     stage.cancel(["b"])
-    sweep(launcher, client, SETTINGS)
+    sweep = Sweep(launcher, client, SETTINGS)
+    sweep.look()
+    assert sorted(list_jobs(tmp_path)) == ["job-a", "job-gone"], "its run may just be opened again"
+    sweep.look()
+    assert list_jobs(tmp_path) == ["job-a"]
+
+
+def test_a_job_whose_run_is_opened_again_after_a_loss_stays(client: redis.Redis, tmp_path: Path) -> None:
+    """Redis lost the opening, not the submission: the second time the run wants the same Job."""
+    stage = Stage(client)
+    launcher = LocalLauncher(tmp_path, 10)
+    create_job(tmp_path, LocalJob(job="job-a", run=RUN, task="a", attempt=1, command=["x"]))
+    sweep = Sweep(launcher, client, SETTINGS)
+    sweep.look()
+    stage.open({"a": []})
+    sweep.look()
+    sweep.look()
     assert list_jobs(tmp_path) == ["job-a"]
 
 

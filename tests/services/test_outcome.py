@@ -63,6 +63,15 @@ def test_exit_zero_and_every_output_stored_is_a_success() -> None:
     assert [(each.name, each.key) for each in ended.record.outputs] == [("o", f"{PREFIX}u/o")]
 
 
+def test_a_pod_that_was_told_that_its_attempt_is_over_is_repeated_if_it_is_not() -> None:
+    """Redis has lost that the attempt had begun, refused its pod, and has begun it once more meanwhile."""
+    text = '{"v": 1, "ok": false, "hits": 0, "misses": 0, "hitBytes": 0, "missBytes": 0, "error": "it is over"%s}'
+    told = end(pod("Failed", fetch=1), messages={"fetch": text % ', "disrupted": true'})
+    assert (told.status, told.disrupted, told.record.reason) == ("FAILED", True, "it is over")
+    assert not end(pod("Failed", fetch=1), messages={"fetch": text % ""}).disrupted
+    assert not end(pod("Failed", task=1), messages={"fetch": text % ', "disrupted": true'}).disrupted
+
+
 BAD_REPORTS = {
     "another exit code": report(exitCode=1, outputs=[output()]),
     "no exit code": report(exitCode=None, outputs=[output()]),

@@ -30,7 +30,7 @@ from helios.settings import Settings
 from services.collector.__main__ import sweep
 from services.collector.loglines import LogPart
 from services.collector.pods import LocalPods
-from services.jobrunner.__main__ import sweep as sweep_jobs
+from services.jobrunner.__main__ import Sweep
 from services.jobrunner.local import LocalLauncher
 from tests.stage import RUN, Stage
 
@@ -155,7 +155,7 @@ def test_sweeps_go_on_past_what_is_broken(
         write_status(pods.directory, PodStatus(job="broken", uid="u", node="n", phase="Failed"))
     else:
         plant(job_file(pods.directory, "broken"))
-    sweep_jobs(LocalLauncher(pods.directory, 10), client, Settings())
+    Sweep(LocalLauncher(pods.directory, 10), client, Settings()).look()
     assert set(list_jobs(pods.directory)) == {"broken"}
     sweep(pods, client, Settings())
     assert not {"job-a", "job-b"} & set(list_pods(pods.directory))
