@@ -135,7 +135,10 @@ def calls() -> Generator[Check]:
             content = b"".join(parts)
             (status, headers), answer = answered[0], msgspec.json.decode(content)
             assert headers["Content-Length"] == str(len(content))
-            assert status[:3] in ("200", "400", "401", "403", "404", "409", "410", "413", "425"), f"{status}: {answer}"
+            known = status[:3] in ("200", "400", "401", "403", "404", "409", "410", "413", "425")
+            # Here there is no store; only this asks for one.
+            away = environ["PATH_INFO"] == "/v1/multipart" and "the object store does not answer" in str(answer)
+            assert known or (status[:3] == "503" and away), f"{status}: {answer}"
             if count % 100 == 0 or at.stage.status("a") != "RUNNING":
                 check_record(at)
                 at.fresh()

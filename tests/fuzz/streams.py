@@ -60,6 +60,7 @@ class House:
     def __init__(self, server: Valkey) -> None:
         self.client = server.client()
         self.raw = server.client(decode_responses=False)
+        self.client.config_set("hz", 500)  # how soon it sees that a blocking read has waited for long enough
         self.stage: Stage
         self.fresh()
 

@@ -138,7 +138,7 @@ def check_dag_document(case: Json) -> str:
     """The same document as JSON and as YAML."""
     word = check_dag(body_bytes(case))
     try:
-        text = yaml.safe_dump(case, allow_unicode=True)
+        text = yaml.dump(case, Dumper=yaml.CSafeDumper, allow_unicode=True)
     except (yaml.YAMLError, RecursionError, UnicodeError):
         return word
     check_dag(to_bytes(text))
@@ -523,7 +523,7 @@ def check_kube(case: Json) -> str:
         version = watch._list()
         for line in watch._lines(version, 1):
             watch._apply(line)
-    except (Expired, ApiAway, ApiRefused, msgspec.DecodeError, UnicodeError) as error:
+    except (Expired, ApiAway, ApiRefused, msgspec.DecodeError, UnicodeError, RecursionError) as error:
         word = type(error).__name__
     for found in watch.mirror.drain().values():
         if isinstance(found, Pod):
