@@ -24,9 +24,7 @@ Verify = Literal["size", "always"]
 """What a cache hit checks: the size and the time of change, or the digest of every byte."""
 
 
-class TaskInput(
-    Struct, frozen=True, rename="camel", tag_field="kind", tag="task", gc=False
-):
+class TaskInput(Struct, frozen=True, rename="camel", tag_field="kind", tag="task", gc=False):
     """An output of an earlier task, placed at `/artifacts/<as_>`."""
 
     from_task: str
@@ -36,9 +34,7 @@ class TaskInput(
     verify: Verify = "size"
 
 
-class ExternalInput(
-    Struct, frozen=True, rename="camel", tag_field="kind", tag="external", gc=False
-):
+class ExternalInput(Struct, frozen=True, rename="camel", tag_field="kind", tag="external", gc=False):
     """An object that no task of the DAG makes, placed at `/artifacts/<as_>`."""
 
     uri: str
@@ -77,9 +73,7 @@ class EnvSecret(Struct, frozen=True, tag_field="kind", tag="secret", gc=False):
 EnvVar = EnvValue | EnvSecret
 
 
-class Toleration(
-    Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True, gc=False
-):
+class Toleration(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True, gc=False):
     """A Kubernetes toleration, passed through."""
 
     key: str | None = None
@@ -89,9 +83,7 @@ class Toleration(
     toleration_seconds: int | None = None
 
 
-class Memoize(
-    Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True, gc=False
-):
+class Memoize(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True, gc=False):
     """An earlier success of the same work may stand for the task."""
 
     max_age_seconds: int | None = None

@@ -1,3 +1,5 @@
+# What is printed is a table for people:
+# ruff: noqa: T201
 """`python -m tests.fuzz [--seconds 600] [--target NAME …]`: every target for its share of the time, two side by side.
 
 Each has a process of its own with bounded memory, so one that is killed is a failure like any other. Prints a table;
@@ -17,6 +19,7 @@ from tests.fuzz.engine import ROOT, Outcome, bound_memory, fuzz
 from tests.fuzz.targets import TARGETS
 
 SIDE_BY_SIDE = 2
+HEAD = "target                 inputs  inputs/s  lines reached  slowest ms  peak MiB  new cases  failures"
 FOUND = ROOT / "build" / "fuzz"
 START_SECONDS = 60
 """What a process may take beyond its time: to start, and to find the smallest input that fails."""
@@ -36,9 +39,12 @@ def main() -> int:
         return 0
     each = given.seconds * min(SIDE_BY_SIDE, len(names)) / len(names)
     print(f"{len(names)} targets, {each:.0f} s each, two at a time; seed {given.seed}", flush=True)
+    print(HEAD, flush=True)
+    outcomes: list[Outcome] = []
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-        outcomes = list(pool.map(lambda name: _in_its_process(name, each, given.seed), names))
-    print(table(outcomes))
+        for outcome in pool.map(lambda name: _in_its_process(name, each, given.seed), names):
+            print(row(outcome), flush=True)
+            outcomes.append(outcome)
     for outcome in outcomes:
         for what, case in outcome.failures:
             print(f"\n{outcome.target}: {what}\n  {json.dumps(case)[:2000]}")
@@ -62,15 +68,12 @@ def _in_its_process(name: str, seconds: float, number: int) -> Outcome:
     return Outcome(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def table(outcomes: list[Outcome]) -> str:
-    lines = ["target                 inputs  inputs/s  lines reached  slowest ms  peak MiB  new cases  failures"]
-    for each in outcomes:
-        rate = each.inputs / each.seconds if each.seconds else 0
-        lines.append(
-            f"{each.target:20} {each.inputs:8,} {rate:9,.0f} {each.lines:14,} {each.slowest_ms:11.0f}"
-            f" {each.peak_bytes / 2**20:9.1f} {len(each.found):10,} {len(each.failures):9,}"
-        )
-    return "\n".join(lines)
+def row(each: Outcome) -> str:
+    rate = each.inputs / each.seconds if each.seconds else 0
+    return (
+        f"{each.target:20} {each.inputs:8,} {rate:9,.0f} {each.lines:14,} {each.slowest_ms:11.0f}"
+        f" {each.peak_bytes / 2**20:9.1f} {len(each.found):10,} {len(each.failures):9,}"
+    )
 
 
 def _leave(outcome: Outcome) -> None:

@@ -23,7 +23,16 @@ TEXTS = ["", " ", "\0", "\n", "..", ".", "/", "../../etc/passwd", "/etc/passwd",
 TEXTS += ["²", "٣", "é", "\u202e", "\ud800", "\udcff", "\U0001f600", "'", '"', "\\", "{}", "[]", "a" * 300, "x" * 5_000]
 TEXTS += ["9" * 5_000, "1e400", "0x10", "*", "%00", "%2e%2e%2f", "../" * 40, "a/" * 40 + "a", "1764027260123-0"]
 TEXTS += ["2026-01-01T00:00:00Z", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59+23:59", "0001-01-01T00:00:00"]
-WHOLE = ["[" * DEEP, "{" + '"a":{' * DEEP, "[" * DEEP + "]" * DEEP, '{"v":' + "1" * 5_000 + "}", "{}", "[]", "null", '"']
+WHOLE = [
+    "[" * DEEP,
+    "{" + '"a":{' * DEEP,
+    "[" * DEEP + "]" * DEEP,
+    '{"v":' + "1" * 5_000 + "}",
+    "{}",
+    "[]",
+    "null",
+    '"',
+]
 """Whole texts that readers of JSON have stumbled over."""
 PIECES = [*TEXTS, *(str(number) for number in NUMBERS), "[" * 100, "]" * 100, '{"a":', "}", "]", ",", ":", "\r\n", "\t"]
 LETTERS = "abz019 _-./:'\"\\{}[]é€\u2028\U0001f600\x00\x7f\x85"
@@ -37,7 +46,9 @@ def to_bytes(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:
-        return b"".join(_half(part) if "\ud800" <= part[:1] <= "\udfff" else part.encode() for part in _HALVES.split(text))
+        return b"".join(
+            _half(part) if "\ud800" <= part[:1] <= "\udfff" else part.encode() for part in _HALVES.split(text)
+        )
 
 
 def _half(text: str) -> bytes:
@@ -76,7 +87,12 @@ def smaller(case: Json) -> Iterator[Json]:
         if isinstance(container, dict) or container is not holder:
             yield _altered(case, number, lambda at, k: at.pop(k))
         if isinstance(value, str) and value:
-            for start, end in ((0, len(value) // 2), (len(value) // 2, len(value)), (0, len(value) - 1), (1, len(value))):
+            for start, end in (
+                (0, len(value) // 2),
+                (len(value) // 2, len(value)),
+                (0, len(value) - 1),
+                (1, len(value)),
+            ):
                 yield _altered(case, number, lambda at, k, s=start, e=end: at.__setitem__(k, at[k][s:e]))
 
 

@@ -262,7 +262,17 @@ def keeper_socket() -> Generator[Check]:
         server.close()
 
 
-HTTP = ["GET ", "POST ", "PUT ", "HEAD ", " HTTP/1.1\r\n", " HTTP/1.0\r\n", "Content-Length: 5\r\n", "\r\n\r\n", "Host: h\r\n"]
+HTTP = [
+    "GET ",
+    "POST ",
+    "PUT ",
+    "HEAD ",
+    " HTTP/1.1\r\n",
+    " HTTP/1.0\r\n",
+    "Content-Length: 5\r\n",
+    "\r\n\r\n",
+    "Host: h\r\n",
+]
 HTTP += ["Transfer-Encoding: chunked\r\n", "5\r\nabcde\r\n", "0\r\n\r\n", "Range: bytes=0-1\r\n", "If-Match: *\r\n"]
 HTTP += ["Expect: 100-continue\r\n", "Connection: close\r\n", "Content-Length: -1\r\n", "X: " + "y" * 70_000 + "\r\n"]
 HTTP += ["X: y\r\n" * 200, "?expires=1&grant=2&grant=3", "Authorization: Bearer {token}\r\n", "http://[::1/", "%ff"]

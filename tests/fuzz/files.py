@@ -25,7 +25,15 @@ from tests.fuzz.cases import Json, body_bytes, to_bytes, to_text
 from tests.fuzz.engine import Check, Target
 from tests.fuzz.texts import DIGEST, FETCHED, RUN
 
-EXIT = {"exitCode": 0, "signal": None, "timedOut": False, "cpuMs": 1, "peakMemoryBytes": 2, "startedAt": 3, "endedAt": 4}
+EXIT = {
+    "exitCode": 0,
+    "signal": None,
+    "timedOut": False,
+    "cpuMs": 1,
+    "peakMemoryBytes": 2,
+    "startedAt": 3,
+    "endedAt": 4,
+}
 ATTEMPT = Attempt(
     endpoint="http://h",
     token="t",
@@ -229,9 +237,17 @@ def _packed(content: bytes) -> Json:
 
 
 TARGETS = [
-    Target("wrapper-files", [EXIT, {**EXIT, "exitCode": 137, "signal": "SIGKILL", "error": "no such program"}], control_folder),
+    Target(
+        "wrapper-files",
+        [EXIT, {**EXIT, "exitCode": 137, "signal": "SIGKILL", "error": "no such program"}],
+        control_folder,
+    ),
     Target("volume-record", [VOLUME, {**VOLUME, "phase": "failed", "reason": "why"}], volume_folder),
-    Target("agent-notes", [{"report": EXIT, "stored": STORED, "saved": {"v": 1, "sent": 3}, "manifest": FETCHED}], state_folder),
+    Target(
+        "agent-notes",
+        [{"report": EXIT, "stored": STORED, "saved": {"v": 1, "sent": 3}, "manifest": FETCHED}],
+        state_folder,
+    ),
     Target("archive", [_tar(), _tar(tarfile.GNU_FORMAT), _tar()[:1536]], archive_folder),
     Target("compressed", [_packed(bytes(100_000)), _packed(b"hello" * 99)], compressed),
 ]

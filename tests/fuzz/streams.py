@@ -77,9 +77,7 @@ class House:
                 self.client.xdel(stream, entry)
 
     def inbox(self, group: str, stream: str) -> Inbox:
-        return Inbox(
-            self.client, group=group, consumer="fuzz", streams=[stream], batch_entries=16, lease_seconds=0.01
-        )
+        return Inbox(self.client, group=group, consumer="fuzz", streams=[stream], batch_entries=16, lease_seconds=0.01)
 
     def handled(self, name: str) -> None:
         """Let the stream's service work until the stream is empty."""
