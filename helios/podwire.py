@@ -11,6 +11,7 @@ import msgspec
 
 Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+NodeName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9._-]{0,253}\Z")]
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,7 +150,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     task: str
     attempt: int
     podUid: str
-    node: str = ""
+    node: NodeName = ""
     exitCode: int | None = None
     signal: str | None = None
     timedOut: bool = False

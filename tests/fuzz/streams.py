@@ -82,7 +82,7 @@ class House:
     def handled(self, name: str) -> None:
         """Let the stream's service work until the stream is empty."""
         keys, client = self.stage.keys, self.client
-        turn: Callable[[], object] = lambda: None
+        turn: Callable[[], object] | None = None
         bury: Callable[[Entry, str], None] | None = None
         stream, group = {
             "submissions": (SUBMISSIONS, SUBMITTER_GROUP),
@@ -96,7 +96,7 @@ class House:
         }[name]
         inbox = self.inbox(group, stream)
         handle: Handle
-        closing: Callable[[], None] = lambda: None
+        closing: Callable[[], None] | None = None
         if name in ("submissions", "controls"):
             ingress = Ingress(client, inbox, 1)
             handle, bury = ingress.handle, ingress.bury
@@ -118,13 +118,15 @@ class House:
         def on_turn() -> int:
             nonlocal turns
             turns += 1
-            turn()
+            if turn is not None:
+                turn()
             if client.xlen(stream) == 0 or turns > TURNS:
                 stop.event.set()
             return 2
 
         work(inbox, handle, settings=SETTINGS, stop=stop, on_turn=on_turn, on_bury=bury)
-        closing()
+        if closing is not None:
+            closing()
         left = client.xlen(stream), client.xpending(stream, group)["pending"]
         assert left == (0, 0), f"after {turns} turns entries and pending are {left}"
 

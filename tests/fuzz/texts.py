@@ -40,7 +40,7 @@ from services.collector.kube_status import (
 from services.collector.kube_watch import Expired, Watch
 from services.collector.loglines import LINE_BYTES, cut, readable
 from services.collector.manifests import ManifestLost, Manifests, NotYet
-from services.collector.outcome import Ended, from_final, from_pod, from_report, publish_message, report_of
+from services.collector.outcome import Ended, ended_well, from_final, from_pod, from_report, publish_message, report_of
 from services.jobrunner.jobs import wanted_job
 from services.jobrunner.manifest import job_manifest
 from services.submitter.accept import new_tasks, stated_name
@@ -51,6 +51,8 @@ SETTINGS = Settings(token_key="k", s3_bucket="helios")
 RUN = "1764027260123-0"
 PREFIX = f"runs/{RUN}/a/1/"
 DIGEST = "ab" * 32
+RECORD_BYTES = 32 * 1024
+"""More than any record of two inputs and one output takes, whatever was reported."""
 
 YAML = """\
 dagName: word-count
@@ -118,7 +120,7 @@ def is_unicode(text: str) -> bool:
 
 
 def check_dag(text: bytes) -> str:
-    """Whatever is accepted can be stored, ordered and made into Jobs of both forms; what is not has readable reasons."""
+    """What is accepted can be stored, ordered and made into Jobs of both forms; what is not has readable reasons."""
     stated_name(text.decode("utf-8", "surrogateescape")).encode()
     try:
         parsed = parse_dag(text)
@@ -238,6 +240,7 @@ def check_shown(ended: Ended) -> None:
     assert ended.status in ("SUCCEEDED", "FAILED")
     record = msgspec.json.encode(ended.record)
     assert msgspec.json.encode(decode_attempt(record)) == record
+    assert len(record) < RECORD_BYTES, len(record)
     assert 0 <= ended.record.cacheHitBytes <= COUNTED_AT_MOST and 0 <= ended.record.cacheMissBytes <= COUNTED_AT_MOST
     known = {"status": ended.status, "attempt": "1", "queuedAt": "1", "launchedAt": "2", "endedAt": "3"}
     view = task_view("a", [{**known, "record": record.decode()}.get(field) for field in TASK_FIELDS])
@@ -281,7 +284,9 @@ def check_report(case: Json) -> str:
         from_pod(pod, report=report, messages={}, classification=account, declared_outputs=["o"], prefix=PREFIX)
         for pod in pods
     ]
-    for ended in (*ends, from_report(report, account), from_final(report, account)):
+    if ended_well(report, ["o"], PREFIX):
+        ends.append(from_report(report, account))
+    for ended in (*ends, from_final(report, account)):
         check_shown(ended)
     return f"{ends[0].status} {account.cache}"
 
