@@ -299,7 +299,9 @@ def test_a_message_that_is_none_fails_the_attempt_all_the_same(step: str, text: 
 def test_nothing_that_a_report_says_makes_its_record_large() -> None:
     """Records share Redis's memory with the work, and a pod's word is all that most of one is."""
     long = "x" * 1_000_000
-    fetched = FetchedInput(name=long, bytes=1, hit=False, cause=long, sha256=long, source=long, version=long, detail=long)
+    fetched = FetchedInput(
+        name=long, bytes=1, hit=False, cause=long, sha256=long, source=long, version=long, detail=long
+    )
     manifest = FetchManifest(ok=True, hits=0, misses=1, hitBytes=0, missBytes=1, inputs=[fetched])
     account = classify(inputs_declared=1, cache_enabled=True, manifest=manifest, message=None, log=None)
     given = report(signal=long, exitCode=None, fetch=manifest)
