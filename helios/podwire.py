@@ -19,7 +19,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     and bytes are the content's.
     """
 
-    codec: str
+    codec: Annotated[str, msgspec.Meta(max_length=16)]
     """zstd."""
     bytes: Size
 
@@ -133,9 +133,9 @@ class FetchManifest(msgspec.Struct, frozen=True, kw_only=True):
 
 class StoredOutput(msgspec.Struct, frozen=True, kw_only=True):
     name: str
-    key: str
-    bytes: int
-    sha256: str
+    key: Annotated[str, msgspec.Meta(max_length=1_024)]
+    bytes: Size
+    sha256: Digest
     archive: bool = False
     stored: Stored | None = None
     warm: bool = False

@@ -3,12 +3,15 @@
 import re
 from pathlib import Path
 
+import pytest
+
 PROJECT = Path(__file__).parents[1]
 
 
-def test_every_test_named_in_the_faults_page_exists() -> None:
+@pytest.mark.parametrize("page", ["faults.md", "limits.md"])
+def test_every_test_that_the_page_names_exists(page: str) -> None:
     """A promise whose test was renamed or deleted is noticed."""
-    named = set(re.findall(r"`(test_\w+)`", (PROJECT / "docs" / "faults.md").read_text()))
+    named = set(re.findall(r"`(test_\w+)`", (PROJECT / "docs" / page).read_text()))
     written = {
         name
         for file in (PROJECT / "tests").rglob("test_*.py")

@@ -4,6 +4,7 @@ No request may be answered as a fault of ours (500), nor as something to be trie
 whatever bytes come, the server answers the next one.
 """
 
+import hashlib
 import io
 import json
 import socket
@@ -218,39 +219,56 @@ def _raw_check(port: int, wanted: Callable[[], bytes], ok: bytes, fill: Callable
 
 
 @contextmanager
-def collector_socket() -> Generator[Check]:
+def collector_at() -> Generator[int]:
+    """The port of a collector's endpoint."""
     with house() as at:
         port = free_port()
         endpoint = Endpoint(at.endpoint, f"127.0.0.1:{port}")
         endpoint.start()
-        health = b"GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
-        yield _raw_check(port, lambda: health, b"HTTP/1.1 200", filled)
+        yield port
         endpoint.close()
 
 
 @contextmanager
-def keeper_socket() -> Generator[Check]:
+def collector_socket() -> Generator[Check]:
+    health = b"GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+    with collector_at() as port:
+        yield _raw_check(port, lambda: health, b"HTTP/1.1 200", filled)
+
+
+@contextmanager
+def keeper_at(broken: list[BaseException] | None = None) -> Generator[int]:
+    """The port of a keeper with an empty cache; what its requests fail with goes to `broken`."""
     with tempfile.TemporaryDirectory() as folder:
         cache = CacheStore(f"{folder}/cache", "fuzz")
         cache.prepare()
         server = BlobServer(cache, "kk", "127.0.0.1", 0)
-        broken: list[BaseException] = []
 
         def note(_request: object, _address: object) -> None:
             error = sys.exc_info()[1]
-            if error is not None and not isinstance(error, OSError):
+            if broken is not None and error is not None and not isinstance(error, OSError):
                 broken.append(error)
 
         server._server.handle_error = note  # type: ignore[method-assign]
         server.start()
-        path = output_url("", "kk", RUN, "a", 1, int(time.time()) + 10**6)
-        put = f"PUT {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc".encode()
-        blob = blob_url("", "kk", DIGEST, int(time.time()) + 10**6)
+        yield server.port
+        server.close()
 
-        def fill(text: str) -> str:
-            return text.replace("{put}", path).replace("{blob}", blob)
 
-        raw = _raw_check(server.port, lambda: put, b"HTTP/1.1 200", fill)
+@contextmanager
+def keeper_socket() -> Generator[Check]:
+    broken: list[BaseException] = []
+    expires = int(time.time()) + 10**6
+    path = output_url("", "kk", RUN, "a", 1, expires)
+    blob = blob_url("", "kk", hashlib.sha256(b"abc").hexdigest(), expires)
+    put = f"PUT {path} HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc".encode()
+
+    def fill(text: str) -> str:
+        return text.replace("{put}", path).replace("{blob}", blob)
+
+    with keeper_at(broken) as port:
+        exchange(port, put)
+        raw = _raw_check(port, lambda: put, b"HTTP/1.1 200", fill)
 
         def check(case: Json) -> str:
             word = raw(case)
@@ -259,7 +277,6 @@ def keeper_socket() -> Generator[Check]:
             return word
 
         yield check
-        server.close()
 
 
 HTTP = [

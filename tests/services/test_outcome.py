@@ -312,6 +312,17 @@ def test_nothing_that_a_report_says_makes_its_record_large() -> None:
     assert ended.record.reason is not None and ended.record.reason.startswith("it was ended by xxx")
 
 
+@pytest.mark.parametrize("field", ["key", "sha256", "codec"])
+def test_a_report_of_an_output_without_end_is_refused(field: str) -> None:
+    stored = {"codec": "zstd", "bytes": 5}
+    good: dict[str, Any] = {"name": "o", "key": f"{PREFIX}u/o", "bytes": 9, "sha256": "0" * 64, "stored": stored}
+    bad = {**good, "stored": {**stored, "codec": "x" * 2_000}} if field == "codec" else {**good, field: "0" * 2_000}
+    fields = {"run": "1-0", "task": "a", "attempt": 1, "podUid": "u"}
+    msgspec.json.decode(msgspec.json.encode({**fields, "outputs": [good]}), type=Report)
+    with pytest.raises(msgspec.ValidationError, match=field):
+        msgspec.json.decode(msgspec.json.encode({**fields, "outputs": [bad]}), type=Report)
+
+
 @pytest.mark.parametrize("node", ["n" * 254, "a,b", "a/b", "a b", "é", "\n"])
 def test_a_report_of_a_node_that_no_node_can_be_is_refused(node: str) -> None:
     """It becomes part of a key, and of a list with commas."""
