@@ -253,7 +253,7 @@ def check_messages(case: Json) -> str:
         return "no case"
     texts = {step: body_bytes(case.get(step)).decode("utf-8", "surrogateescape") for step in ("fetch", "publish")}
     log = case.get("log")
-    lines = [line for line in log if isinstance(line, str)] if isinstance(log, list) else None
+    lines = [line for line in log if isinstance(line, str) and is_unicode(line)] if isinstance(log, list) else None
     account = classify(inputs_declared=2, cache_enabled=True, manifest=None, message=texts["fetch"], log=lines)
     pod, report = pod_of(case.get("pod")), None
     message = publish_message(texts["publish"])
