@@ -37,6 +37,8 @@ WHOLE = [
 PIECES = [*TEXTS, *(str(number) for number in NUMBERS), "[" * 100, "]" * 100, '{"a":', "}", "]", ",", ":", "\r\n", "\t"]
 LETTERS = "abz019 _-./:'\"\\{}[]é€\u2028\U0001f600\x00\x7f\x85"
 MOST_CHARACTERS = 400_000
+REPEATED_CHARACTERS = 5_000
+"""Longer lists are not repeated: what is beyond a limit on size, a test of that limit sends."""
 
 _HALVES = re.compile("([\ud800-\udfff]+)")
 
@@ -130,7 +132,7 @@ def _change(random: Random, container: Any, key: Any, pieces: Sequence[str]) -> 
             container[_letters(random)] = value_of(random)
         case 2 if len(container) < 100:
             container.insert(key, deepcopy(value))
-        case 3 if isinstance(value, list) and 0 < len(value) < 100:
+        case 3 if isinstance(value, list) and value and len(json.dumps(value)) < REPEATED_CHARACTERS:
             container[key] = value * random.randint(2, 60)
         case 4 if isinstance(value, list) and value:
             value.pop(random.randrange(len(value)))

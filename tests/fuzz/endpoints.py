@@ -56,6 +56,8 @@ tasks:
   - {name: b, image: i, command: [x], depends_on: [a]}
 """
 ANSWER_SECONDS = 10.0
+HEADER_BYTES = 256 * 1024
+"""The server takes no more for all of a request's headers."""
 FAR = 2**40
 
 
@@ -113,10 +115,10 @@ def _environ(case: dict[str, Any]) -> dict[str, Any]:
     }
     for name in ("REQUEST_METHOD", "PATH_INFO"):
         if isinstance(case.get(name), str):
-            environ[name] = to_bytes(case[name]).decode("latin-1")
+            environ[name] = to_bytes(case[name]).decode("latin-1")[:HEADER_BYTES]
     for name, value in headers.items() if isinstance(headers, dict) else ():
         if isinstance(value, str):
-            environ[name] = to_bytes(filled(value)).decode("latin-1")
+            environ[name] = to_bytes(filled(value[:HEADER_BYTES])[:HEADER_BYTES]).decode("latin-1")
     return environ
 
 
