@@ -26,6 +26,7 @@ log = structlog.get_logger()
 
 USER_AGENT = "helios-jobrunner"
 LIST_PAGE = 500
+CONNECT_SECONDS = 3.0
 DENIED_PATIENCE_SECONDS = 20.0
 """An API server that starts denies everything until it has read the roles; after this, a denial is meant."""
 
@@ -77,10 +78,12 @@ class Api:
                 f"{self.host}{path}",
                 header_params=headers,
                 body=body,
-                _request_timeout=self.timeout_seconds,
+                _request_timeout=(min(CONNECT_SECONDS, self.timeout_seconds), self.timeout_seconds),
             )
             return response.status, response.read()
         except (urllib3.exceptions.HTTPError, ApiException, ConfigException, OSError) as error:
+            # What cut or silenced one connection has probably met the idle ones, too; each would cost its own wait.
+            self.client.rest_client.pool_manager.clear()
             raise LauncherAway(f"the API server does not answer: {type(error).__name__}: {error}") from error
 
 

@@ -34,7 +34,7 @@ def test_the_corpus_is_small_and_every_folder_of_it_has_a_target() -> None:
 # The fuzzer itself: what it could not find, nobody would know.
 
 
-def _found(target: Target, seconds: float = 20) -> Outcome:
+def _found(target: Target, seconds: float = 2) -> Outcome:
     return fuzz(target, seconds, 1)
 
 
@@ -50,7 +50,9 @@ def test_an_exception_is_found_and_made_small() -> None:
     assert case == {"b": ""}
 
 
-def test_what_takes_too_long_or_too_much_is_found() -> None:
+def test_what_takes_too_long_or_too_much_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.fuzz.engine.SHRINK_SECONDS", 0.2)
+
     def slow(case: object) -> str:
         return str(sum(1 for _ in range(100_000 if case != {"a": 1} else 1)))
 
