@@ -18,7 +18,7 @@ IMAGE_PLATFORM := --only-binary=:all: --python-version 3.11 --implementation cp 
   --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-links test-cluster test-cluster-long mutations bench-cluster bench-kwok bench-kwok-smoke exec images check fmt lock clean audit
+.PHONY: help install dev demo test test-links test-cluster test-cluster-long mutations bench-cluster bench-kwok bench-kwok-smoke exec images check fmt lock clean audit fuzz
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -47,6 +47,11 @@ demo: $(VENV)/.runtime ## run one example twice and compare what the cache saved
 
 test: $(VENV)/.dev ## run the tests; sets up all they need
 	@$(BIN)/python -m pytest
+
+SECONDS ?= 600
+
+fuzz: $(VENV)/.dev ## damaged and hostile input for every way in: SECONDS=600 in all
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 test-links: $(VENV)/.dev ## all tests of broken connections, those that wait for long included: three minutes
 	@HELIOS_LONG=1 $(BIN)/python -m pytest --durations=10 tests/test_faulty_link.py tests/helios/test_link.py tests/agent/test_link.py \

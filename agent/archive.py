@@ -7,6 +7,7 @@ anything. That is stricter than tarfile's data filter and the same on every Pyth
 """
 
 import errno
+import io
 import os
 import stat
 from array import array
@@ -19,11 +20,14 @@ from agent.names import NameRefused, escape, parts_of
 # Imported only where a tar is written or read: it costs four milliseconds, and most inputs and outputs are plain files.
 if TYPE_CHECKING:
     import tarfile
+    from typing import BinaryIO
 
 BLOCK = 512
 MAX_ENTRIES = 1_000_000
 LARGE_ENTRIES = 50_000
 """A folder with more takes memory, up to some hundred megabytes."""
+_PIECE = 1024 * 1024
+"""Of a file's content at once; and no name needs a longer header."""
 UNSIGNED = 2**64 - 1
 """Times are compared and kept modulo this and one: a file's may be before 1970, or centuries ahead."""
 _END = bytes(2 * BLOCK)
@@ -165,7 +169,7 @@ def unpack_below(fd: int, folder: int, owner: int | None = None) -> None:
     os.lseek(fd, 0, os.SEEK_SET)
     allowed = stat.S_IMODE(os.fstat(folder).st_mode) & 0o777
     try:
-        with open(fd, "rb", closefd=False) as raw, tarfile.open(fileobj=raw, mode="r:") as archive:
+        with open(fd, "rb", closefd=False) as raw, tarfile.open(fileobj=_Pieces(raw), mode="r:") as archive:
             count = 0
             while (member := archive.next()) is not None:
                 count += 1
@@ -173,8 +177,29 @@ def unpack_below(fd: int, folder: int, owner: int | None = None) -> None:
                     raise ArchiveRefused(f"it holds more than {MAX_ENTRIES} entries")
                 _unpack_one(archive, member, folder, allowed, owner)
                 archive.members = []  # pyright: ignore[reportAttributeAccessIssue]  # it would remember every one
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, RecursionError) as error:
+        # tarfile follows headers that only announce others by recursion, and takes some damage for what it is not.
         raise ArchiveRefused(f"not a readable tar: {error}") from None
+
+
+class _Pieces(io.RawIOBase):
+    """The open file, of which nobody reads a large piece at once: tarfile would read the whole of a header that
+    announces a name, however long it says that this is.
+    """
+
+    def __init__(self, file: "BinaryIO") -> None:
+        self._file = file
+
+    def read(self, size: int = -1, /) -> bytes:
+        if not 0 <= size <= _PIECE:
+            raise ArchiveRefused("a header in it is larger than any name needs")
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
 
 
 def _unpack_one(
@@ -184,6 +209,8 @@ def _unpack_one(
         parts = parts_of(member.name.rstrip("/") if member.isdir() else member.name)
     except NameRefused as refusal:
         raise ArchiveRefused(str(refusal)) from None
+    if member.size < 0:  # what follows it would be itself
+        raise ArchiveRefused(f"entry {escape(member.name)} has no size")
     if member.isdir():
         with below(folder, parts, create=True, owner=owner):
             return
@@ -197,7 +224,7 @@ def _unpack_one(
         try:
             left = member.size
             while left > 0:
-                data = content.read(min(left, 1024 * 1024))
+                data = content.read(min(left, _PIECE))
                 if not data:
                     raise OSError(errno.EIO, "the archive is cut short")
                 left -= len(data)

@@ -77,6 +77,7 @@ def _read(path: str) -> bytes:
         return b""
     try:
         with os.fdopen(fd, "rb") as file:
-            return file.read(MAX_BYTES)
+            # Python takes the memory for as much as is asked for before it reads.
+            return file.read(min(MAX_BYTES, os.fstat(fd).st_size))
     except OSError:
         return b""

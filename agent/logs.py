@@ -19,7 +19,7 @@ The classification is rebuilt from four of them alone: `starting` opens the reco
 says how many inputs there are and whether the cache was on, each `Input` line gives one input's outcome, cause and
 size, `completed` says that none is missing. As one regular expression for the `Input` line:
 
-    ^\[HELIOS\] Input '((?:[^'\\]|\\.)*)': (hit|miss) ([a-z-]+), (\d+) bytes$
+    ^\[HELIOS\] Input '((?:[^'\\]|\\.)*)': (hit|miss) ([a-z-]+), (\d{1,15}) bytes$
 
 Anything else is for people. No line ever holds a URL or a token.
 """
@@ -35,8 +35,8 @@ from agent.names import escape
 PREFIX = "[HELIOS] "
 
 # Compiled by whoever reads a log, which no step does.
-INPUT_LINE = r"^\[HELIOS\] Input '((?:[^'\\]|\\.)*)': (hit|miss) ([a-z-]+), (\d+) bytes$"
-PLAN_LINE = r"^\[HELIOS\] Plan: (\d+) inputs, cache (on|off)$"
+INPUT_LINE = r"^\[HELIOS\] Input '((?:[^'\\]|\\.)*)': (hit|miss) ([a-z-]+), (\d{1,15}) bytes$"
+PLAN_LINE = r"^\[HELIOS\] Plan: (\d{1,15}) inputs, cache (on|off)$"
 
 
 class LoggedInput(Frozen):

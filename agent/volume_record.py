@@ -140,20 +140,36 @@ def is_volume_id(name: str) -> bool:
 
 
 def read_record(folder: str) -> VolumeRecord | None:
-    """None where there is none that can be read: its writer died before it had begun, or the disk lost it."""
+    """None where there is none that can be read: its writer died before it had begun, or the disk lost it. Fields that
+    only a newer agent knows are passed over, so that an older one that is put back in its place goes on.
+    """
     try:
         fd = os.open(f"{folder}/{FILE}", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         with open(fd, "rb") as file:
             found = read_object(file.read(_MOST_BYTES))
     except OSError:
         return None
-    if found is None or found.pop("v", None) != 1:
+    if found is None or found.get("v") != 1:
         return None
+    known: dict[str, Any] = {name: found[name] for name in VolumeRecord.__match_args__ if name in found}
     try:
-        fields: dict[str, Any] = {**found, "phase": Phase(found.get("phase"))}
-        return VolumeRecord(**fields)
+        known["phase"] = Phase(known.get("phase"))
+        record = VolumeRecord(**known)
     except (TypeError, ValueError):
         return None
+    return record if _is_sound(record) else None
+
+
+def _is_sound(record: VolumeRecord) -> bool:
+    texts = (record.run, record.task, record.job, record.token, record.pod_uid, record.target)
+    numbers = (record.attempt, record.user, record.inputs, record.outputs)
+    switches = (record.cache_enabled, record.published, record.disrupted)
+    return (
+        all(type(each) is str for each in texts)
+        and all(type(each) is int and 0 <= each < MOST for each in numbers)
+        and all(type(each) is bool for each in switches)
+        and all(each is None or type(each) is str for each in (record.boot, record.reason))
+    )
 
 
 def _text(context: Mapping[str, str], name: str) -> str:

@@ -1,7 +1,7 @@
 """What `helios doctor` looks at in Redis. Each check yields findings; none of them raises for what it looks for."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -154,6 +154,19 @@ def check_services(link: Link) -> Iterator[Finding]:
         detail = f"{count(len(replicas), 'replica')}, version {', '.join(sorted({b['version'] for b in replicas}))}"
         fix = f"this command is version {ours}: upgrade the older of the two" if others else ""
         yield Finding(service, not others, detail, fix)
+    if beats:
+        yield _versions(beats)
+
+
+def _versions(beats: Sequence[Mapping[str, str]]) -> Finding:
+    """Whether all services are of one version: they work beside each other, but not for longer than an update takes."""
+    replicas: dict[str, list[str]] = {}
+    for beat in beats:
+        replicas.setdefault(beat["version"], []).append(beat["replica"])
+    if len(replicas) == 1:
+        return Finding("versions", True, f"all services are version {next(iter(replicas))}")
+    named = "; ".join(f"{version}: {', '.join(names)}" for version, names in sorted(replicas.items()))
+    return Finding("versions", False, f"mixed ({named})", "an update has not ended: upgrade what is still older")
 
 
 def silent_fix(stack: Stack, service: str) -> str:

@@ -1,5 +1,8 @@
 """The DAG as the services see it: checked, complete and in one form. No I/O happens here.
 
+These structs are stored, and read by services of other versions while a rolling update is under way: they gain fields
+with defaults only, and what is not known is passed over.
+
 `parse_dag` reads what users write (helios/dag_format.py) and either gives a `Dag` or names every problem.
 """
 
@@ -21,9 +24,7 @@ Verify = Literal["size", "always"]
 """What a cache hit checks: the size and the time of change, or the digest of every byte."""
 
 
-class TaskInput(
-    Struct, frozen=True, forbid_unknown_fields=True, rename="camel", tag_field="kind", tag="task", gc=False
-):
+class TaskInput(Struct, frozen=True, rename="camel", tag_field="kind", tag="task", gc=False):
     """An output of an earlier task, placed at `/artifacts/<as_>`."""
 
     from_task: str
@@ -33,9 +34,7 @@ class TaskInput(
     verify: Verify = "size"
 
 
-class ExternalInput(
-    Struct, frozen=True, forbid_unknown_fields=True, rename="camel", tag_field="kind", tag="external", gc=False
-):
+class ExternalInput(Struct, frozen=True, rename="camel", tag_field="kind", tag="external", gc=False):
     """An object that no task of the DAG makes, placed at `/artifacts/<as_>`."""
 
     uri: str
@@ -56,14 +55,14 @@ class ExternalInput(
 Input = TaskInput | ExternalInput
 
 
-class EnvValue(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="value", gc=False):
+class EnvValue(Struct, frozen=True, tag_field="kind", tag="value", gc=False):
     """An environment variable whose value is written in the DAG."""
 
     name: str
     value: str
 
 
-class EnvSecret(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="secret", gc=False):
+class EnvSecret(Struct, frozen=True, tag_field="kind", tag="secret", gc=False):
     """An environment variable whose value is the entry `key` of the secret `secret`."""
 
     name: str
@@ -74,9 +73,7 @@ class EnvSecret(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind
 EnvVar = EnvValue | EnvSecret
 
 
-class Toleration(
-    Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True, kw_only=True, gc=False
-):
+class Toleration(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True, gc=False):
     """A Kubernetes toleration, passed through."""
 
     key: str | None = None
@@ -86,9 +83,7 @@ class Toleration(
     toleration_seconds: int | None = None
 
 
-class Memoize(
-    Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True, kw_only=True, gc=False
-):
+class Memoize(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True, gc=False):
     """An earlier success of the same work may stand for the task."""
 
     max_age_seconds: int | None = None
@@ -97,7 +92,7 @@ class Memoize(
     """The share of skips that run all the same, from 0 to 1."""
 
 
-class Task(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit_defaults=True, kw_only=True):
+class Task(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
     """One container to run. Encodes to JSON of its own, which is stored for each task."""
 
     name: str
@@ -126,7 +121,7 @@ class Task(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", omit
     """None: it always runs."""
 
 
-class Dag(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
+class Dag(Struct, frozen=True, rename="camel", kw_only=True):
     """A checked DAG: names are unique, every parent and every input exists, there is no cycle."""
 
     dag_name: str

@@ -114,5 +114,8 @@ def encode_event(event: Event) -> bytes:
 
 
 def decode_event(text: str | bytes) -> AnyEvent:
-    """Raises msgspec.DecodeError for anything else than one of the events above."""
-    return _decoder.decode(text)
+    """Raises msgspec.DecodeError for anything else than one of the events above, such as one of a newer version."""
+    try:
+        return _decoder.decode(text)
+    except RecursionError:
+        raise msgspec.DecodeError("nested too deeply") from None

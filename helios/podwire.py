@@ -11,6 +11,7 @@ import msgspec
 
 Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Size = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+NodeName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9._-]{0,253}\Z")]
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,7 +19,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     and bytes are the content's.
     """
 
-    codec: str
+    codec: Annotated[str, msgspec.Meta(max_length=16)]
     """zstd."""
     bytes: Size
 
@@ -134,9 +135,9 @@ class FetchManifest(msgspec.Struct, frozen=True, kw_only=True):
 
 class StoredOutput(msgspec.Struct, frozen=True, kw_only=True):
     name: str
-    key: str
-    bytes: int
-    sha256: str
+    key: Annotated[str, msgspec.Meta(max_length=1_024)]
+    bytes: Size
+    sha256: Digest
     archive: bool = False
     stored: Stored | None = None
     warm: bool = False
@@ -151,7 +152,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     task: str
     attempt: int
     podUid: str
-    node: str = ""
+    node: NodeName = ""
     exitCode: int | None = None
     signal: str | None = None
     timedOut: bool = False

@@ -20,8 +20,8 @@ def names_in(text: str) -> set[str]:
     return set(re.findall(r"`(test_\w+)`", text))
 
 
-@pytest.mark.parametrize("page", ["faults.md", "security.md"])
-def test_every_test_named_in_the_faults_and_the_security_page_exists(page: str) -> None:
+@pytest.mark.parametrize("page", ["faults.md", "limits.md", "security.md"])
+def test_every_test_that_a_page_names_exists(page: str) -> None:
     """A promise whose test was renamed or deleted is noticed."""
     named, written = names_in((PROJECT / "docs" / page).read_text()), all_tests()
     assert named, "the page names no test at all"

@@ -24,6 +24,9 @@ COUNTED_AT_MOST = 2**49
 VERSION_CHARACTERS = 1_100
 """A longer version is not kept at all, since part of one compares with nothing; S3's version ids have 1,024 at most."""
 DETAIL_CHARACTERS = 300
+NAME_CHARACTERS = 1_024
+CAUSE_CHARACTERS = 40
+DIGEST_CHARACTERS = 64
 
 
 class Classification(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,13 +84,13 @@ def _bytes_from(source: str, inputs: Iterable[FetchedInput]) -> int:
 
 def _input_record(each: FetchedInput) -> InputRecord:
     return InputRecord(
-        each.name,
+        each.name[:NAME_CHARACTERS],
         each.bytes,
-        each.cause,
+        each.cause[:CAUSE_CHARACTERS],
         source=each.source if each.source in SOURCES else "",
         ms=each.ms,
         savedMs=each.savedMs if each.hit else 0,
-        sha256=each.sha256 or "",
+        sha256=each.sha256 if each.sha256 and len(each.sha256) == DIGEST_CHARACTERS else "",
         version=each.version if each.version and len(each.version) <= VERSION_CHARACTERS else "",
         detail=each.detail[:DETAIL_CHARACTERS],
     )

@@ -391,5 +391,5 @@ def _body(environ: dict[str, Any], kind: Any) -> Any:
         raise Answer("413 Content Too Large", f"a body takes 1 to {BODY_BYTES} bytes")
     try:
         return msgspec.json.decode(environ["wsgi.input"].read(length), type=kind)
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise Answer("400 Bad Request", f"the body is not understood: {error}") from None

@@ -153,6 +153,6 @@ def _refused(response: urllib3.BaseHTTPResponse) -> ApiRefused:
     text = b"".join(_chunks(response))
     try:
         words = msgspec.json.decode(text, type=ApiStatus).message
-    except (msgspec.DecodeError, UnicodeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         words = ""
     return ApiRefused(response.status, words or f"HTTP {response.status}: {text[:500].decode('utf-8', 'replace')}")

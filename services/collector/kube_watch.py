@@ -121,7 +121,7 @@ class Watch(Generic[Kind]):
             began = time.monotonic()
             try:
                 self._follow(self._list(), began + RELIST_SECONDS)
-            except (Expired, ApiAway, ApiRefused, msgspec.DecodeError, UnicodeError) as error:
+            except (Expired, ApiAway, ApiRefused, msgspec.DecodeError, UnicodeError, RecursionError) as error:
                 if time.monotonic() - began > STEADY_SECONDS:
                     trouble = 0
                 trouble = self._wait(trouble, error)
@@ -219,7 +219,7 @@ class Watch(Generic[Kind]):
         """An object that cannot be read says nothing to us; the others go on."""
         try:
             return self.decoder.decode(item)
-        except (msgspec.DecodeError, UnicodeError) as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             log.error("an object cannot be read", path=self.path, error=str(error))
             return None
 

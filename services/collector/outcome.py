@@ -207,7 +207,7 @@ def _reason(pod: PodStatus, report: Report | None, messages: dict[str, str | Non
         if report.timedOut:
             return "it ran longer than its timeoutSeconds"
         if report.signal:
-            return f"it was ended by {report.signal}"
+            return _short(f"it was ended by {report.signal}")
         if report.exitCode:
             return f"it exited with code {report.exitCode}"
     message = publish_message(messages.get("publish")) if report is None else None

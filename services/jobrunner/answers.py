@@ -72,7 +72,7 @@ def decoded(body: bytes, kind: Any) -> Any:
     """The answer as `kind`. Raises OSError."""
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise OSError(f"the API server's answer is not understood: {error}") from None
 
 
@@ -100,7 +100,7 @@ def _verdict(code: int, status: _Status) -> Verdict:
 def _status(body: bytes) -> _Status:
     try:
         return _status_decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _Status(message=body[:WORDS_CHARACTERS].decode("utf-8", "replace").strip())
 
 

@@ -92,3 +92,58 @@ def test_of_very_large_folders_only_few_are_packed_at_once(tmp_path: Path, monke
             assert opened == []
     waiting.join(10)
     wait_until(lambda: opened == ["also"], "its turn came")
+
+
+def _header(name: str, kind: bytes, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = tarfile.itn(size, 12, tarfile.GNU_FORMAT)
+    header[148:156] = b"        "
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+def _unpacked(tmp_path: Path, content: bytes, zeros: int = 0) -> None:
+    packed = tmp_path / "packed"
+    packed.write_bytes(content)
+    os.truncate(packed, len(content) + zeros)
+    (tmp_path / "target").mkdir()
+    target = os.open(tmp_path / "target", os.O_RDONLY)
+    try:
+        with packed.open("rb") as file:
+            unpack_below(file.fileno(), target)
+    finally:
+        os.close(target)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+@pytest.mark.parametrize("size", [64 * 1024**2, -512])
+def test_a_name_without_end_is_refused_before_it_is_read(tmp_path: Path, kind: bytes, size: int) -> None:
+    """On a node with an agent its memory is everybody's."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArchiveRefused, match="larger than any"):
+            _unpacked(tmp_path, _header("x", kind, size), zeros=64 * 1024**2)
+        assert tracemalloc.get_traced_memory()[1] < 2 * 1024**2
+    finally:
+        tracemalloc.stop()
+    assert os.listdir(tmp_path / "target") == []
+
+
+def test_names_that_follow_names_without_end_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveRefused, match="not a readable tar"):
+        _unpacked(tmp_path, (_header("x", tarfile.GNUTYPE_LONGNAME, 5) + b"name\0".ljust(512, b"\0")) * 3_000)
+
+
+def test_an_entry_that_leads_back_is_refused(tmp_path: Path) -> None:
+    """Else the same entry would be read again and again."""
+    with pytest.raises(ArchiveRefused, match="'x'"):
+        _unpacked(tmp_path, _header("first", tarfile.DIRTYPE, 0) + _header("x", tarfile.DIRTYPE, -1024) + bytes(1024))
+
+
+def test_an_archive_of_too_many_entries_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archive, "MAX_ENTRIES", 3)
+    entries = b"".join(_header(f"d{number}", tarfile.DIRTYPE, 0) for number in range(4))
+    with pytest.raises(ArchiveRefused, match="more than 3"):
+        _unpacked(tmp_path, entries + bytes(1024))

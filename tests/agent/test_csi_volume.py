@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import threading
 import tracemalloc
@@ -90,6 +91,25 @@ def test_what_is_written_down_is_read_again_and_is_the_agents_alone(tmp_path: Pa
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"v": 2}', '{"v": 1, "run": "r"}', '{"v": 1, "phase": "odd"}'])
 def test_what_cannot_be_read_is_no_volume(tmp_path: Path, text: str) -> None:
     (tmp_path / "volume.json").write_text(text)
+    assert read_record(str(tmp_path)) is None
+
+
+def test_a_record_of_a_newer_agent_is_read_as_far_as_it_is_known(tmp_path: Path) -> None:
+    """Else an agent that is put back to its older version would remove the folders of tasks that run."""
+    kept = record(tmp_path, phase=Phase.READY)
+    kept.write(str(tmp_path))
+    written = json.loads((tmp_path / "volume.json").read_text())
+    (tmp_path / "volume.json").write_text(json.dumps({**written, "since": 7, "later": {"a": []}}))
+    assert read_record(str(tmp_path)) == kept
+
+
+@pytest.mark.parametrize(
+    "damage", [{"inputs": "1"}, {"user": {}}, {"attempt": -1}, {"outputs": True}, {"target": 7}, {"boot": []}]
+)
+def test_a_record_whose_fields_are_not_what_they_must_be_is_none(tmp_path: Path, damage: dict[str, object]) -> None:
+    record(tmp_path).write(str(tmp_path))
+    written = json.loads((tmp_path / "volume.json").read_text())
+    (tmp_path / "volume.json").write_text(json.dumps({**written, **damage}))
     assert read_record(str(tmp_path)) is None
 
 

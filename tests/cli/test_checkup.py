@@ -45,9 +45,20 @@ def test_services_are_alive_in_our_version_or_not(link: Link, client: redis.Redi
         "submitter": False,
         "jobrunner": True,
         "collector": False,
+        "versions": False,
     }
     assert "0.0.1" in found["submitter"].detail
+    assert found["versions"].detail == "mixed (0.0.1: r; 0.1.0: r)"
     assert "services.collector" in found["collector"].fix
+
+
+def test_services_of_one_version_are_not_mixed(link: Link, client: redis.Redis) -> None:
+    for service in ("submitter", "jobrunner", "collector"):
+        fields = {"service": service, "replica": "r", "version": "0.0.1", "pid": "1", "since": "1"}
+        client.hset(heartbeat(service, "r"), mapping=fields)
+    found = {each.check: each for each in check_services(link)}
+    assert found["versions"].ok
+    assert not found["collector"].ok  # it is not the command's
 
 
 def test_entries_that_wait_too_long_are_named(link: Link, client: redis.Redis) -> None:

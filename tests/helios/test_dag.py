@@ -649,3 +649,23 @@ def test_an_output_that_looks_like_a_pattern_is_warned_of() -> None:
     assert [str(warning) for warning in parse_dag(text).warnings] == [
         "line 2, tasks[0].outputs[0]: is taken as a path, not as a pattern; name a folder instead"
     ]
+
+
+def test_a_stored_dag_of_a_newer_version_is_read_as_far_as_it_is_known() -> None:
+    """An older jobrunner meets it while a rolling update is under way; refusing it would fail the run."""
+    text = b"""{dagName: d, tasks: [
+        {name: a, image: i, command: [x], outputs: [o], env: {A: "1", B: {secret: s, key: k}}, memoize: {verify: 0.5},
+         tolerations: [{key: k}], inputs: [{uri: "s3://bucket/k", as: e}]},
+        {name: b, image: i, command: [x], inputs: [{fromTask: a, name: o}]}]}"""
+    known = parse_dag(text).dag
+    stored = msgspec.json.decode(msgspec.json.encode(known))
+
+    def extended(value: Any) -> Any:
+        if isinstance(value, list):
+            return [extended(each) for each in value]
+        if isinstance(value, dict):
+            return {**{name: extended(each) for name, each in value.items()}, "ofALaterVersion": {"x": [1]}}
+        return value
+
+    stored["tasks"] = [extended(task) for task in stored["tasks"]]
+    assert msgspec.json.decode(msgspec.json.encode({**stored, "later": 1}), type=Dag) == known

@@ -394,7 +394,9 @@ def test_a_report_on_another_attempt_than_the_tokens_is_refused(caller: Caller) 
     assert caller.stage.status("a") == "RUNNING"
 
 
-@pytest.mark.parametrize("body", [b"{", b"[]", b"\xff\xfe", b'{"run": 1}', b"null", b"[" * 10_000])
+@pytest.mark.parametrize(
+    "body", [b"{", b"[]", b"\xff\xfe", b'{"run": 1}', b"null", b"[" * 10_000, b'{"later":' + b"[" * 10_000]
+)
 def test_a_body_that_is_not_understood_is_a_bad_request(caller: Caller, body: bytes) -> None:
     assert caller.post("/v1/result", body)[0] == "400 Bad Request"
 

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from helios.localjobs import PodStatus, StepStatus
-from helios.podwire import MessageOutput, Report, StoredOutput
+from helios.podwire import FetchedInput, FetchManifest, MessageOutput, Report, StoredOutput
 from helios.records import InputRecord, OutputRecord, TaskView
-from services.collector.classify import UNKNOWN, Classification
+from services.collector.classify import UNKNOWN, Classification, classify
 from services.collector.metrics import disagreements, fold, run_cache, run_status
 from services.collector.outcome import (
     Ended,
@@ -302,3 +303,38 @@ def test_a_message_that_is_none_fails_the_attempt_all_the_same(step: str, text: 
     ended = end(pod("Failed", **{step: 1}), messages={step: text})
     assert (ended.status, ended.disrupted) == ("FAILED", False)
     assert ended.record.reason in ("fetch exited with code 1", "its outputs could not be stored")
+
+
+def test_nothing_that_a_report_says_makes_its_record_large() -> None:
+    """Records share Redis's memory with the work, and a pod's word is all that most of one is."""
+    long = "x" * 1_000_000
+    fetched = FetchedInput(
+        name=long, bytes=1, hit=False, cause=long, sha256=long, source=long, version=long, detail=long
+    )
+    manifest = FetchManifest(ok=True, hits=0, misses=1, hitBytes=0, missBytes=1, inputs=[fetched])
+    account = classify(inputs_declared=1, cache_enabled=True, manifest=manifest, message=None, log=None)
+    given = report(signal=long, exitCode=None, fetch=manifest)
+    ended = from_pod(
+        pod("Failed", task=1), report=given, messages={}, classification=account, declared_outputs=(), prefix=PREFIX
+    )
+    assert len(msgspec.json.encode(ended.record)) < 10_000
+    assert ended.record.reason is not None and ended.record.reason.startswith("it was ended by xxx")
+
+
+@pytest.mark.parametrize("field", ["key", "sha256", "codec"])
+def test_a_report_of_an_output_without_end_is_refused(field: str) -> None:
+    stored = {"codec": "zstd", "bytes": 5}
+    good: dict[str, Any] = {"name": "o", "key": f"{PREFIX}u/o", "bytes": 9, "sha256": "0" * 64, "stored": stored}
+    bad = {**good, "stored": {**stored, "codec": "x" * 2_000}} if field == "codec" else {**good, field: "0" * 2_000}
+    fields = {"run": "1-0", "task": "a", "attempt": 1, "podUid": "u"}
+    msgspec.json.decode(msgspec.json.encode({**fields, "outputs": [good]}), type=Report)
+    with pytest.raises(msgspec.ValidationError, match=field):
+        msgspec.json.decode(msgspec.json.encode({**fields, "outputs": [bad]}), type=Report)
+
+
+@pytest.mark.parametrize("node", ["n" * 254, "a,b", "a/b", "a b", "é", "\n"])
+def test_a_report_of_a_node_that_no_node_can_be_is_refused(node: str) -> None:
+    """It becomes part of a key, and of a list with commas."""
+    text = msgspec.json.encode({"run": "1-0", "task": "a", "attempt": 1, "podUid": "u", "node": node})
+    with pytest.raises(msgspec.ValidationError, match="node"):
+        msgspec.json.decode(text, type=Report)

@@ -96,6 +96,16 @@ def test_a_broken_connection_goes_on_where_it_was(watched: Watched) -> None:
     assert ("b", None) in watched.told
 
 
+@pytest.mark.parametrize("start", ['{"type":"ADDED","object":{"a":', '{"a":'])
+def test_a_line_that_is_nested_without_end_does_not_end_the_watch(watched: Watched, start: str) -> None:
+    watched.put("a")
+    watched.start()
+    wait_until("the watch is open", lambda: len(watched.kube.watching()) == 1)
+    watched.kube.send("pods", start + "[" * 100_000)
+    watched.put("b", quietly=True)
+    watched.becomes(a="Pending", b="Pending")
+
+
 def test_a_bookmark_is_where_a_watch_goes_on(watched: Watched) -> None:
     watched.put("a")
     watched.start()
