@@ -126,6 +126,7 @@ class KubeServer:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     kube: KubeServer
     generation = 0
 
@@ -134,6 +135,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._serve("GET")
+
+    def do_POST(self) -> None:
+        self._serve("POST")
 
     def do_PATCH(self) -> None:
         self._serve("PATCH")
@@ -157,6 +161,8 @@ class _Handler(BaseHTTPRequestHandler):
         code = kube.refuse.get((method, name))
         if code:
             self._answer(code, {"kind": "Status", "code": code, "message": f"refused with {code}"})
+        elif method == "POST" and url.path in PLACES:
+            self._create(PLACES[url.path], body)
         elif url.path in PLACES and query.get("watch"):
             self._watch(PLACES[url.path], int(query["resourceVersion"]), float(query["timeoutSeconds"]))
         elif url.path in PLACES:
@@ -262,21 +268,36 @@ class _Handler(BaseHTTPRequestHandler):
             lines = lines[-int(query["tailLines"]) :]
         self._answer(200, b"".join(lines)[: int(query["limitBytes"])])
 
+    def _create(self, kind: str, document: Json) -> None:
+        name = document["metadata"]["name"]
+        with self.kube.changed:
+            exists = name in self.kube.objects[kind]
+            if not exists:
+                self.kube.put(kind, name, document)
+        if exists:
+            self._answer(409, {"kind": "Status", "code": 409, "reason": "AlreadyExists", "message": f"{name} exists"})
+        else:
+            self._answer(201, document)
+
     def _one(self, method: str, kind: str, name: str, body: Any) -> None:
-        found = self.kube.objects[kind].get(name)
+        with self.kube.changed:
+            found = self.kube.objects[kind].get(name)
+            if found is not None and method == "DELETE":
+                self._delete(kind, name, found, body)
+            elif found is not None and method == "PATCH":
+                self._patch(kind, name, found, body)
         if found is None:
             self._answer(404, {"code": 404, "message": f"{kind} {name!r} not found"})
-            return
-        if method == "DELETE":
-            self._delete(kind, name, found, body)
-        elif method == "PATCH":
-            gone = body["metadata"]["$deleteFromPrimitiveList/finalizers"]
-            meta = found["metadata"]
-            left = [each for each in meta.get("finalizers", ()) if each not in gone]
-            self.kube.put(kind, name, {**found, "metadata": {**meta, "finalizers": left}})
-            if not left and meta.get("deletionTimestamp") and not meta.get("deletionGracePeriodSeconds"):
-                self.kube.delete(kind, name)
-        self._answer(200, found)
+        else:
+            self._answer(200, found)
+
+    def _patch(self, kind: str, name: str, found: Json, body: Json) -> None:
+        gone = body["metadata"]["$deleteFromPrimitiveList/finalizers"]
+        meta = found["metadata"]
+        left = [each for each in meta.get("finalizers", ()) if each not in gone]
+        self.kube.put(kind, name, {**found, "metadata": {**meta, "finalizers": left}})
+        if not left and meta.get("deletionTimestamp") and not meta.get("deletionGracePeriodSeconds"):
+            self.kube.delete(kind, name)
 
     def _delete(self, kind: str, name: str, found: Json, options: Json) -> None:
         """One with a finalizer, or on a node that has yet to confirm its end, only begins to go."""

@@ -1,0 +1,294 @@
+"""All that a run needs, at one place: a Valkey, an API server with a node, a bucket of a real S3, and the services.
+
+The services stay from case to case; only the one that is to be killed is started anew.
+"""
+
+import io
+import os
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import redis
+from minio import Minio
+
+from helios.keys import CONTROLS, MEMO_PREFIX, RETENTION, SUBMISSIONS, Keys
+from tests.crash import final
+from tests.crash.final import State
+from tests.crash.kubelet import Kubelet
+from tests.crash.points import Plan
+from tests.crash.processes import Process, Starter
+from tests.crash.scenarios import INPUT, INPUT_BYTES, SECONDS, Scenario
+from tests.redis_servers import Valkey, free_port
+from tests.services.job_server import kubeconfig
+from tests.services.kube_server import KubeServer
+from tests.waiting import wait_until
+
+SERVICES = ("submitter", "jobrunner", "collector")
+LEASE_SECONDS = 3.0
+DOWN_SECONDS = 0.25
+"""Every second killed service is away for so long, so that the others go on without it; the rest come back at once."""
+
+KEYS = Keys(0)
+STREAMS = {
+    "submitter": (SUBMISSIONS, CONTROLS, KEYS.finished),
+    "jobrunner": (KEYS.ready, KEYS.cancelled),
+    "collector": (KEYS.launched, KEYS.settled, KEYS.checks),
+}
+
+
+class Case(NamedTuple):
+    """One crash. `victim` is a service, or `fetch` or `publish` of a task's first attempt, as in `top/fetch`."""
+
+    scenario: str
+    victim: str
+    plan: Plan | None
+    peer: bool = False
+    """Nobody starts the killed one again: a second replica, which was there before, takes over."""
+
+
+class Outcome(NamedTuple):
+    case: Case
+    reached: bool
+    """Whether the process got so far as to be killed."""
+    died_at: str
+    violations: list[str]
+    seconds: float
+    recovery: float | None
+    """Seconds from the restart, or from the end of the lease where a peer took over, until every entry that waited for
+    the killed one at its death was dealt with; None where none did.
+    """
+    calls: list[str]
+    """What the ledger says: `client r|w words`."""
+    states: list[State]
+
+
+class Victim(threading.Thread):
+    """Waits for the death of the one that is to be killed, and starts it again."""
+
+    def __init__(self, world: "World", case: Case) -> None:
+        super().__init__(daemon=True)
+        self.world = world
+        self.case = case
+        self.died = False
+        self.recovery: float | None = None
+        self.process = world.begin(case.victim, case.plan)
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        world, case = self.world, self.case
+        while not self.over.is_set():
+            if self.process.wait(0.2) is not None:
+                break
+        else:
+            return
+        died = time.monotonic()
+        self.died = True
+        waiting = world.entries(case.victim)
+        if case.peer:
+            since = died + LEASE_SECONDS
+        else:
+            if case.plan is not None and case.plan.at % 2:
+                self.over.wait(DOWN_SECONDS)
+            since = time.monotonic()
+            self.process = world.begin(case.victim)
+        if not waiting:
+            return
+        while waiting & world.entries(case.victim):
+            if self.over.wait(0.005):
+                return
+        self.recovery = max(0.0, time.monotonic() - since)
+
+
+class World:
+    """`place` is where the fork server listens, `s3` where the object store does."""
+
+    def __init__(self, folder: Path, place: Path, s3: str, bucket: str) -> None:
+        self.folder = folder
+        self.bucket = bucket
+        self.exits = ExitStack()
+        self.services: dict[str, Process] = {}
+        self.count = 0
+        folder.mkdir(parents=True)
+        try:
+            self._start(place, s3)
+        except BaseException:
+            self.exits.close()
+            raise
+
+    def _start(self, place: Path, s3: str) -> None:
+        folder, bucket = self.folder, self.bucket
+        self.valkey = Valkey(folder)
+        self.valkey.start()
+        self.exits.callback(self.valkey.kill)
+        self.client = self.valkey.client()
+        self.kube = KubeServer()
+        self.exits.callback(self.kube.close)
+        self.s3 = s3
+        self.store: Any = Minio(s3, access_key="helios", secret_key="helios-secret", secure=False, region="us-east-1")
+        if not self.store.bucket_exists(bucket):
+            self.store.make_bucket(bucket)
+        self.store.put_object(bucket, INPUT, io.BytesIO(INPUT_BYTES), len(INPUT_BYTES))
+        self.endpoint = free_port()
+        clients = {
+            self.kube.http.server_port: "kubernetes",
+            int(s3.rpartition(":")[2]): "s3",
+            self.endpoint: "endpoint",
+        }
+        self.starter = Starter(place, clients)
+        self.exits.callback(self.starter.close)
+        self.kubelet = Kubelet(self.kube, self.starter, folder)
+        self.exits.callback(self.kubelet.close)
+        self.config = kubeconfig(folder, f"http://127.0.0.1:{self.kube.http.server_port}")
+
+    def close(self) -> None:
+        for process in self.services.values():
+            process.kill()
+        for run in list(self.kubelet.runs.values()):
+            for step in run.steps.values():
+                step.kill()
+        self.exits.close()
+
+    # Processes.
+
+    def begin(self, service: str, plan: Plan | None = None, *, replica: int = 0) -> Process:
+        """Start a service, in place of one that runs, if one does. With a plan its calls are written down."""
+        name = f"{service}-{replica}"
+        if name in self.services:
+            self.services[name].kill()
+        ledger = self.folder / f"{name}.calls" if plan else None
+        if ledger is not None:
+            ledger.unlink(missing_ok=True)
+        process = self.services[name] = self.starter.start(
+            service, self._env(name), self.folder / f"{name}.log", ledger=ledger, plan=plan, cwd=self.folder
+        )
+        return process
+
+    def _env(self, replica: str) -> Mapping[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "KUBECONFIG": str(self.config),
+            "HELIOS_REDIS_URL": self.valkey.url,
+            "HELIOS_REPLICA": replica,
+            "HELIOS_LEASE_SECONDS": str(LEASE_SECONDS),
+            "HELIOS_LAUNCHER": "kubernetes",
+            "HELIOS_JOB_FORM": "init",
+            "HELIOS_AGENT_IMAGE": "helios:crash",
+            "HELIOS_TOKEN_KEY": "k",
+            "HELIOS_POD_ENDPOINT_BIND": f"127.0.0.1:{self.endpoint}",
+            "HELIOS_POD_ENDPOINT_URL": f"http://127.0.0.1:{self.endpoint}",
+            "HELIOS_S3_ENDPOINT": f"http://{self.s3}",
+            "HELIOS_S3_ACCESS_KEY": "helios",
+            "HELIOS_S3_SECRET_KEY": "helios-secret",
+            "HELIOS_S3_BUCKET": self.bucket,
+            "HELIOS_LOG_LEVEL": "info",
+        }
+
+    def entries(self, service: str) -> set[tuple[str, str]]:
+        """Stream and id of all that a service has to deal with."""
+        pipeline: Any = self.client.pipeline(transaction=False)
+        for stream in STREAMS[service]:
+            pipeline.xrange(stream)
+        replies = pipeline.execute()
+        return {(s, entry) for s, found in zip(STREAMS[service], replies, strict=True) for entry, _ in found}
+
+    # A case.
+
+    def play(self, scenario: Scenario, case: Case) -> Outcome:
+        """Drive the scenario with that crash in it, and look at what is left."""
+        began = time.monotonic()
+        self.count += 1
+        name = f"c{os.getpid()}-{self.count}"
+        self.kubelet.fresh_cache()
+        self._forget()
+        replicas = [(each, 0) for each in SERVICES if each != case.victim]
+        if case.peer:
+            replicas.append((case.victim, 1))
+        for service, replica in replicas:
+            process = self.services.get(f"{service}-{replica}")
+            if process is None or process.ended.is_set():
+                self.begin(service, replica=replica)
+        if not case.peer:
+            self._end_peers()
+        victim = Victim(self, case)
+        victim.start()
+        violations: list[str] = []
+        states: list[State] = []
+        runs: list[str] = []
+        try:
+            runs = scenario.drive(self.client, self.bucket, name)
+            wait_until("nothing is left", self._nothing_left, SECONDS)
+        except AssertionError as error:
+            violations.append(f"{error}; left: {self._left()}")
+        victim.over.set()
+        victim.join()
+        violations += self._unexpected(victim)
+        if not violations:
+            named = {name: "<name>", **{run: f"<run {number}>" for number, run in enumerate(runs)}}
+            states = [final.state_of(self.client, self.store, self.bucket, run, named) for run in runs]
+        ledger = self.folder / f"{case.victim}-0.calls"
+        calls = ledger.read_text().splitlines() if case.plan and ledger.exists() else []
+        self._clear(runs, everything=bool(violations))
+        died_at = " ".join(calls[-2:]) if victim.died else ""
+        seconds = time.monotonic() - began
+        return Outcome(case, victim.died, died_at, violations, seconds, victim.recovery, calls, states)
+
+    def _unexpected(self, victim: Victim) -> list[str]:
+        """Services that have ended without being told to."""
+        ended = [
+            f"{name} ended with {process.exit}: {self._log(name)}"
+            for name, process in self.services.items()
+            if process.ended.is_set() and not (victim.case.peer and name == f"{victim.case.victim}-0")
+        ]
+        if victim.died and victim.case.plan is None:
+            ended.append(f"{victim.case.victim} died by itself: {self._log(f'{victim.case.victim}-0')}")
+        return ended
+
+    def _log(self, name: str) -> str:
+        log = self.folder / f"{name}.log"
+        return log.read_text("utf-8", "replace")[-1500:] if log.exists() else ""
+
+    def _nothing_left(self) -> bool:
+        return not self._left()
+
+    def _left(self) -> list[str]:
+        jobs, pods = list(self.kube.objects["jobs"]), list(self.kube.objects["pods"])
+        here = [*(f"Job {name}" for name in jobs), *(f"pod {name}" for name in pods)]
+        return here or ([] if self.kubelet.idle() else ["a pod's processes"]) or final.left_over(self.client)
+
+    def _forget(self) -> None:
+        """What is remembered over all runs, and would make one case another than the next."""
+        memos = list(self.client.scan_iter(match=f"{MEMO_PREFIX}*", count=1000))
+        self.client.delete(RETENTION, "helios:none", *memos)
+        for pattern in ("helios:source:*", "helios:image:*"):
+            if found := list(self.client.scan_iter(match=pattern, count=1000)):
+                self.client.delete(*found)
+
+    def _end_peers(self) -> None:
+        for service in SERVICES:
+            if (peer := self.services.pop(f"{service}-1", None)) is not None:
+                peer.kill()
+
+    def _clear(self, runs: list[str], *, everything: bool) -> None:
+        """After a violation all begins anew, so that one does not lead to the next."""
+        for run in runs:
+            for each in self.store.list_objects(self.bucket, prefix=f"runs/{run}/", recursive=True):
+                self.store.remove_object(self.bucket, each.object_name)
+        if not everything:
+            return
+        for process in self.services.values():
+            process.kill()
+        self.services.clear()
+        for number, name in enumerate([*SERVICES, *(f"{service}-0" for service in SERVICES)]):
+            log = self.folder / f"{name}.log"
+            if log.exists():
+                log.rename(self.folder / f"{name}.log.{self.count}.{number}")
+        with self.kube.changed:
+            for kind in ("jobs", "pods"):
+                for name in list(self.kube.objects[kind]):
+                    self.kube.delete(kind, name)
+        wait_until("the pods of a failed case are gone", self.kubelet.idle, 30)
+        self.client.flushall()
