@@ -77,6 +77,66 @@ def left_over(client: redis.Redis) -> list[str]:
     return found
 
 
+def after_repetition(wanted: State, found: State, task: str) -> list[str]:
+    """Where the second state is another than the first, if one attempt of the task may have been lost and repeated.
+
+    Its next attempt finds inputs in the cache that the lost one brought, and what that one had stored stays for
+    retention; a success that was committed before its pod died stays, and the disagreement is counted.
+    """
+    one, other = (
+        {**state, **{part: dict(state[part]) for part in ("run", f"task {task}")}} for state in (wanted, found)
+    )
+    mine, its = one[f"task {task}"], other[f"task {task}"]
+    lost = int(its.get("attempt", 0)) - int(mine["attempt"])
+    told = [] if lost in (0, 1) else [f"{task} came to attempt {its.get('attempt')}"]
+    if int(mine["retriesLeft"]) - int(its["retriesLeft"]) not in (0, lost):
+        told.append(f"{task} has {its['retriesLeft']} retries left after {lost} lost attempts")
+    ends = [event for event in map(json.loads, found["events"]) if event["type"] == "TaskEnded"]
+    good = sorted(event["task"] for event in ends if event["status"] == "SUCCEEDED")
+    if good != sorted(set(good)) or len(ends) != len(good) + lost:
+        told.append(f"{len(ends)} attempts ended, of which well: {good}")
+    outputs = [output for part, record in found.items() if part.startswith("record") for output in record["outputs"]]
+    stored = [[place, size] for place, size, _ in found["objects"]]
+    told += [f"{each['key']} is not stored" for each in outputs if [each["key"], each["bytes"]] not in stored]
+    lost_folder = f"runs/<run 0>/{task}/1/"
+    told += [
+        f"{place} is nobody's"
+        for place, size in stored
+        if not place.startswith(lost_folder) and place not in [each["key"] for each in outputs]
+    ]
+    told += [
+        f"{name} is another"
+        for name in (key for key in wanted if key.startswith("record"))
+        if _contents(wanted[name]) != _contents(found.get(name, {}))
+    ]
+    for state in (one, other):
+        for part in [
+            part for part in state if part.startswith((f"log of {task},", "record", "events", "sums", "objects"))
+        ]:
+            del state[part]
+        for name in (
+            "attempt",
+            "retriesLeft",
+            "hitBytes",
+            "missBytes",
+            "earlierHitBytes",
+            "earlierMissBytes",
+            "cache",
+            "earlierStoreBytes",
+            "disruptions",
+            "reportAttempt",
+            "earlierPeerBytes",
+        ):
+            state[f"task {task}"].pop(name, None)
+        for name in [name for name in state["run"] if name.startswith("cache") or name == "disagreements"]:
+            del state["run"][name]
+    return told + differences(one, other)
+
+
+def _contents(record: State) -> list[Any]:
+    return [[each["name"], each["bytes"], each["sha256"]] for each in record.get("outputs", ())]
+
+
 def differences(wanted: State, found: State) -> list[str]:
     """Where the second state is another than the first."""
     told: list[str] = []

@@ -93,9 +93,7 @@ class PodRun(threading.Thread):
         return self._end(name, self._begin(name))
 
     def _begin(self, name: str) -> Process:
-        (container,) = (
-            each for each in self.job["spec"]["template"]["spec"]["containers"] if each["name"] == name
-        )
+        (container,) = (each for each in self.job["spec"]["template"]["spec"]["containers"] if each["name"] == name)
         log, plan = self.folder / f"{name}.log", None
         arguments: list[str] = []
         if name == "task":
@@ -121,9 +119,7 @@ class PodRun(threading.Thread):
         return process
 
     def _env(self, name: str, container: Json) -> dict[str, str]:
-        env = {
-            each["name"]: each["value"].replace("$$", "$") for each in container.get("env", ()) if "value" in each
-        }
+        env = {each["name"]: each["value"].replace("$$", "$") for each in container.get("env", ()) if "value" in each}
         env.pop("HELIOS_WRAPPER", None)
         env.pop("HELIOS_GATE_DIR", None)
         packages = packages_folder()
@@ -170,7 +166,9 @@ class PodRun(threading.Thread):
             "creationTimestamp": stamp(),
         }
         with self.kube.changed:
-            self.kube.put("pods", self.pod, {"metadata": meta, "spec": {"nodeName": NODE}, "status": {"phase": "Pending"}})
+            self.kube.put(
+                "pods", self.pod, {"metadata": meta, "spec": {"nodeName": NODE}, "status": {"phase": "Pending"}}
+            )
 
     def _tell(self, phase: str) -> None:
         statuses: list[Any] = [

@@ -26,8 +26,29 @@ import helios.transitions
 POINTS = ("before", "sent", "after")
 
 READS = frozenset(
-    "EXISTS GET HGET HGETALL HMGET LRANGE TYPE XINFO XLEN XPENDING XRANGE XREADGROUP XREVRANGE ZCARD ZRANGE ZSCORE SCAN "
-    "PING TTL MGET STRLEN".split()
+    [
+        "EXISTS",
+        "GET",
+        "HGET",
+        "HGETALL",
+        "HMGET",
+        "LRANGE",
+        "TYPE",
+        "XINFO",
+        "XLEN",
+        "XPENDING",
+        "XRANGE",
+        "XREADGROUP",
+        "XREVRANGE",
+        "ZCARD",
+        "ZRANGE",
+        "ZSCORE",
+        "SCAN",
+        "PING",
+        "TTL",
+        "MGET",
+        "STRLEN",
+    ]
 )
 """Commands after whose `sent` the server is as after their `after`, or as before. (A read of a group moves entries into
 its pending list; whether their reply is lost before or after it was read makes no difference to the server.)
@@ -35,7 +56,9 @@ its pending list; whether their reply is lost before or after it was read makes 
 
 _COMMAND = re.compile(rb"\*\d+\r\n\$\d+\r\n([A-Za-z]+)\r\n(?:\$40\r\n([0-9a-f]{40})\r\n)?")
 _SCRIPTS = {
-    each.sha.encode(): each.name for each in vars(helios.transitions).values() if isinstance(each, helios.transitions.Script)
+    each.sha.encode(): each.name
+    for each in vars(helios.transitions).values()
+    if isinstance(each, helios.transitions.Script)
 }
 
 

@@ -5,6 +5,8 @@ The services stay from case to case; only the one that is to be killed is starte
 
 import io
 import os
+import shutil
+import signal
 import threading
 import time
 from collections.abc import Mapping
@@ -12,7 +14,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import redis
 from minio import Minio
 
 from helios.keys import CONTROLS, MEMO_PREFIX, RETENTION, SUBMISSIONS, Keys
@@ -29,6 +30,7 @@ from tests.waiting import wait_until
 
 SERVICES = ("submitter", "jobrunner", "collector")
 LEASE_SECONDS = 3.0
+KILLED = 128 + signal.SIGKILL
 DOWN_SECONDS = 0.25
 """Every second killed service is away for so long, so that the others go on without it; the rest come back at once."""
 
@@ -48,6 +50,16 @@ class Case(NamedTuple):
     plan: Plan | None
     peer: bool = False
     """Nobody starts the killed one again: a second replica, which was there before, takes over."""
+
+    @property
+    def step(self) -> tuple[str, str, str] | None:
+        """Task, attempt and step, where the victim is one."""
+        task, _, step = self.victim.partition("/")
+        return (task, "1", step) if step else None
+
+    def __str__(self) -> str:
+        where = f"{self.plan.point}:{self.plan.at}" if self.plan else "none"
+        return f"{self.scenario}:{self.victim}:{where}{':peer' if self.peer else ''}"
 
 
 class Outcome(NamedTuple):
@@ -70,10 +82,11 @@ class Victim(threading.Thread):
     """Waits for the death of the one that is to be killed, and starts it again."""
 
     def __init__(self, world: "World", case: Case) -> None:
-        super().__init__(daemon=True)
+        super().__init__(name=f"victim {case.victim}", daemon=True)
         self.world = world
         self.case = case
         self.died = False
+        self.died_with: int | None = None
         self.recovery: float | None = None
         self.process = world.begin(case.victim, case.plan)
         self.over = threading.Event()
@@ -86,7 +99,7 @@ class Victim(threading.Thread):
         else:
             return
         died = time.monotonic()
-        self.died = True
+        self.died, self.died_with = True, self.process.exit
         waiting = world.entries(case.victim)
         if case.peer:
             since = died + LEASE_SECONDS
@@ -213,8 +226,19 @@ class World:
                 self.begin(service, replica=replica)
         if not case.peer:
             self._end_peers()
-        victim = Victim(self, case)
-        victim.start()
+        step = case.step
+        ledger = self.folder / f"{case.victim}-0.calls"
+        self.kubelet.kills = {}
+        self.kubelet.ledgers = None
+        if step is not None and case.plan is not None:
+            self.kubelet.kills[step] = case.plan
+            self.kubelet.ledgers = self.folder / "steps"
+            shutil.rmtree(self.kubelet.ledgers, ignore_errors=True)
+            self.kubelet.ledgers.mkdir()
+            ledger = self.kubelet.ledgers / "-".join(step)
+        victim = Victim(self, case) if step is None else None
+        if victim is not None:
+            victim.start()
         violations: list[str] = []
         states: list[State] = []
         runs: list[str] = []
@@ -223,28 +247,29 @@ class World:
             wait_until("nothing is left", self._nothing_left, SECONDS)
         except AssertionError as error:
             violations.append(f"{error}; left: {self._left()}")
-        victim.over.set()
-        victim.join()
-        violations += self._unexpected(victim)
+        if victim is not None:
+            victim.over.set()
+            victim.join()
+        violations += self._unexpected(case, victim)
         if not violations:
             named = {name: "<name>", **{run: f"<run {number}>" for number, run in enumerate(runs)}}
             states = [final.state_of(self.client, self.store, self.bucket, run, named) for run in runs]
-        ledger = self.folder / f"{case.victim}-0.calls"
         calls = ledger.read_text().splitlines() if case.plan and ledger.exists() else []
         self._clear(runs, everything=bool(violations))
-        died_at = " ".join(calls[-2:]) if victim.died else ""
-        seconds = time.monotonic() - began
-        return Outcome(case, victim.died, died_at, violations, seconds, victim.recovery, calls, states)
+        died = bool(calls) and calls[-1].startswith("killed ")
+        recovery = victim.recovery if victim is not None else None
+        died_at = calls[-2] if died else ""
+        return Outcome(case, died, died_at, violations, time.monotonic() - began, recovery, calls, states)
 
-    def _unexpected(self, victim: Victim) -> list[str]:
+    def _unexpected(self, case: Case, victim: Victim | None) -> list[str]:
         """Services that have ended without being told to."""
         ended = [
             f"{name} ended with {process.exit}: {self._log(name)}"
             for name, process in self.services.items()
-            if process.ended.is_set() and not (victim.case.peer and name == f"{victim.case.victim}-0")
+            if process.ended.is_set() and not (case.peer and name == f"{case.victim}-0")
         ]
-        if victim.died and victim.case.plan is None:
-            ended.append(f"{victim.case.victim} died by itself: {self._log(f'{victim.case.victim}-0')}")
+        if victim is not None and victim.died and victim.died_with != KILLED:
+            ended.append(f"{case.victim} ended with {victim.died_with}: {self._log(f'{case.victim}-0')}")
         return ended
 
     def _log(self, name: str) -> str:
