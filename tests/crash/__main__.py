@@ -1,4 +1,4 @@
-"""`make crash`: every service is killed at every call that it makes in a run, and the run must end as if it had not been.
+"""`make crash`: every service is killed at every call that it makes in a run, which must end as if it had not been.
 
     python -m tests.crash [--worlds N] [--scenario NAME] [--only CASE] [--workload FILE] [--samples N] [--minutes N]
 
@@ -8,6 +8,7 @@ It ends with 1 if there was a violation, or if the time was not enough for all c
 
 import argparse
 import random
+import resource
 import sys
 import tempfile
 import time
@@ -47,7 +48,10 @@ def main() -> int:
             seed(s3.client, options.workload)
             scenarios = partial(all_of, options.workload)
             with players(folder, place, s3.endpoint, scenarios, options.worlds) as made:
-                return _run(made, scenarios(), options, until)
+                code = _run(made, scenarios(), options, until)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    _say(f"{used.ru_utime + used.ru_stime:.0f} s of processors' time")
+    return code
 
 
 def _run(made: Players, scenarios: Sequence[Scenario], options: argparse.Namespace, until: float) -> int:
@@ -63,17 +67,15 @@ def _run(made: Players, scenarios: Sequence[Scenario], options: argparse.Namespa
     }
     found = {key: future.result() for key, future in asked.items()}
     cases = only or _cases(found, random.Random(options.seed), options.samples)
-    print(
-        f"{len(cases)} cases, {options.worlds} at a time; without a crash: {time.monotonic() - began:.0f} s", flush=True
-    )
+    _say(f"{len(cases)} cases, {options.worlds} at a time; without a crash: {time.monotonic() - began:.0f} s")
     verdicts = _judged(made, cases, found, until)
     _tell(found, verdicts)
     left = len(cases) - len(verdicts)
     bad = [verdict for verdict in verdicts if verdict.violations]
     for verdict in bad:
-        print(f"\n{verdict.case} ({verdict.died_at})\n  " + "\n  ".join(verdict.violations))
+        _say(f"\n{verdict.case} ({verdict.died_at})\n  " + "\n  ".join(verdict.violations))
     reached = sum(verdict.reached for verdict in verdicts)
-    print(
+    _say(
         f"\n{len(verdicts)} cases ({reached} killed; the others ended before their call came), {len(bad)} violations, "
         f"{time.monotonic() - began:.0f} s" + (f"; {left} cases were not begun in time" if left else "")
     )
@@ -107,14 +109,14 @@ def _judged(
     for verdict in as_they_end(futures):
         verdicts.append(verdict)
         if verdict.violations:
-            print(f"violation: {verdict.case}: {verdict.violations[0][:300]}", flush=True)
+            _say(f"violation: {verdict.case}: {verdict.violations[0][:300]}")
         if time.monotonic() > until:
             for future in futures:
                 future.cancel()
             verdicts += [f.result() for f in futures if not f.cancelled() and f.result() not in verdicts]
             break
         if len(verdicts) % 100 == 0:
-            print(f"… {len(verdicts)} of {len(cases)}", flush=True)
+            _say(f"… {len(verdicts)} of {len(cases)}")
     return verdicts
 
 
@@ -123,14 +125,14 @@ def _tell(found: dict[tuple[str, str], Baseline], verdicts: Sequence[Verdict]) -
     for verdict in verdicts:
         if verdict.reached:
             rows[verdict.case.scenario, verdict.case.victim, verdict.client].append(verdict)
-    print(f"\n{'scenario':<10}{'killed':<16}{'client':<12}{'calls':>6}{'cases':>7}{'violations':>12}{'seconds':>9}")
+    _say(f"\n{'scenario':<10}{'killed':<16}{'client':<12}{'calls':>6}{'cases':>7}{'violations':>12}{'seconds':>9}")
     for (scenario, victim), each in found.items():
         for client in sorted(each.by_client):
             mine = rows[scenario, victim, client]
             bad, seconds = sum(bool(verdict.violations) for verdict in mine), sum(verdict.seconds for verdict in mine)
             calls = each.by_client[client]
-            print(f"{scenario:<10}{victim:<16}{client:<12}{calls:>6}{len(mine):>7}{bad:>12}{seconds:>9.0f}")
-    print(f"\n{'recovery, in seconds':<44}{'cases':>7}{'p50':>8}{'p99':>8}{'most':>8}")
+            _say(f"{scenario:<10}{victim:<16}{client:<12}{calls:>6}{len(mine):>7}{bad:>12}{seconds:>9.0f}")
+    _say(f"\n{'recovery, in seconds':<44}{'cases':>7}{'p50':>8}{'p99':>8}{'most':>8}")
     for peer in (False, True):
         after = f"after the end of its lease of {LEASE_SECONDS:g} s" if peer else "after its restart"
         for service in SERVICES:
@@ -141,7 +143,12 @@ def _tell(found: dict[tuple[str, str], Baseline], verdicts: Sequence[Verdict]) -
             )
             if times:
                 p50, p99 = times[len(times) // 2], times[min(len(times) - 1, len(times) * 99 // 100)]
-                print(f"{service + ' ' + after:<44}{len(times):>7}{p50:>8.2f}{p99:>8.2f}{times[-1]:>8.2f}")
+                _say(f"{service + ' ' + after:<44}{len(times):>7}{p50:>8.2f}{p99:>8.2f}{times[-1]:>8.2f}")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -119,12 +119,12 @@ def _differences(scenario: Scenario, wanted: list[State], outcome: Outcome) -> l
 
 
 def every_case(scenario: str, victim: str, found: Baseline) -> Iterator[Case]:
-    """Before and after each call, and in the middle of each that may change something."""
+    """Before each call, and in the middle of and after each that may change something."""
     for at in range(1, found.calls + 1):
         yield Case(scenario, victim, Plan(at, "before"))
-        yield Case(scenario, victim, Plan(at, "after"))
     for at in range(1, found.changes + 1):
         yield Case(scenario, victim, Plan(at, "sent"))
+        yield Case(scenario, victim, Plan(at, "after"))
 
 
 @contextmanager

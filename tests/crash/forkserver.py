@@ -7,6 +7,7 @@ the answers are `{"id", "pid"}` and, when it has ended, `{"id", "exit"}`. It end
 all that it started dies with it.
 """
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -110,10 +111,8 @@ class ForkServer:
 
     def _tell(self, connection: socket.socket, document: dict[str, Any]) -> None:
         if connection in self.rests:
-            try:
+            with contextlib.suppress(OSError):
                 connection.sendall(json.dumps(document).encode() + b"\n")
-            except OSError:
-                pass
 
     def _become(self, order: dict[str, Any]) -> None:
         """In the child: never returns."""

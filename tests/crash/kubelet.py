@@ -1,4 +1,4 @@
-"""What a cluster does beside its API server, on one node: makes a Job's pod, runs its steps, and ends them with the Job.
+"""What a cluster does beside its API server, on one node: makes a Job's pod, runs its steps, ends them with the Job.
 
 The steps are the agent's own code, as processes. What is left out is what plays no part here: images, mounts, limits.
 """

@@ -4,9 +4,10 @@ It sits below everything of ours: where redis-py puts bytes on a socket, where u
 store, of the services) and http.client (of the agent) send a request. Every call is first written down in a ledger, a
 line each, so that whoever started the process knows how many there were and at which one it died.
 
-Three points: `before`, no byte has left; `after`, the reply was read, and nobody has looked at it; `sent`, for calls
-that may change something: all bytes have left, and no reply was read. Commands of one pipeline leave together and are
-one call. What redis-py sends by itself on a new connection is none: it says nothing of ours.
+Three points: `before` any call, no byte has left; of calls that may change something also `sent`, all bytes have left
+and no reply was read, and `after`, the reply was read and nobody has looked at it. (After a call that changes nothing
+is the same as before the next one of its thread.) Commands of one pipeline leave together and are one call. What
+redis-py sends by itself on a new connection is none: it says nothing of ours.
 """
 
 import http.client
@@ -14,7 +15,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import redis.connection
@@ -50,8 +51,8 @@ READS = frozenset(
         "STRLEN",
     ]
 )
-"""Commands after whose `sent` the server is as after their `after`, or as before. (A read of a group moves entries into
-its pending list; whether their reply is lost before or after it was read makes no difference to the server.)
+"""Commands that change nothing but for XREADGROUP, which moves entries into its consumer's pending list; before the
+reader's next call they are there, and it has done nothing with them.
 """
 
 _COMMAND = re.compile(rb"\*\d+\r\n\$\d+\r\n([A-Za-z]+)\r\n(?:\$40\r\n([0-9a-f]{40})\r\n)?")
@@ -63,7 +64,7 @@ _SCRIPTS = {
 
 
 class Plan(NamedTuple):
-    """The n-th call (of `sent`: of those that may change something), counted from 1, and the point of it."""
+    """The n-th call (but for `before`: of those that may change something), counted from 1, and the point of it."""
 
     at: int
     point: str
@@ -102,7 +103,8 @@ class InFlight(NamedTuple):
 
     def reach(self, point: str) -> None:
         plan = self.ledger.plan
-        if plan is not None and plan.point == point and plan.at == (self.change if point == "sent" else self.call):
+        number = self.call if point == "before" else self.change
+        if plan is not None and plan.point == point and plan.at == number:
             self.ledger.die(point)
 
 
@@ -197,6 +199,3 @@ def watch_http_client(ledger: Ledger, clients: Mapping[int, str]) -> None:
 def _place(url: str) -> str:
     """The path, without what differs from run to run."""
     return re.sub(r"\d{13}-\d+", "<run>", url.partition("?")[0])[:80]
-
-
-Watcher = Callable[[Ledger], None]

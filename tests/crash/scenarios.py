@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,9 @@ SECONDS = 25.0
 
 INPUT = "input.txt"
 INPUT_BYTES = b"a line\n" * 1000
+LARGE = "large.bin"
+LARGE_BYTES = random.Random(8).randbytes(5 * 1024**2 + 4096)
+"""Above the least limit of a single PUT, so that it is stored in parts; and it does not shrink."""
 
 Drive = Callable[[redis.Redis, str, str], list[str]]
 """Given a client, the bucket and a name of the case's own: the runs that it made, all ended."""
@@ -61,7 +65,7 @@ def diamond(client: redis.Redis, bucket: str, name: str) -> list[str]:
 
 
 def repeated(client: redis.Redis, bucket: str, name: str) -> list[str]:
-    """The same shape, all of which may be tried again: for when a step of a pod is killed, which its attempt dies of."""
+    """The same shape, all of it to be tried again: for when a step of a pod is killed, which its attempt dies of."""
     tasks = _diamond(bucket, "echo done > left-done.txt", left_retries=2)
     return _ended(client, _submit(client, name, [{**task, "retries": {"count": 2}} for task in tasks]))
 
@@ -130,6 +134,18 @@ def memo(client: redis.Redis, bucket: str, name: str) -> list[str]:
     return [first, *_ended(client, _submit(client, f"{name}-again", [task]))]
 
 
+def parts(client: redis.Redis, bucket: str, name: str) -> list[str]:
+    """An output that is stored in parts, an upload that the collector opens."""
+    task = _task(
+        "copy",
+        f"cp {LARGE} copy.bin",
+        inputs=[{"uri": f"s3://{bucket}/{LARGE}", "as": LARGE}],
+        outputs=["copy.bin"],
+        retries={"count": 2},
+    )
+    return _ended(client, _submit(client, name, [task]))
+
+
 def ingress(client: redis.Redis, bucket: str, name: str) -> list[str]:
     """A submission and its repetition, another DAG under the same request id, and one that is no DAG."""
     tasks, again = [_task("only", "true")], f"request-{name}"
@@ -193,6 +209,7 @@ EXHAUSTIVE = (
     Scenario("failure", failure),
     Scenario("memo", memo),
     Scenario("cancel", cancel),
+    Scenario("parts", parts, ("collector", "copy/fetch", "copy/publish")),
     Scenario("ingress", ingress, ("submitter",)),
     Scenario("repeated", repeated, STEPS),
 )

@@ -22,7 +22,7 @@ from tests.crash.final import State
 from tests.crash.kubelet import Kubelet
 from tests.crash.points import Plan
 from tests.crash.processes import Process, Starter
-from tests.crash.scenarios import INPUT, INPUT_BYTES, SECONDS, Scenario
+from tests.crash.scenarios import INPUT, INPUT_BYTES, LARGE, LARGE_BYTES, SECONDS, Scenario
 from tests.redis_servers import Valkey, free_port
 from tests.services.job_server import kubeconfig
 from tests.services.kube_server import KubeServer
@@ -85,7 +85,6 @@ class Victim(threading.Thread):
         super().__init__(name=f"victim {case.victim}", daemon=True)
         self.world = world
         self.case = case
-        self.died = False
         self.died_with: int | None = None
         self.recovery: float | None = None
         self.process = world.begin(case.victim, case.plan)
@@ -99,7 +98,7 @@ class Victim(threading.Thread):
         else:
             return
         died = time.monotonic()
-        self.died, self.died_with = True, self.process.exit
+        self.died_with = self.process.exit
         waiting = world.entries(case.victim)
         if case.peer:
             since = died + LEASE_SECONDS
@@ -124,6 +123,8 @@ class World:
         self.bucket = bucket
         self.exits = ExitStack()
         self.services: dict[str, Process] = {}
+        self.armed: set[str] = set()
+        """Those that still have a call before them at which they are to be killed."""
         self.count = 0
         folder.mkdir(parents=True)
         try:
@@ -144,7 +145,8 @@ class World:
         self.store: Any = Minio(s3, access_key="helios", secret_key="helios-secret", secure=False, region="us-east-1")
         if not self.store.bucket_exists(bucket):
             self.store.make_bucket(bucket)
-        self.store.put_object(bucket, INPUT, io.BytesIO(INPUT_BYTES), len(INPUT_BYTES))
+        for name, content in ((INPUT, INPUT_BYTES), (LARGE, LARGE_BYTES)):
+            self.store.put_object(bucket, name, io.BytesIO(content), len(content))
         self.endpoint = free_port()
         clients = {
             self.kube.http.server_port: "kubernetes",
@@ -175,6 +177,7 @@ class World:
         ledger = self.folder / f"{name}.calls" if plan else None
         if ledger is not None:
             ledger.unlink(missing_ok=True)
+        (self.armed.add if plan is not None else self.armed.discard)(name)
         process = self.services[name] = self.starter.start(
             service, self._env(name), self.folder / f"{name}.log", ledger=ledger, plan=plan, cwd=self.folder
         )
@@ -197,6 +200,7 @@ class World:
             "HELIOS_S3_ACCESS_KEY": "helios",
             "HELIOS_S3_SECRET_KEY": "helios-secret",
             "HELIOS_S3_BUCKET": self.bucket,
+            "HELIOS_SINGLE_PUT_LIMIT_BYTES": str(5 * 1024**2),
             "HELIOS_LOG_LEVEL": "info",
         }
 
@@ -222,7 +226,7 @@ class World:
             replicas.append((case.victim, 1))
         for service, replica in replicas:
             process = self.services.get(f"{service}-{replica}")
-            if process is None or process.ended.is_set():
+            if process is None or process.ended.is_set() or f"{service}-{replica}" in self.armed:
                 self.begin(service, replica=replica)
         if not case.peer:
             self._end_peers()
@@ -250,6 +254,9 @@ class World:
         if victim is not None:
             victim.over.set()
             victim.join()
+            if victim.process.ended.is_set() and not case.peer:
+                # It was killed when all was over.
+                self.begin(case.victim)
         violations += self._unexpected(case, victim)
         if not violations:
             named = {name: "<name>", **{run: f"<run {number}>" for number, run in enumerate(runs)}}
@@ -268,7 +275,7 @@ class World:
             for name, process in self.services.items()
             if process.ended.is_set() and not (case.peer and name == f"{case.victim}-0")
         ]
-        if victim is not None and victim.died and victim.died_with != KILLED:
+        if victim is not None and victim.died_with not in (None, KILLED):
             ended.append(f"{case.victim} ended with {victim.died_with}: {self._log(f'{case.victim}-0')}")
         return ended
 
