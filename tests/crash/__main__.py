@@ -21,7 +21,7 @@ from pathlib import Path
 from tests.agent.conftest import running_s3
 from tests.crash.cases import Baseline, Players, Verdict, as_they_end, every_case, players
 from tests.crash.points import Plan
-from tests.crash.processes import ROOT, fork_server
+from tests.crash.processes import ROOT, fork_servers
 from tests.crash.scenarios import Scenario, all_of, seed
 from tests.crash.world import LEASE_SECONDS, SERVICES, Case
 
@@ -44,10 +44,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="helios-crash-") as name:
         folder = Path(name)
         (folder / "weed").mkdir()
-        with running_s3(folder / "weed") as s3, fork_server(folder) as place:
+        with running_s3(folder / "weed") as s3, fork_servers(folder) as places:
             seed(s3.client, options.workload)
             scenarios = partial(all_of, options.workload)
-            with players(folder, place, s3.endpoint, scenarios, options.worlds) as made:
+            with players(folder, places, s3.endpoint, scenarios, options.worlds) as made:
                 code = _run(made, scenarios(), options, until)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     _say(f"{used.ru_utime + used.ru_stime:.0f} s of processors' time")

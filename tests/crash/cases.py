@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from tests.crash import final
 from tests.crash.final import State
 from tests.crash.points import Plan
+from tests.crash.processes import Places
 from tests.crash.scenarios import Scenario
 from tests.crash.world import Case, Outcome, World
 
@@ -51,12 +52,12 @@ Scenarios = Callable[[], Sequence[Scenario]]
 class Players:
     """Worlds in processes of their own. `scenarios` is asked in each of them."""
 
-    def __init__(self, folder: Path, place: Path, s3: str, scenarios: Scenarios, worlds: int) -> None:
+    def __init__(self, folder: Path, places: Places, s3: str, scenarios: Scenarios, worlds: int) -> None:
         self.pool = ProcessPoolExecutor(
             worlds,
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_begin,
-            initargs=(folder, place, s3, scenarios),
+            initargs=(folder, places, s3, scenarios),
         )
 
     def baseline(self, scenario: str, victim: str) -> Future[Baseline]:
@@ -72,9 +73,9 @@ class Players:
 _here: dict[str, Any] = {}
 
 
-def _begin(folder: Path, place: Path, s3: str, scenarios: Scenarios) -> None:
+def _begin(folder: Path, places: Places, s3: str, scenarios: Scenarios) -> None:
     _here["scenarios"] = {each.name: each for each in scenarios()}
-    world = _here["world"] = World(folder / f"world-{os.getpid()}", place, s3, f"crash-{os.getpid()}")
+    world = _here["world"] = World(folder / f"world-{os.getpid()}", places, s3, f"crash-{os.getpid()}")
     Finalize(None, world.close, exitpriority=10)
 
 
@@ -128,8 +129,8 @@ def every_case(scenario: str, victim: str, found: Baseline) -> Iterator[Case]:
 
 
 @contextmanager
-def players(folder: Path, place: Path, s3: str, scenarios: Scenarios, worlds: int) -> Iterator[Players]:
-    made = Players(folder, place, s3, scenarios, worlds)
+def players(folder: Path, places: Places, s3: str, scenarios: Scenarios, worlds: int) -> Iterator[Players]:
+    made = Players(folder, places, s3, scenarios, worlds)
     try:
         yield made
     finally:

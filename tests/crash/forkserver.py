@@ -1,10 +1,10 @@
 """Starts services and the agent's steps by forking: everything is imported once, so that a start takes milliseconds.
 
-    python -m tests.crash.forkserver SOCKET
+    python -m tests.crash.forkserver services|agent SOCKET
 
 One JSON document a line, both ways. `{"id", "run", "env", "output", "ledger", "plan", "clients"}` asks for a process;
-the answers are `{"id", "pid"}` and, when it has ended, `{"id", "exit"}`. It ends when nobody is connected any more, and
-all that it started dies with it.
+the answers are `{"id", "pid"}` and, when it has ended, `{"id", "exit"}`. It dies with whoever started it, and all that
+it started dies with it. The agent has a fork server of its own, since what is forked costs time by its size.
 """
 
 import contextlib
@@ -23,7 +23,6 @@ from typing import Any
 from tests.crash import points
 
 SERVICES = ("submitter", "jobrunner", "collector")
-AGENT = ("fetch", "publish", "exec")
 
 SWEEP_SECONDS = 1.0
 """The sweeps that make good a lost release come more often than in earnest, so that the test need not wait for them.
@@ -33,23 +32,32 @@ The reconciler keeps its 30 s: what only it could repair is a violation here.
 PR_SET_PDEATHSIG = 1
 
 
-def _import_all() -> None:
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() == 1:
+        os._exit(70)
+
+
+def _import_services() -> None:
     for service in SERVICES:
         importlib.import_module(f"services.{service}.__main__")
     for module in ("services.jobrunner.kubernetes", "kubernetes.client", "kubernetes.config", "minio"):
         importlib.import_module(module)
-    for module in ("__main__", "fetch", "publish", "wrapper", "bring", "store", "outputs", "packing", "upload", "web"):
-        importlib.import_module(f"agent.{module}")
-    importlib.import_module("json")
     for service in ("jobrunner", "collector"):
         vars(sys.modules[f"services.{service}.__main__"])["SWEEP_SECONDS"] = SWEEP_SECONDS
+
+
+def _import_agent() -> None:
+    for module in ("__main__", "fetch", "publish", "wrapper", "bring", "store", "outputs", "packing", "upload", "web"):
+        importlib.import_module(f"agent.{module}")
 
 
 class ForkServer:
     def __init__(self, place: str) -> None:
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.listener.bind(place)
+        self.listener.bind(f"{place}.new")
         self.listener.listen(64)
+        os.rename(f"{place}.new", place)
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.listener, selectors.EVENT_READ)
         self.rests: dict[socket.socket, bytes] = {}
@@ -61,23 +69,19 @@ class ForkServer:
         self.woken = woken
 
     def serve(self) -> None:
-        clients = 0
         while True:
             for key, _ in self.selector.select():
                 if key.fileobj is self.listener:
                     connection, _ = self.listener.accept()
                     self.rests[connection] = b""
                     self.selector.register(connection, selectors.EVENT_READ)
-                    clients += 1
                 elif key.fileobj == self.woken:
                     os.read(self.woken, 4096)
                     self._reap()
-                elif not self._take(key.fileobj):  # pyright: ignore[reportArgumentType]
-                    clients -= 1
-                    if clients == 0:
-                        return
+                else:
+                    self._take(key.fileobj)
 
-    def _take(self, connection: Any) -> bool:
+    def _take(self, connection: Any) -> None:
         try:
             found = connection.recv(1 << 20)
         except ConnectionError:
@@ -86,7 +90,7 @@ class ForkServer:
             self.selector.unregister(connection)
             connection.close()
             del self.rests[connection]
-            return False
+            return
         *lines, self.rests[connection] = (self.rests[connection] + found).split(b"\n")
         for line in lines:
             order = json.loads(line)
@@ -95,7 +99,6 @@ class ForkServer:
                 self._become(order)
             self.started[pid] = connection, order["id"]
             self._tell(connection, {"id": order["id"], "pid": pid})
-        return True
 
     def _reap(self) -> None:
         while True:
@@ -121,9 +124,7 @@ class ForkServer:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setsid()
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            if os.getppid() == 1:
-                os._exit(code)
+            _die_with_parent()
             for each in (*self.rests, self.listener):
                 each.close()
             self.selector.close()
@@ -168,10 +169,11 @@ def _run(order: dict[str, Any]) -> int:
 
 
 def main() -> None:
-    _import_all()
+    _die_with_parent()
+    (_import_services if sys.argv[1] == "services" else _import_agent)()
     gc.collect()
     gc.freeze()
-    ForkServer(sys.argv[1]).serve()
+    ForkServer(sys.argv[2]).serve()
 
 
 if __name__ == "__main__":

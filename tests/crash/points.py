@@ -8,6 +8,8 @@ Three points: `before` any call, no byte has left; of calls that may change some
 and no reply was read, and `after`, the reply was read and nobody has looked at it. (After a call that changes nothing
 is the same as before the next one of its thread.) Commands of one pipeline leave together and are one call. What
 redis-py sends by itself on a new connection is none: it says nothing of ours.
+
+What is watched is imported only then: where the agent is started there is no redis-py.
 """
 
 import http.client
@@ -17,12 +19,6 @@ import signal
 import threading
 from collections.abc import Mapping
 from typing import Any, NamedTuple
-
-import redis.connection
-import urllib3.connection
-import urllib3.connectionpool
-
-import helios.transitions
 
 POINTS = ("before", "sent", "after")
 
@@ -56,11 +52,6 @@ reader's next call they are there, and it has done nothing with them.
 """
 
 _COMMAND = re.compile(rb"\*\d+\r\n\$\d+\r\n([A-Za-z]+)\r\n(?:\$40\r\n([0-9a-f]{40})\r\n)?")
-_SCRIPTS = {
-    each.sha.encode(): each.name
-    for each in vars(helios.transitions).values()
-    if isinstance(each, helios.transitions.Script)
-}
 
 
 class Plan(NamedTuple):
@@ -109,6 +100,15 @@ class InFlight(NamedTuple):
 
 
 def watch_redis(ledger: Ledger) -> None:
+    import redis.connection
+
+    import helios.transitions
+
+    scripts = {
+        each.sha.encode(): each.name
+        for each in vars(helios.transitions).values()
+        if isinstance(each, helios.transitions.Script)
+    }
     connection: Any = redis.connection.AbstractConnection
     pool: Any = redis.connection.ConnectionPool
     send, on_connect, release = connection.send_packed_command, connection.on_connect_check_health, pool.release
@@ -125,7 +125,7 @@ def watch_redis(ledger: Ledger) -> None:
         if getattr(greeting, "now", False):
             send(self, command, check_health)
             return
-        names = _names(command)
+        names = _names(command, scripts)
         changes = not all(name in READS for name, _ in names)
         words = ",".join(script or name for name, script in names[:6])
         self.crash_call = ledger.begin("redis", words, changes=changes)
@@ -145,18 +145,21 @@ def watch_redis(ledger: Ledger) -> None:
     pool.release = released
 
 
-def _names(command: Any) -> list[tuple[str, str]]:
+def _names(command: Any, scripts: Mapping[bytes, str]) -> list[tuple[str, str]]:
     """Each command's name, and its script's where it runs one."""
     pieces = [command] if isinstance(command, str | bytes) else command
     packed = b"".join(piece.encode() if isinstance(piece, str) else bytes(piece) for piece in pieces)
     return [
-        (match[1].decode().upper(), _SCRIPTS.get(match[2], "") if match[2] else "")
+        (match[1].decode().upper(), scripts.get(match[2], "") if match[2] else "")
         for match in _COMMAND.finditer(packed)
     ]
 
 
 def watch_urllib3(ledger: Ledger, clients: Mapping[int, str]) -> None:
     """`clients`: who listens on a port of this machine."""
+    import urllib3.connection
+    import urllib3.connectionpool
+
     pool: Any = urllib3.connectionpool.HTTPConnectionPool
     connection: Any = urllib3.connection.HTTPConnection
     request, getresponse = pool._make_request, connection.getresponse

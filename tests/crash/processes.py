@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.crash.points import Plan
 from tests.waiting import wait_until
@@ -106,13 +106,25 @@ class Starter:
                     process.ended.set()
 
 
+class Places(NamedTuple):
+    """Where the fork servers listen."""
+
+    services: Path
+    agent: Path
+
+
 @contextmanager
-def fork_server(folder: Path) -> Iterator[Path]:
-    """The place where it listens."""
-    place = folder / "fork"
-    with (folder / "forkserver.log").open("wb") as log:
+def fork_servers(folder: Path) -> Iterator[Places]:
+    with _fork_server(folder, "services") as services, _fork_server(folder, "agent") as agent:
+        yield Places(services, agent)
+
+
+@contextmanager
+def _fork_server(folder: Path, kind: str) -> Iterator[Path]:
+    place = folder / f"fork-{kind}"
+    with (folder / f"fork-{kind}.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash.forkserver", str(place)],
+            [sys.executable, "-m", "tests.crash.forkserver", kind, str(place)],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=log,
@@ -122,7 +134,7 @@ def fork_server(folder: Path) -> Iterator[Path]:
     try:
 
         def listens() -> bool:
-            assert process.poll() is None, (folder / "forkserver.log").read_text()[-2000:]
+            assert process.poll() is None, (folder / f"fork-{kind}.log").read_text()[-2000:]
             return place.exists()
 
         wait_until("the fork server listens", listens, 60)

@@ -8,7 +8,7 @@ import pytest
 from tests.agent.conftest import RealS3, real_s3
 from tests.crash.cases import Baseline, baseline, every_case, judge
 from tests.crash.points import Plan
-from tests.crash.processes import fork_server
+from tests.crash.processes import fork_servers
 from tests.crash.scenarios import EXHAUSTIVE, Scenario
 from tests.crash.world import LEASE_SECONDS, SERVICES, Case, World
 
@@ -17,7 +17,7 @@ __all__ = ["real_s3"]
 pytestmark = pytest.mark.timeout(180)
 
 SCENARIOS = {each.name: each for each in EXHAUSTIVE}
-CASES = 9
+CASES = 7
 """Of each service, spread evenly over all that it does in a run."""
 SOON_SECONDS = 5.0
 
@@ -25,8 +25,8 @@ SOON_SECONDS = 5.0
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, real_s3: RealS3) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("crash")
-    with fork_server(folder) as place:
-        world = World(folder / "world", place, real_s3.endpoint, f"crash-smoke-{id(folder)}")
+    with fork_servers(folder) as places:
+        world = World(folder / "world", places, real_s3.endpoint, f"crash-smoke-{id(folder)}")
         try:
             yield world
         finally:

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 from minio import Minio
 
-from helios.keys import CONTROLS, MEMO_PREFIX, RETENTION, SUBMISSIONS, Keys
+from helios.keys import COLLECTOR_GROUP, CONTROLS, MEMO_PREFIX, RETENTION, SUBMISSIONS, Keys
 from tests.crash import final
 from tests.crash.final import State
 from tests.crash.kubelet import Kubelet
 from tests.crash.points import Plan
-from tests.crash.processes import Process, Starter
+from tests.crash.processes import Places, Process, Starter
 from tests.crash.scenarios import INPUT, INPUT_BYTES, LARGE, LARGE_BYTES, SECONDS, Scenario
 from tests.redis_servers import Valkey, free_port
 from tests.services.job_server import kubeconfig
@@ -71,7 +71,7 @@ class Outcome(NamedTuple):
     seconds: float
     recovery: float | None
     """Seconds from the restart, or from the end of the lease where a peer took over, until every entry that waited for
-    the killed one at its death was dealt with; None where none did.
+    the killed one at its death was dealt with, or its pod watched again; None where none did.
     """
     calls: list[str]
     """What the ledger says: `client r|w words`."""
@@ -99,7 +99,7 @@ class Victim(threading.Thread):
             return
         died = time.monotonic()
         self.died_with = self.process.exit
-        waiting = world.entries(case.victim)
+        waiting = world.in_hand(case.victim)
         if case.peer:
             since = died + LEASE_SECONDS
         else:
@@ -109,16 +109,16 @@ class Victim(threading.Thread):
             self.process = world.begin(case.victim)
         if not waiting:
             return
-        while waiting & world.entries(case.victim):
-            if self.over.wait(0.005):
+        while any(now <= waiting.get(entry, -1) for entry, now in world.in_hand(case.victim).items()):
+            if self.over.wait(0.01):
                 return
         self.recovery = max(0.0, time.monotonic() - since)
 
 
 class World:
-    """`place` is where the fork server listens, `s3` where the object store does."""
+    """`s3` is where the object store listens."""
 
-    def __init__(self, folder: Path, place: Path, s3: str, bucket: str) -> None:
+    def __init__(self, folder: Path, places: Places, s3: str, bucket: str) -> None:
         self.folder = folder
         self.bucket = bucket
         self.exits = ExitStack()
@@ -128,12 +128,12 @@ class World:
         self.count = 0
         folder.mkdir(parents=True)
         try:
-            self._start(place, s3)
+            self._start(places, s3)
         except BaseException:
             self.exits.close()
             raise
 
-    def _start(self, place: Path, s3: str) -> None:
+    def _start(self, places: Places, s3: str) -> None:
         folder, bucket = self.folder, self.bucket
         self.valkey = Valkey(folder)
         self.valkey.start()
@@ -153,9 +153,10 @@ class World:
             int(s3.rpartition(":")[2]): "s3",
             self.endpoint: "endpoint",
         }
-        self.starter = Starter(place, clients)
+        self.starter, steps = Starter(places.services, clients), Starter(places.agent, clients)
         self.exits.callback(self.starter.close)
-        self.kubelet = Kubelet(self.kube, self.starter, folder)
+        self.exits.callback(steps.close)
+        self.kubelet = Kubelet(self.kube, steps, folder)
         self.exits.callback(self.kubelet.close)
         self.config = kubeconfig(folder, f"http://127.0.0.1:{self.kube.http.server_port}")
 
@@ -204,13 +205,21 @@ class World:
             "HELIOS_LOG_LEVEL": "info",
         }
 
-    def entries(self, service: str) -> set[tuple[str, str]]:
-        """Stream and id of all that a service has to deal with."""
+    def in_hand(self, service: str) -> dict[tuple[str, str], int]:
+        """Stream and id of all that a service has to deal with; with how often it was handed out, if it is a Job that
+        is watched: with such a one all is well again once it is watched again. The others must be gone.
+        """
         pipeline: Any = self.client.pipeline(transaction=False)
         for stream in STREAMS[service]:
             pipeline.xrange(stream)
         replies = pipeline.execute()
-        return {(s, entry) for s, found in zip(STREAMS[service], replies, strict=True) for entry, _ in found}
+        found = {(s, entry): 0 for s, entries in zip(STREAMS[service], replies, strict=True) for entry, _ in entries}
+        if any(stream == KEYS.launched for stream, _ in found):
+            pending: Any = self.client.xpending_range(KEYS.launched, COLLECTOR_GROUP, "-", "+", 1000)
+            for each in pending:
+                if (entry := (KEYS.launched, each["message_id"])) in found:
+                    found[entry] = each["times_delivered"]
+        return found
 
     # A case.
 
