@@ -1,7 +1,8 @@
 """The state that a run is left in, without what is a matter of time or of chance: two such states can be compared.
 
 Rule: what is left out is named here, with the reason. Attempts, counters, digests, log lines, events, sums and stored
-objects are all compared as they are.
+objects are all compared as they are. (An upload in parts that a dead collector had opened is no object; retention ends
+it after a day.)
 """
 
 import json
