@@ -18,7 +18,7 @@ IMAGE_PLATFORM := --only-binary=:all: --python-version 3.11 --implementation cp 
   --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-links test-cluster test-cluster-long mutations bench-cluster bench-kwok bench-kwok-smoke exec images check fmt lock clean audit fuzz
+.PHONY: help install dev demo test test-links test-cluster test-cluster-long mutations bench-cluster bench-kwok bench-kwok-smoke exec images check fmt lock clean audit fuzz crash
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ fuzz: $(VENV)/.dev ## damaged and hostile input for every way in: SECONDS=600 in
 test-links: $(VENV)/.dev ## all tests of broken connections, those that wait for long included: three minutes
 	@HELIOS_LONG=1 $(BIN)/python -m pytest --durations=10 tests/test_faulty_link.py tests/helios/test_link.py tests/agent/test_link.py \
 		tests/cli/test_link_cli.py tests/services/test_link_*.py tests/services/test_slow_clients.py
+
+crash: $(VENV)/.dev ## kill every service at every call of a run, and compare how it ends; ten minutes at most
+	@$(BIN)/python -m tests.crash
 
 ON_CLUSTER = $(if $(KUBECONFIG),,tests/cluster/tool/cluster exec) $(BIN)/python -m pytest --timeout=400
 

@@ -578,7 +578,12 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="session")
 def real_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealS3]:
-    folder = tmp_path_factory.mktemp("weed")
+    with running_s3(tmp_path_factory.mktemp("weed")) as real:
+        yield real
+
+
+@contextmanager
+def running_s3(folder: Path) -> Iterator[RealS3]:
     identity = {
         "name": "helios",
         "credentials": [{"accessKey": "helios", "secretKey": "helios-secret"}],
