@@ -8,6 +8,8 @@ Everything but the launcher and the source of pods is the services' own code.
 import sys
 from collections.abc import Iterable
 
+import msgspec
+
 from helios.localjobs import PodStatus, StepStatus
 from helios.settings import settings_from
 from helios.worker import Stop
@@ -16,7 +18,8 @@ from services.collector.loglines import LogPart
 from services.collector.pods import JobOf
 from services.jobrunner.__main__ import run as run_jobrunner
 from services.jobrunner.jobs import ExistingJob, WantedJob
-from services.process import configure_logging, connect
+from services.log_lines import configure_logging
+from services.process import connect
 
 
 class InstantLauncher:
@@ -30,6 +33,9 @@ class InstantLauncher:
 
     def room(self) -> int:
         return 1_000
+
+    def trouble(self) -> str:
+        return ""
 
     def jobs(self) -> list[ExistingJob]:
         return []
@@ -62,8 +68,8 @@ class InstantPods:
 
 
 def main() -> None:
-    settings = settings_from()
-    configure_logging(f"bench-{sys.argv[1]}", "warning")
+    settings = msgspec.structs.replace(settings_from(), log_level="warning")
+    configure_logging(f"bench-{sys.argv[1]}", settings)
     stop = Stop()
     stop.listen()
     client = connect(settings)

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "log_level": ("debug", "info", "warning", "error"),
+    "log_format": ("auto", "json", "text"),
     "launcher": ("local", "kubernetes"),
     "compress": ("auto", "off"),
     "affinity": ("on", "off"),
@@ -71,6 +72,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     log_level: str = "info"
     """debug, info, warning or error."""
+
+    log_format: str = "auto"
+    """json: each message is one JSON object; text: one line for people; auto: json where Jobs run in Kubernetes."""
 
     s3_endpoint: str = "http://127.0.0.1:9000"
     """The object store, as a URL."""

@@ -19,6 +19,7 @@ from redis.exceptions import ResponseError
 from helios.dag import ExternalInput, Memoize, Task
 from helios.events import Producer, TaskEnded
 from helios.keys import Keys, keys_of_run, memo, source_known
+from helios.logged import about_entry
 from helios.memo import Claim, Memo, MemoCheck, claim_of, is_drawn, memo_key, memo_parts, why_not
 from helios.messages import Check, decode
 from helios.podwire import SourceKnown
@@ -83,7 +84,8 @@ class Skipper:
         try:
             if away.is_set():
                 raise Later("others of its batch found the object store away")
-            self._look(entry)
+            with about_entry(entry.stream, entry.id, entry.fields):
+                self._look(entry)
         except StoreRefused as error:
             away.set()
             return Failure(entry, Later(f"whether it can be skipped is not to be told yet: {error}"))
@@ -284,7 +286,7 @@ class Skipper:
             event=TaskEnded(run, task, attempt, "SUCCEEDED", "N/A", 0, 0, "", None, producer),
         )
         if commit_one(self.client, call):
-            log.info("a task is skipped", run=run, task=task, producer=success.run)
+            log.info("a task is skipped", producer=success.run)
 
     def _now_ms(self) -> int:
         found: Any = self.client.time()  # pyright: ignore[reportUnknownMemberType] -- the stubs leave a parameter open

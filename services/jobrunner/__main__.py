@@ -1,6 +1,6 @@
 """`python -m services.jobrunner`: one thread creates Jobs, another deletes them: a full house delays no cancel."""
 
-import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from redis.exceptions import ResponseError
 
 from helios.heartbeat import Heartbeat
 from helios.keys import JOBRUNNER_GROUP, all_partitions, keys_of_run
-from helios.settings import SettingInvalid, Settings, settings_from
+from helios.logged import about
+from helios.settings import SettingInvalid, Settings
 from helios.streams import Inbox
 from helios.wire import hash_values, send
 from helios.worker import Stop, work
@@ -20,7 +21,7 @@ from services.jobrunner.forms import LOOK_SECONDS
 from services.jobrunner.jobs import ExistingJob, Launcher, LauncherAway
 from services.jobrunner.launch import Deleter, JobRunner, superseded
 from services.jobrunner.local import LocalLauncher
-from services.process import configure_logging, connect, repeat, run_loops
+from services.process import begin, connect, end_in_time, refuse, repeat, run_loops
 
 log = structlog.get_logger()
 
@@ -43,6 +44,7 @@ def run(settings: Settings, launcher: Launcher, client: redis.Redis, stop: Stop,
 
     def wait_for_room() -> None:
         while (room := launcher.room()) == 0 and not stop.wait(FULL_HOUSE_WAIT_SECONDS):
+            ready.turned = time.monotonic()
             heartbeat.beat()
         ready.batch_entries = max(1, min(room, settings.batch_entries))
 
@@ -53,7 +55,9 @@ def run(settings: Settings, launcher: Launcher, client: redis.Redis, stop: Stop,
     deleter = Deleter(launcher, cancelled)
     is_local = settings.launcher == "local"
     affinity = None if is_local or settings.affinity == "off" else Affinity(client, settings)
-    runner = JobRunner(client, launcher, settings, 1 if is_local else settings.job_create_threads, affinity)
+    runner = JobRunner(client, launcher, settings, 1 if is_local else settings.job_create_threads, affinity, stop)
+    heartbeat.troubles += [ready.trouble, cancelled.trouble, launcher.trouble]
+    end_in_time(stop, settings, (ready, cancelled))
     run_loops(
         stop,
         lambda: work(ready, runner.launch, settings=settings, stop=stop, heartbeat=heartbeat, on_turn=wait_for_room),
@@ -76,11 +80,16 @@ def sweep(launcher: Launcher, client: redis.Redis, settings: Settings) -> None:
 
 def _delete_unwanted(launcher: Launcher, job: ExistingJob, found: Any) -> None:
     """Delete the Job if its attempt is superseded. Raises LauncherAway: then nobody is there to be asked for others."""
+    with about(run=job.run, task=job.task, attempt=job.attempt):
+        _delete_superseded(launcher, job, found)
+
+
+def _delete_superseded(launcher: Launcher, job: ExistingJob, found: Any) -> None:
     try:
         if isinstance(found, ResponseError):
             raise found
         if superseded(found, job.attempt):
-            log.info("deleting a Job that nobody wants", job=job.job, run=job.run, task=job.task)
+            log.info("deleting a Job that nobody wants", job=job.job)
             launcher.delete(job.job)
     except LauncherAway:
         raise
@@ -112,15 +121,13 @@ def launcher_from(settings: Settings, client: redis.Redis) -> Launcher:
 
 
 def main() -> None:
+    stop = Stop()
+    settings = begin("jobrunner", stop)
+    client = connect(settings)
     try:
-        settings = settings_from()
-        client = connect(settings)
         launcher = launcher_from(settings, client)
     except SettingInvalid as error:
-        sys.exit(str(error))
-    configure_logging("jobrunner", settings.log_level)
-    stop = Stop()
-    stop.listen()
+        refuse(error)
     run(
         settings,
         launcher,

@@ -16,12 +16,13 @@ from helios.dag import Task
 from helios.deadletter import acknowledge
 from helios.events import TaskLaunched
 from helios.keys import keys_of_run
+from helios.logged import about
 from helios.messages import Cancelled, Ready, decode
 from helios.settings import Settings
 from helios.streams import Entry, Inbox
 from helios.transitions import Call, check, commit, launch
 from helios.wire import hash_values
-from helios.worker import Failure, Later
+from helios.worker import Failure, Later, Stop, Waits
 from services.jobrunner.affinity import Affinity
 from services.jobrunner.jobs import JobRefused, Launcher, LauncherAway, WantedJob, job_name, wanted_job
 
@@ -73,12 +74,15 @@ class JobRunner:
         settings: Settings,
         threads: int = 1,
         affinity: Affinity | None = None,
+        stop: Stop | None = None,
     ) -> None:
         self.client = client
         self.launcher = launcher
         self.settings = settings
         self.pool = ThreadPoolExecutor(threads, "create") if threads > 1 else None
         self.affinity = affinity
+        self.stop = stop or Stop()
+        """Once it is wanted no further Job is begun, so that a batch does not outlast the time there is to end."""
         self.switches: OrderedDict[str, RunSwitches] = OrderedDict()
 
     def launch(self, entries: list[Entry]) -> Sequence[Failure]:
@@ -134,15 +138,21 @@ class JobRunner:
 
     def _create(self, asked: Asked, away: threading.Event) -> Tried:
         """`away` spares the rest of the batch an attempt that would only take time, and the lease with it."""
+        with about(run=asked.ready.run, task=asked.ready.task, attempt=asked.ready.attempt, entry=asked.entry.id):
+            return self._try(asked, away)
+
+    def _try(self, asked: Asked, away: threading.Event) -> Tried:
         try:
             if asked.job is not None:
+                if self.stop.wanted:
+                    raise Waits("this jobrunner stops, and another one takes it over")
                 if away.is_set():
                     raise LauncherAway("others of its batch found nobody to create Jobs")
                 self.launcher.create(asked.job)
         except LauncherAway as error:
             away.set()
             return Tried(asked, error)
-        except (OSError, JobRefused) as error:
+        except (OSError, JobRefused, Waits) as error:
             return Tried(asked, error)
         except Exception as error:
             log.exception("a Job could not be created", job=asked.name)
@@ -164,14 +174,17 @@ class JobRunner:
             calls.append(self._launch_call(tried))
         for tried, found in zip(told, commit(self.client, calls), strict=True):
             entry, ready, name, _, looked = tried.asked
-            if isinstance(found, ResponseError):
-                failures.append(Failure(entry, found))
-            elif looked:
-                continue
-            elif tried.refused:
-                log.warning("a Job is refused", job=name, run=ready.run, task=ready.task, reason=tried.refused)
-            elif superseded(found, ready.attempt):
-                self._delete(name)
+            with about(run=ready.run, task=ready.task, attempt=ready.attempt, entry=entry.id):
+                if isinstance(found, ResponseError):
+                    failures.append(Failure(entry, found))
+                elif looked:
+                    continue
+                elif tried.refused:
+                    log.warning("a Job is refused", job=name, reason=tried.refused)
+                elif superseded(found, ready.attempt):
+                    self._delete(name)
+                else:
+                    log.info("a Job is there", job=name)
         return failures
 
     def _launch_call(self, tried: Tried) -> Call:

@@ -9,6 +9,7 @@ from redis.exceptions import ResponseError
 
 from helios.deadletter import acknowledge
 from helios.keys import CONTROLS, SUBMISSIONS, keys_of_run
+from helios.logged import about_entry
 from helios.messages import Control, decode
 from helios.streams import Entry, Inbox
 from helios.transitions import cancel_run, commit
@@ -28,12 +29,13 @@ class Ingress:
 
     def handle(self, entries: list[Entry]) -> Sequence[Failure]:
         for entry in entries:
-            if entry.stream == SUBMISSIONS:
-                outcome = accept(self.client, entry, self.partitions)
-                log.info("submission", run=entry.id, outcome=outcome)
-            else:
-                control(self.client, entry, self.partitions)
-            acknowledge(self.inbox, entry)
+            with about_entry(entry.stream, entry.id, entry.fields):
+                if entry.stream == SUBMISSIONS:
+                    outcome = accept(self.client, entry, self.partitions)
+                    log.info("submission", outcome=outcome)
+                else:
+                    control(self.client, entry, self.partitions)
+                acknowledge(self.inbox, entry)
         return ()
 
     def bury(self, entry: Entry, reason: str) -> None:

@@ -84,7 +84,8 @@ def services(guarded: GuardedRedis, tmp_path: Path) -> Iterator[GuardedRedis]:
             stack.callback(process.wait)
             stack.callback(process.terminate)
         client = guarded.client("client")
-        wait_until("the services beat", lambda: len(live_services(client)) == 3)
+        ready = [""] * 3
+        wait_until("the services are ready", lambda: [each["waitsFor"] for each in live_services(client)] == ready)
         client.close()
         yield guarded
     for log in tmp_path.glob("*.log"):

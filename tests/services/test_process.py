@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent.parent
 def test_a_full_disk_under_the_log_ends_no_service() -> None:
     """Lines are lost, the service is not."""
     program = (
-        "import structlog; from services.process import configure_logging; configure_logging('trial', 'info');"
+        "import structlog; from helios.settings import Settings; from services.log_lines import configure_logging;"
+        "configure_logging('trial', Settings());"
         "structlog.get_logger().info('lost'); print('alive')"
     )
     with open("/dev/full", "w") as full:
