@@ -14,6 +14,7 @@ from waitress.wasyncore import dispatcher
 
 from helios.heartbeat import Heartbeat
 from helios.keys import COLLECTOR_GROUP, all_partitions, keys_of_run
+from helios.recovery import Patience
 from helios.settings import SettingInvalid, Settings
 from helios.streams import Inbox
 from helios.worker import Stop, work
@@ -28,6 +29,7 @@ from services.collector.logroom import LOOK_SECONDS, make_room
 from services.collector.manifests import Manifests
 from services.collector.node_loads import COUNT_SECONDS, NodeLoads
 from services.collector.pods import JobOf, LocalPods, Pods
+from services.collector.recovery import RECORD_SECONDS, Recorder
 from services.collector.retention import LOOK_SECONDS as RETENTION_SECONDS
 from services.collector.retention import tidy_store
 from services.collector.skip import THREADS, WAITING_AT_MOST, Skipper
@@ -155,15 +157,23 @@ def _is_busy(channel: Any) -> bool:
     return bool(channel.requests or channel.request is not None or channel.total_outbufs_len)
 
 
-def sweep(pods: Pods, client: redis.Redis, settings: Settings) -> None:
-    """Release Jobs that were wrapped up but whose release was lost, as when a collector died just then."""
+def sweep(pods: Pods, client: redis.Redis, settings: Settings, patience: Patience | None = None) -> None:
+    """Release Jobs that were wrapped up but whose release was lost, as when a collector died just then.
+
+    `patience` with those whose runs Redis has lost; without, they go like the others.
+    """
     over = pods.unreleased()
     if not over:
-        return
+        return  # and what was waited for is gone
     ended: list[str] = []
+    lost: dict[str, str] = {}
     for name in over:
         try:
-            if not _is_to_be_launched(pods.attempt_of(name), client, settings):
+            job = pods.attempt_of(name)
+            state = _state_of(job, client, settings)
+            if job is not None and state == [None, None]:
+                lost[name] = job.run
+            if job is None or state != ["QUEUED", str(job.attempt)]:  # else its launch is about to be recorded
                 ended.append(name)
         except (OSError, ValueError, redis.ResponseError) as error:
             log.error("a pod cannot be looked at", job=name, error=str(error))
@@ -172,18 +182,17 @@ def sweep(pods: Pods, client: redis.Redis, settings: Settings) -> None:
     for keys in all_partitions(settings.partitions):
         entries: Any = client.xrange(keys.launched)
         launched |= {fields.get("job", "") for _, fields in entries}
+    waits = patience.look(set(lost.values())) if patience is not None else ()
     for name in ended:
-        if name not in launched:
+        if name not in launched and lost.get(name) not in waits:
             pods.release(name)
 
 
-def _is_to_be_launched(job: JobOf | None, client: redis.Redis, settings: Settings) -> bool:
-    """Whether the Job exists and its launch is about to be recorded."""
+def _state_of(job: JobOf | None, client: redis.Redis, settings: Settings) -> Any:
+    """Status and current attempt of the Job's task, as its record has them."""
     if job is None:
-        return False
-    keys = keys_of_run(job.run, settings.partitions)
-    found: Any = client.hmget(keys.task(job.run, job.task), "status", "attempt")
-    return found[0] == "QUEUED" and found[1] == str(job.attempt)
+        return None
+    return client.hmget(keys_of_run(job.run, settings.partitions).task(job.run, job.task), "status", "attempt")
 
 
 def pods_from(settings: Settings) -> LocalPods | KubernetesPods:
@@ -214,10 +223,12 @@ def main() -> None:
     endpoint = Endpoint(application, settings.pod_endpoint_bind)
     endpoint.start()
     log.info("serving pods", bind=settings.pod_endpoint_bind)
+    patience = Patience()
     others: list[Callable[[], None]] = [
-        lambda: repeat(stop, SWEEP_SECONDS, lambda: sweep(pods, client, settings)),
+        lambda: repeat(stop, SWEEP_SECONDS, lambda: sweep(pods, client, settings, patience)),
         lambda: repeat(stop, LOOK_SECONDS, lambda: make_room(client, settings)),
         lambda: repeat(stop, RETENTION_SECONDS, lambda: tidy_store(client, settings, stop)),
+        lambda: repeat(stop, RECORD_SECONDS, Recorder(client, store, settings).look),
         lambda: endpoint.supervise(stop),
     ]
     if isinstance(pods, KubernetesPods):

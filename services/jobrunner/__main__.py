@@ -12,6 +12,7 @@ from redis.exceptions import ResponseError
 from helios.heartbeat import Heartbeat
 from helios.keys import JOBRUNNER_GROUP, all_partitions, keys_of_run
 from helios.logged import about
+from helios.recovery import Patience
 from helios.settings import SettingInvalid, Settings
 from helios.streams import Inbox
 from helios.wire import hash_values, send
@@ -67,13 +68,22 @@ def run(settings: Settings, launcher: Launcher, client: redis.Redis, stop: Stop,
     heartbeat.end()
 
 
-def sweep(launcher: Launcher, client: redis.Redis, settings: Settings) -> None:
-    """Delete Jobs whose attempt is no longer wanted, which a crash between two steps can leave."""
+def sweep(launcher: Launcher, client: redis.Redis, settings: Settings, patience: Patience | None = None) -> None:
+    """Delete Jobs whose attempt is no longer wanted, which a crash between two steps can leave.
+
+    `patience` with those whose runs Redis has lost; without, they go like the others.
+    """
     try:
         jobs = launcher.jobs()
         records = [keys_of_run(job.run, settings.partitions).task(job.run, job.task) for job in jobs]
-        for job, found in zip(jobs, hash_values(client, records, ("status", "attempt")), strict=True):
-            _delete_unwanted(launcher, job, found)
+        states = list(zip(jobs, hash_values(client, records, ("status", "attempt")), strict=True))
+        unknown = {job.run for job, found in states if found == [None, None]}
+        waits = patience.look(unknown) if patience is not None else ()
+        if waits:
+            log.warning("Jobs of runs that Redis has lost are left alone for now: `helios recover`", runs=len(waits))
+        for job, found in states:
+            if job.run not in waits:
+                _delete_unwanted(launcher, job, found)
     except OSError as error:
         log.warning("the look for Jobs that nobody wants is put off", error=str(error))
 
@@ -121,7 +131,7 @@ def launcher_from(settings: Settings, client: redis.Redis) -> Launcher:
 
 
 def main() -> None:
-    stop = Stop()
+    stop, patience = Stop(), Patience()
     settings = begin("jobrunner", stop)
     client = connect(settings)
     try:
@@ -133,7 +143,7 @@ def main() -> None:
         launcher,
         client,
         stop,
-        lambda: repeat(stop, SWEEP_SECONDS, lambda: sweep(launcher, client, settings)),
+        lambda: repeat(stop, SWEEP_SECONDS, lambda: sweep(launcher, client, settings, patience)),
         lambda: repeat(stop, LOOK_SECONDS, launcher.look),
     )
 

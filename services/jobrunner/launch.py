@@ -51,6 +51,8 @@ class RunSwitches(NamedTuple):
 
     cache_enabled: bool
     memoize: bool
+    recovered: bool
+    """It was rebuilt after Redis was lost: of each task's first attempt it is looked whether it is needed."""
 
 
 class Tried(NamedTuple):
@@ -110,7 +112,7 @@ class JobRunner:
                     asked.append(Asked(entry, ready, name, None))
                     continue
                 task = _task_decoder.decode(spec)
-                look = task.memoize is not None and checked != attempt and self._switches(ready.run).memoize
+                look = checked != attempt and self._is_looked_at(ready, task)
                 asked.append(Asked(entry, ready, name, None if look else self._wanted(name, ready, task), look))
             except (ResponseError, msgspec.DecodeError, ValueError) as error:
                 failures.append(Failure(entry, error))
@@ -225,12 +227,17 @@ class JobRunner:
             now_seconds=time.time(),
         )
 
+    def _is_looked_at(self, ready: Ready, task: Task) -> bool:
+        """Whether an earlier success may stand for the attempt."""
+        switches = self._switches(ready.run)
+        return (task.memoize is not None and switches.memoize) or (switches.recovered and ready.attempt == 1)
+
     def _switches(self, run: str) -> RunSwitches:
         known = self.switches.get(run)
         if known is None:
             keys = keys_of_run(run, self.settings.partitions)
-            found: Any = self.client.hmget(keys.run(run), "cacheEnabled", "memoize")
-            known = self.switches[run] = RunSwitches(found[0] == "true", found[1] != "false")
+            found: Any = self.client.hmget(keys.run(run), "cacheEnabled", "memoize", "recovered")
+            known = self.switches[run] = RunSwitches(found[0] == "true", found[1] != "false", found[2] == "true")
             if len(self.switches) > RUNS_REMEMBERED:
                 self.switches.popitem(last=False)
         return known

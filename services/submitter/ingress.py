@@ -14,7 +14,7 @@ from helios.messages import Control, decode
 from helios.streams import Entry, Inbox
 from helios.transitions import cancel_run, commit
 from helios.worker import Failure, Later, Refused
-from services.submitter.accept import accept, reject
+from services.submitter.accept import Refusal, accept, recover, reject
 
 log = structlog.get_logger()
 
@@ -47,9 +47,12 @@ class Ingress:
 def control(client: redis.Redis, entry: Entry, partitions: int) -> None:
     """Carry out a control entry. Raises Refused for one that makes no sense, Later while its run is not open yet."""
     message = decode(entry.fields, Control)
-    if message.action != "cancel":
-        raise Refused(f"action {message.action[:40]!r} is not known; there is 'cancel'")
     run = resolve(client, message.run, partitions)
+    if message.action == "recover":
+        _recover(client, message, partitions)
+        return
+    if message.action != "cancel":
+        raise Refused(f"action {message.action[:40]!r} is not known; there are 'cancel' and 'recover'")
     keys = keys_of_run(run, partitions)
     status: Any = client.hget(keys.run(run), "status")
     if status is None:
@@ -61,6 +64,14 @@ def control(client: redis.Redis, entry: Entry, partitions: int) -> None:
         if isinstance(result, ResponseError):
             raise result
     log.info("cancel", run=run, found=status)
+
+
+def _recover(client: redis.Redis, message: Control, partitions: int) -> None:
+    try:
+        outcome = recover(client, message, partitions)
+    except Refusal as refusal:
+        raise Refused(f"run {message.run} cannot be rebuilt: {refusal}") from None
+    log.info("recovery", outcome=outcome)
 
 
 def resolve(client: redis.Redis, run: str, partitions: int) -> str:

@@ -19,6 +19,7 @@ from redis.exceptions import NoPermissionError
 
 from cli.checkup_cluster import check_logins
 from cli.connection import Link
+from cli.reruns import rerun
 from helios.heartbeat import live_services
 from helios.keys import (
     CONTROLS,
@@ -52,7 +53,6 @@ from tests.waiting import wait_until
 from tui.source.comparison import read_comparison
 from tui.source.feed import Feed
 from tui.source.health import HealthReader
-from tui.source.reruns import rerun
 from tui.source.run_details import read_details
 from tui.source.submitting import send
 
