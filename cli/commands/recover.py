@@ -97,16 +97,19 @@ def _look(link: Link) -> list[Found]:
     bucket = link.settings.s3_bucket
     folders = store.list_objects(bucket, prefix=RECOVERY)
     runs = sorted({run for each in folders if (run := run_in(each.object_name or ""))})
-    return [_found(link, store, bucket, run) for run in runs]
+    return [found for run in runs if (found := _found(link, store, bucket, run)) is not None]
 
 
-def _found(link: Link, store: Minio, bucket: str, run: str) -> Found:
+def _found(link: Link, store: Minio, bucket: str, run: str) -> Found | None:
+    """None where a store still lists the folder of what is deleted."""
     found = Found(run, known=link.client.exists(link.keys(run).run(run)) == 1)
     try:
         stored = msgspec.json.decode(_read(store, bucket, run_key(run)), type=StoredRun)
         dag = parse_dag(stored.dag.encode()).dag
     except (S3Error, msgspec.DecodeError, DagInvalid) as error:
         code = error.code if isinstance(error, S3Error) else "it is not understood"
+        if code == "NoSuchKey":
+            return None
         found.trouble = f"{run_key(run)}: {code}"
         return found
     found.stored, found.dag_name, found.tasks = stored, dag.dag_name, len(dag.tasks)

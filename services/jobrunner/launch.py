@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
@@ -27,8 +26,6 @@ from services.jobrunner.affinity import Affinity
 from services.jobrunner.jobs import JobRefused, Launcher, LauncherAway, WantedJob, job_name, wanted_job
 
 log = structlog.get_logger()
-
-RUNS_REMEMBERED = 256
 
 _task_decoder = msgspec.json.Decoder(Task)
 
@@ -85,7 +82,7 @@ class JobRunner:
         self.affinity = affinity
         self.stop = stop or Stop()
         """Once it is wanted no further Job is begun, so that a batch does not outlast the time there is to end."""
-        self.switches: OrderedDict[str, RunSwitches] = OrderedDict()
+        self.switches: dict[str, RunSwitches | ResponseError] = {}
 
     def launch(self, entries: list[Entry]) -> Sequence[Failure]:
         """Create the Job of each attempt that is still wanted, then tell the collector.
@@ -102,6 +99,7 @@ class JobRunner:
         """What the entries ask for; those that cannot be understood become failures."""
         asked: list[Asked] = []
         taken = _decoded(entries, failures)
+        self._read_switches([ready for _, ready in taken])
         for (entry, ready), state in zip(taken, self._states([ready for _, ready in taken]), strict=True):
             name = job_name(ready.run, ready.task, ready.attempt)
             try:
@@ -232,14 +230,23 @@ class JobRunner:
         switches = self._switches(ready.run)
         return (task.memoize is not None and switches.memoize) or (switches.recovered and ready.attempt == 1)
 
+    def _read_switches(self, batch: list[Ready]) -> None:
+        """Of the runs in the batch, anew each time: a run that was rebuilt after Redis was lost has its former id."""
+        runs = list({each.run for each in batch})
+        keys = [keys_of_run(run, self.settings.partitions).run(run) for run in runs]
+        found = hash_values(self.client, keys, ("cacheEnabled", "memoize", "recovered"))
+        self.switches = {
+            run: each
+            if isinstance(each, ResponseError)
+            else RunSwitches(each[0] == "true", each[1] != "false", each[2] == "true")
+            for run, each in zip(runs, found, strict=True)
+        }
+
     def _switches(self, run: str) -> RunSwitches:
-        known = self.switches.get(run)
-        if known is None:
-            keys = keys_of_run(run, self.settings.partitions)
-            found: Any = self.client.hmget(keys.run(run), "cacheEnabled", "memoize", "recovered")
-            known = self.switches[run] = RunSwitches(found[0] == "true", found[1] != "false", found[2] == "true")
-            if len(self.switches) > RUNS_REMEMBERED:
-                self.switches.popitem(last=False)
+        """Raises ResponseError."""
+        known = self.switches[run]
+        if isinstance(known, ResponseError):
+            raise known
         return known
 
 
