@@ -5,10 +5,9 @@
 Everything but the launcher and the source of pods is the services' own code.
 """
 
+import os
 import sys
 from collections.abc import Iterable
-
-import msgspec
 
 from helios.localjobs import PodStatus, StepStatus
 from helios.settings import settings_from
@@ -68,7 +67,7 @@ class InstantPods:
 
 
 def main() -> None:
-    settings = msgspec.structs.replace(settings_from(), log_level="warning")
+    settings = settings_from({"HELIOS_LOG_LEVEL": "warning", **os.environ})
     configure_logging(f"bench-{sys.argv[1]}", settings)
     stop = Stop()
     stop.listen()
