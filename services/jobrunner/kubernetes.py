@@ -159,8 +159,9 @@ class KubernetesLauncher:
 
     def _ask(self) -> None:
         """Whether Jobs can be asked for at all: what a jobrunner without work would not notice otherwise."""
+        query = urlencode({"labelSelector": f"{MANAGED_BY}={HELIOS}", "limit": 1})
         try:
-            code, body = self.api.request("GET", f"{self.path}?limit=1", accept=_MANY)
+            code, body = self.api.request("GET", f"{self.path}?{query}", accept=_MANY)
         except LauncherAway:
             return  # `silence` has the words
         self.refusal = "" if code == 200 else f"the API server: {words_of(code, body)}"

@@ -54,7 +54,11 @@ AFTER = {
     "Dead letters": "helios dead -o json > dead-after.json\n",
     "How to lose Redis entirely": """
 touch go
-for i in $(seq 200); do helios show "$RUN" -o json > show.json; grep -q '"status": *"SUCCEEDED"' show.json && break; sleep 0.3; done
+for i in $(seq 200); do
+  helios show "$RUN" -o json > show.json
+  python -c 'import json, sys; sys.exit(json.load(open("show.json"))["status"] == "RUNNING")' && break
+  sleep 0.3
+done
 helios show "$RUN" > shown.txt
 kill $UP; wait $UP || true
 """,
