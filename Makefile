@@ -18,7 +18,7 @@ IMAGE_PLATFORM := --only-binary=:all: --python-version 3.11 --implementation cp 
   --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-cluster test-cluster-long bench-cluster bench-kwok bench-kwok-smoke exec images check fmt lock clean
+.PHONY: help install dev demo test test-links test-cluster test-cluster-long mutations bench-cluster bench-kwok bench-kwok-smoke exec images check fmt lock clean audit
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -48,6 +48,10 @@ demo: $(VENV)/.runtime ## run one example twice and compare what the cache saved
 test: $(VENV)/.dev ## run the tests; sets up all they need
 	@$(BIN)/python -m pytest
 
+test-links: $(VENV)/.dev ## all tests of broken connections, those that wait for long included: three minutes
+	@HELIOS_LONG=1 $(BIN)/python -m pytest --durations=10 tests/test_faulty_link.py tests/helios/test_link.py tests/agent/test_link.py \
+		tests/cli/test_link_cli.py tests/services/test_link_*.py tests/services/test_slow_clients.py
+
 ON_CLUSTER = $(if $(KUBECONFIG),,tests/cluster/tool/cluster exec) $(BIN)/python -m pytest --timeout=400
 
 test-cluster: $(VENV)/.dev build/image/.made ## the tests on a real Kubernetes: KUBECONFIG's, or one of their own (root and Go)
@@ -57,6 +61,9 @@ test-cluster: $(VENV)/.dev build/image/.made ## the tests on a real Kubernetes: 
 test-cluster-long: $(VENV)/.dev build/image/.made ## what test-cluster leaves out: longer outages, larger runs
 	@$(if $(KUBECONFIG),,tests/cluster/tool/cluster build)
 	@HELIOS_LONG=1 $(ON_CLUSTER) tests/cluster/test_faults.py tests/cluster/test_scaling.py
+
+mutations: $(VENV)/.dev ## take each promise's mechanism out of a copy, and see its test fail
+	@$(BIN)/python -m tests.mutations.run
 
 bench-cluster: $(VENV)/.dev ## Helios beside bare Jobs on the same Kubernetes (root and Go)
 	@$(BIN)/python -m bench.cluster
@@ -87,10 +94,15 @@ images: build/image/.made ## build the image and name it in k8s/: TAG=1.2.3 [REG
 	@$(if $(PUSH),$(BUILDER) push $(IMAGE))
 	@$(if $(MANIFESTS),$(PYTHON) k8s/set-image $(REGISTRY)/helios $(TAG) $(MANIFESTS))
 
-check: $(VENV)/.dev ## lint, formatting and strict types
+check: $(VENV)/.dev ## lint, formatting, strict types, and whether all tests can be imported
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright --project pyproject.toml
+	@$(BIN)/python -m pytest --collect-only -q tests tests/cluster >/dev/null || \
+	  { $(BIN)/python -m pytest --collect-only -q tests tests/cluster | tail -n 40 >&2; exit 1; }
+
+audit: $(VENV)/.dev ## what Helios is built from: pins, hashes, licences and, with pip-audit on PATH, advisories
+	@$(BIN)/python -m tests.security.audit
 
 fmt: $(VENV)/.dev ## format and fix what can be fixed
 	@$(BIN)/ruff check --fix-only --quiet .

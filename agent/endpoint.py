@@ -20,6 +20,8 @@ from agent.web import Web, WebError
 
 ASIDE_SECONDS = 5.0
 """So long the endpoint is waited for where there is another way."""
+SILENCE_SECONDS = 20.0
+"""An endpoint that says nothing for so long is asked anew: its connection may be dead. It answers within ten."""
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 
 
@@ -143,7 +145,9 @@ class Endpoint:
         progress = Every(10.0)
         while True:
             try:
-                with self._web.request(method, self._attempt.endpoint + path, headers, body) as response:
+                with self._web.request(
+                    method, self._attempt.endpoint + path, headers, body, SILENCE_SECONDS
+                ) as response:
                     answer = response.read(MAX_ANSWER_BYTES)
                     trouble = _trouble(response.status, answer) or _short(response.header("Content-Length"), answer)
                 if trouble is None:

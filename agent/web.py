@@ -16,10 +16,19 @@ from agent.frozen import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import ssl
+    from typing import Any, BinaryIO
 
 CONNECT_SECONDS = 10.0
 SILENCE_SECONDS = 60.0
 """A connection on which nothing moves for this long is given up."""
+LIFE_OPTIONS = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 25_000),
+)
+"""A machine that is gone without a word is noticed by the kernel after 25 s, however long its answer may take."""
 
 _IDLE_PER_HOST = 8
 
@@ -28,8 +37,44 @@ class WebError(Exception):
     """The connection failed, broke or timed out. The message holds no URL."""
 
 
+class _Heading:
+    """What an answer's head is read from, and the last line of it."""
+
+    def __init__(self, file: "BinaryIO") -> None:
+        self.file = file
+        self.last = b""
+
+    def readline(self, limit: int = -1) -> bytes:
+        self.last = self.file.readline(limit)
+        return self.last
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class _WholeHeading(http.client.HTTPResponse):
+    """http.client takes the connection's end for the end of the headers, and so what was cut off there for a success
+    with nothing in it.
+    """
+
+    fp: "Any"
+
+    def begin(self) -> None:
+        heading = _Heading(self.fp)
+        self.fp = heading
+        try:
+            super().begin()
+        finally:
+            if self.fp is heading:
+                self.fp = heading.file
+        if heading.last not in (b"\r\n", b"\n"):
+            raise http.client.IncompleteRead(b"")
+
+
 class _PlainConnection(http.client.HTTPConnection):
     """Connects without the idna codec, whose import costs three milliseconds and which an ASCII host does not need."""
+
+    response_class = _WholeHeading
 
     def connect(self) -> None:
         if not self.host.isascii():
@@ -39,6 +84,8 @@ class _PlainConnection(http.client.HTTPConnection):
         # getaddrinfo takes a host's bytes as they are; that create_connection does too is missing from its types.
         self.sock = socket.create_connection(address, self.timeout)  # pyright: ignore[reportArgumentType]
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for level, name, value in LIFE_OPTIONS:
+            self.sock.setsockopt(level, name, value)
 
 
 class _TlsConnection(_PlainConnection):
@@ -132,23 +179,33 @@ class Sending:
 class Web:
     """Sends requests; safe to use from many threads. `silence` in seconds: how long the other side may do nothing."""
 
-    def __init__(self, silence: float = SILENCE_SECONDS) -> None:
-        self._silence = silence
+    def __init__(self, silence: float | None = None) -> None:
+        self._silence = SILENCE_SECONDS if silence is None else silence
         self._idle: dict[tuple[str, str], list[http.client.HTTPConnection]] = {}
         self._lock = threading.Lock()
 
-    def request(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None) -> Response:
-        """Sends one request with a small body or none. A kept connection that the server had closed is replaced once,
-        unseen.
+    def request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None = None,
+        silence: float | None = None,
+    ) -> Response:
+        """Sends one request with a small body or none; `silence` in place of the usual one. A kept connection that the
+        server had closed is replaced once, unseen, and no other kept one of that server is trusted then.
         """
         origin, target = _split(url)
+        patience = self._silence if silence is None else silence
         kept = self._kept(origin)
         if kept is not None:
+            kept.sock.settimeout(patience)
             try:
                 return self._send(kept, origin, method, target, headers, body)
             except WebError:
-                kept.close()
-        connection = self._connect(origin, min(self._silence, CONNECT_SECONDS))
+                self._forget(origin)
+        connection = self._connect(origin, min(patience, CONNECT_SECONDS))
+        connection.sock.settimeout(patience)
         return self._send(connection, origin, method, target, headers, body)
 
     def upload(
@@ -205,6 +262,12 @@ class Web:
         with self._lock:
             idle = self._idle.get(origin)
             return idle.pop() if idle else None
+
+    def _forget(self, origin: tuple[str, str]) -> None:
+        with self._lock:
+            idle = self._idle.pop(origin, [])
+        for connection in idle:
+            connection.close()
 
     def _connect(self, origin: tuple[str, str], patience: float = CONNECT_SECONDS) -> http.client.HTTPConnection:
         scheme, host = origin

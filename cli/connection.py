@@ -21,7 +21,7 @@ from cli.failure import UNREACHABLE, CommandFailed
 from cli.output import narrate
 from cli.table import shortened
 from helios.keys import PROBE, Keys, all_partitions, keys_of_run
-from helios.settings import SettingInvalid, Settings, settings_from
+from helios.settings import REDIS_URL_WRONG, SettingInvalid, Settings, settings_from
 from helios.streams import CLIENT_OPTIONS
 
 REDIS = frozenset({"redis"})
@@ -142,9 +142,9 @@ def _client(settings: Settings) -> redis.Redis:
         return redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType] -- the stubs leave a parameter open
             settings.redis_url, **CLIENT_OPTIONS
         )
-    except ValueError as error:
+    except ValueError:
         hint = "set HELIOS_REDIS_URL to redis://host:port/0, rediss://… or unix://…"
-        raise CommandFailed(f"HELIOS_REDIS_URL cannot be used: {error}", hint=hint) from None
+        raise CommandFailed(REDIS_URL_WRONG, hint=hint) from None
 
 
 def trouble_of(link: Link, error: redis.RedisError) -> str:
@@ -237,10 +237,8 @@ def write_trouble(link: Link) -> str:
 
 def place_of(url: str) -> str:
     """An address fit for the screen: without user and password."""
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        return parts.path
     try:
-        return f"{parts.hostname or '127.0.0.1'}:{parts.port or 6379}"
-    except ValueError:
-        return url.rpartition("@")[2]
+        parts = urlsplit(url)
+        return parts.path if parts.scheme == "unix" else f"{parts.hostname or '127.0.0.1'}:{parts.port or 6379}"
+    except ValueError:  # its words, and any part of what it could not read, may hold the password
+        return "the address of HELIOS_REDIS_URL"

@@ -4,6 +4,8 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from cli.output import inert
+
 
 class Column(NamedTuple):
     title: str
@@ -26,13 +28,18 @@ def plain(text: str, _style: str) -> str:
 
 def lay_out(columns: Sequence[Column], rows: Sequence[Row], paint: Painter = plain) -> list[str]:
     """The lines of a table, headed by its titles. A column without any text in it is left out."""
-    cells = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
+    cells = [[_cell(cell) for cell in row] for row in rows]
     used = [i for i in range(len(columns)) if any(row[i].text for row in cells)]
     shown = [columns[i] for i in used]
     widths = [max(width(columns[i].title), *(width(row[i].text) for row in cells)) for i in used]
     lines = [_line([Cell(column.title, "dim") for column in shown], shown, widths, paint)]
     lines += [_line([row[i] for i in used], shown, widths, paint) for row in cells]
     return lines
+
+
+def _cell(cell: Cell | str) -> Cell:
+    text, style = cell if isinstance(cell, Cell) else (cell, "")
+    return Cell(inert(text), style)
 
 
 def _line(cells: Sequence[Cell], columns: Sequence[Column], widths: Sequence[int], paint: Painter) -> str:

@@ -64,6 +64,9 @@ class Heartbeat:
         return next((words for trouble in self.troubles if (words := trouble())), "")
 
     def end(self) -> None:
+        """Tells that this replica is no more, unless Redis has been out of reach of late."""
+        if time.monotonic() > self.due + HEARTBEAT_SECONDS / 2:
+            return
         with contextlib.suppress(redis.RedisError):  # it expires by itself
             self.client.delete(self.key)
 

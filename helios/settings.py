@@ -26,6 +26,16 @@ AGENT_DRIVER = "cache.helios.dev"
 """What Kubernetes knows the nodes' agents by."""
 
 
+SECRETS = frozenset({"redis_url", "s3_secret_key", "token_key", "keeper_key"})
+"""The settings that nothing may show; `redis_url` has a password in it."""
+
+REDIS_URL_WRONG = (
+    "HELIOS_REDIS_URL cannot be read; in its user and password every character but letters, digits and -._~ is "
+    "written as %XX, so / is %2F, # is %23, ? is %3F and @ is %40"
+)
+"""Said instead of a parser's own words, which quote what they could not read: that is a part of the password."""
+
+
 class SettingInvalid(ValueError):
     """An environment variable has no usable value; the message names it and says what it takes."""
 
@@ -182,6 +192,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     node_name: str = ""
     """This node's name, as it appears in runs; the host name unless set."""
+
+    def __repr__(self) -> str:
+        """Fit for any log or traceback: secrets are left out."""
+        shown = (f"{name}={value!r}" for name, value in self.__rich_repr__())
+        return f"Settings({', '.join(shown)})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """What tracebacks that show variables go by."""
+        values = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        return [(name, "…" if name in SECRETS and value else value) for name, value in values]
 
 
 def settings_from(environ: Mapping[str, str] = os.environ) -> Settings:

@@ -4,7 +4,6 @@ Rule: nothing is acknowledged here; only the script that applies an entry's effe
 meet the same handler.
 """
 
-import contextlib
 import time
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
@@ -196,10 +195,11 @@ class Inbox:
         `unfinished`: its loop is at work still, so any of them may be what it hangs on, and the delivery counts.
         """
         given = 0
+        way = client or self.client
         for stream in self.streams:
-            with contextlib.suppress(redis.RedisError):
+            try:
                 given += commit_one(
-                    client or self.client,
+                    way,
                     hand_back(
                         stream,
                         group=self.group,
@@ -212,11 +212,15 @@ class Inbox:
                     ),
                 )
                 commit_one(
-                    client or self.client,
+                    way,
                     tidy_consumers(
                         stream, group=self.group, leaving=self.consumer, dead_after_ms=CONSUMER_DEAD_AFTER_MS
                     ),
                 )
+            except ResponseError:
+                continue
+            except redis.RedisError:
+                break  # or else every stream would wait for an answer, while whoever stops us has no patience
         return given
 
     def _renew_later(self) -> None:

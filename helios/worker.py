@@ -100,6 +100,9 @@ def work(
         except redis.RedisError as error:
             log.warning("redis is not usable", error=str(error), retry_in_seconds=_backoff(trouble))
             inbox.history_unread = True
+            if not isinstance(error, ResponseError):
+                # What cut or silenced one connection has probably met the others; each would cost a wait of its own.
+                inbox.client.connection_pool.disconnect(inuse_connections=False)
             stop.wait(_backoff(trouble))
             trouble += 1
     given = inbox.leave()

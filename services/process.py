@@ -10,7 +10,7 @@ from typing import NoReturn
 import redis
 import structlog
 
-from helios.settings import CHOICES, SettingInvalid, Settings, settings_from
+from helios.settings import CHOICES, REDIS_URL_WRONG, SettingInvalid, Settings, settings_from
 from helios.streams import CLIENT_OPTIONS, Inbox
 from helios.worker import Stop
 from services.log_lines import configure_logging
@@ -111,4 +111,8 @@ def repeat(stop: Stop, seconds: float, look: Callable[[], object]) -> None:
 
 
 def connect(settings: Settings) -> redis.Redis:
-    return redis.Redis.from_url(settings.redis_url, **CLIENT_OPTIONS)  # pyright: ignore[reportUnknownMemberType] -- the stubs leave a parameter open
+    """Ends the process, in words that hold no part of the password, when the URL cannot be read."""
+    try:
+        return redis.Redis.from_url(settings.redis_url, **CLIENT_OPTIONS)  # pyright: ignore[reportUnknownMemberType] -- the stubs leave a parameter open
+    except ValueError:
+        sys.exit(REDIS_URL_WRONG)

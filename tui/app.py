@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
+from rich.segment import Segments
+from rich.traceback import Traceback
 from textual import on
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
@@ -85,6 +87,13 @@ class HeliosApp(App[None]):
                 severity="warning",
                 timeout=15,
             )
+
+    def _fatal_error(self) -> None:
+        """Says where it failed, as Textual does, but not what the variables held: credentials are among them."""
+        self.bell()
+        trace = Traceback(show_locals=False, width=None)
+        self._exit_renderables.append(Segments(self.console.render(trace, self.console.options)))
+        self._close_messages_no_wait()
 
     # Which screen is shown.
 

@@ -4,7 +4,7 @@ import shlex
 
 from cli.connection import REDIS, stack_ready
 from cli.failure import SUCCEEDED
-from cli.output import put
+from cli.output import put_as_it_is
 
 NAMES = (
     "HELIOS_REDIS_URL",
@@ -20,5 +20,5 @@ def env() -> int:
     """Print how to reach the embedded Valkey and S3, passwords included, for eval "$(helios env)"."""
     with stack_ready(REDIS) as stack:
         environ = stack.environ
-        put("\n".join(f"export {name}={shlex.quote(environ[name])}" for name in NAMES))
+        put_as_it_is("\n".join(f"export {name}={shlex.quote(environ[name])}" for name in NAMES))
     return SUCCEEDED

@@ -10,7 +10,7 @@ from cli.connection import ALL, REDIS, Link, connected, regain
 from cli.failure import INTERRUPTED, SUCCEEDED, CommandFailed
 from cli.interrupts import noting_interrupts
 from cli.lookup import check_task, find_run, task_names
-from cli.output import harmless, is_terminal, narrate, put
+from cli.output import is_terminal, narrate, put, put_as_it_is
 from cli.task_logs import LogFollower, Step, all_lines, last_lines
 
 
@@ -75,7 +75,10 @@ def task_state(link: Link, run: str, task: str) -> tuple[str, int, bool]:
 
 
 def write(line: str) -> None:
-    put(harmless(line) if is_terminal(sys.stdout) else line)
+    if is_terminal(sys.stdout):
+        put(line)
+    else:
+        put_as_it_is(line)
 
 
 def print_log(link: Link, run: str, task: str, attempt: int, step: Step, tail: int | None) -> str:

@@ -1,5 +1,6 @@
 """`helios run`: a DAG from its file to its metrics."""
 
+import uuid
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -52,8 +53,10 @@ def run(
         if link.stack is not None:
             narrate("local mode: tasks run as processes on this machine; their images are not used")
         forecast = foretold(link, parsed.dag, no_cache=no_cache, no_memoize=no_memoize) if plan else None
+        # With an id of its own a submission whose reply is lost can be sent again, and is one run all the same.
+        request = f"cli-{uuid.uuid4().hex}"
         entry = submit(
-            link, text, use_cache=False if no_cache else None, request_id=None, memoize=False if no_memoize else None
+            link, text, use_cache=False if no_cache else None, request_id=request, memoize=False if no_memoize else None
         )
         try:
             verdict = await_verdict(link, entry, QUIET_SECONDS)
@@ -64,6 +67,7 @@ def run(
         except KeyboardInterrupt:
             cancel(link, entry)
             raise
+        entry = verdict.run
         if verdict.status is None:
             raise CommandFailed(
                 f"run {entry} was not accepted within {ACCEPT_SECONDS:.0f} s",

@@ -56,12 +56,15 @@ def text(length: bytes, answers: "BinaryIO") -> "str | None":
 
 def place_of(url: str) -> tuple[str, str, str, int]:
     """User, password, host and port of redis://user:password@host:port/0, as k8s/make-secrets writes it."""
-    scheme, _, rest = url.partition("://")
+    scheme, there, rest = url.partition("://")
     if scheme != "redis":
-        raise ValueError(f"the probe speaks redis://, not {scheme}://")
+        raise ValueError(f"the probe speaks redis://, not {scheme}://" if there else "HELIOS_REDIS_URL has no scheme")
     login, _, place = rest.partition("/")[0].rpartition("@")
     user, _, password = login.partition(":")
     host, _, port = place.rpartition(":") if ":" in place.rpartition("]")[2] else (place, "", "6379")
+    if not port.isascii() or not port.isdigit():
+        # Not with the port in it: where a password is not escaped, this is a part of it.
+        raise ValueError("HELIOS_REDIS_URL has no port where one is expected")
     return user or "default", password, host.strip("[]"), int(port)
 
 

@@ -25,6 +25,8 @@ from services.collector.keepers import nobody_knows
 from services.collector.kept import KeptReports
 from services.collector.kube_api import api_from_environment
 from services.collector.kube_pods import KubernetesPods
+from services.collector.listener import OPTIONS as LISTENING
+from services.collector.listener import Guard
 from services.collector.logroom import LOOK_SECONDS, make_room
 from services.collector.manifests import Manifests
 from services.collector.node_loads import COUNT_SECONDS, NodeLoads
@@ -109,7 +111,9 @@ class Endpoint:
             max_request_body_size=BODY_BYTES,
             ident="helios",
             clear_untrusted_proxy_headers=True,
+            **LISTENING,
         )
+        Guard(self.server)
         self.thread = threading.Thread(target=self._serve, name="endpoint", daemon=True)
 
     def start(self) -> None:

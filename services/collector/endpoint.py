@@ -5,6 +5,7 @@ lost, late or repeated.
 """
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -48,6 +49,9 @@ from services.collector.store import PART_BYTES, ObjectRefused, Store, StoreRefu
 log = structlog.get_logger()
 
 BODY_BYTES = 16 * 1024**2
+STORE_CALLS = 4
+"""So many calls ask the object store at the same time, half of the endpoint's threads: a store that is silent holds up
+nobody who does not need it. Others are told to come again."""
 
 _task_decoder = msgspec.json.Decoder(Task)
 _POD = re.compile(r"[A-Za-z0-9-]{1,64}")
@@ -82,6 +86,7 @@ class PodEndpoint:
         self.store = store
         self.settings = settings
         self.kept = kept or KeptReports()
+        self.store_calls = threading.BoundedSemaphore(STORE_CALLS)
         self.nodes = Nodes(client, settings.keeper_key, settings.inventory_blobs)
         self.locator = Locator(client, self.nodes)
         demand = Demand(client, settings.partitions, store.bucket, store.source)
@@ -291,9 +296,14 @@ class PodEndpoint:
         key = f"{output_prefix(attempt.run, attempt.task, attempt.attempt)}{pod}/{wanted.name}"
         if wanted.codec not in (None, "zstd"):
             raise Answer("400 Bad Request", f"{wanted.codec[:80]!r} is no codec that can be unpacked")
-        part_bytes, urls, complete = self.store.multipart(
-            key, wanted.bytes, part_bytes=wanted.partBytes or PART_BYTES, encoding=wanted.codec
-        )
+        if not self.store_calls.acquire(blocking=False):
+            raise StoreRefused("enough calls wait for the object store already")
+        try:
+            part_bytes, urls, complete = self.store.multipart(
+                key, wanted.bytes, part_bytes=wanted.partBytes or PART_BYTES, encoding=wanted.codec
+            )
+        finally:
+            self.store_calls.release()
         return Multipart(partBytes=part_bytes, urls=urls, completeUrl=complete)
 
     def lines(self, attempt: Attempt, sent: Lines) -> dict[str, Any]:

@@ -40,6 +40,9 @@ class ApiAway(OSError):
 class Api:
     """`headers` is asked before each request, since a service account's token is renewed while we run. It may raise
     OSError.
+
+    What cuts or silences one connection has probably met the idle ones, too, and each would cost a wait of its own: so
+    none of them is kept then.
     """
 
     def __init__(self, host: str, pool: urllib3.PoolManager, headers: Callable[[], Mapping[str, str]]) -> None:
@@ -76,6 +79,9 @@ class Api:
             if response.status >= 400:
                 raise _refused(response)
             return b"".join(_chunks(response))
+        except ApiAway:
+            self.pool.clear()
+            raise
         finally:
             response.release_conn()
 
@@ -98,6 +104,7 @@ class Api:
                 timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds),
             )
         except (urllib3.exceptions.HTTPError, OSError) as error:
+            self.pool.clear()
             raise ApiAway(f"the API server does not answer: {error}") from None
 
 

@@ -170,19 +170,28 @@ class Errands:
         return _AllTold({name: _told(events) for name, events in of.items()}, self.clock())
 
     def _release(self, job: str, pods: list[tuple[str, bool]]) -> None:
-        """The Job first: whatever of its pods is left over then still has its finalizer, and so is found again."""
         try:
-            self._delete(f"{self.jobs}/{job}", {"propagationPolicy": "Background"})
-            for name, lost in pods:
-                self._drop_finalizer(name)
-                if lost:
-                    # Its kubelet cannot confirm the end, for which the API server would wait for ever.
-                    self._delete(f"{self.core}/pods/{name}", {"gracePeriodSeconds": 0})
+            try:
+                self._let_go(job, pods)
+            except ApiAway:  # more often than not a connection alone is at fault
+                self._let_go(job, pods)
         except (ApiAway, ApiRefused) as error:
             log.warning("a Job is not released yet", job=job, error=str(error))
         finally:
             with self.lock:
                 self.releasing.discard(job)
+
+    def _let_go(self, job: str, pods: list[tuple[str, bool]]) -> None:
+        """The pods' finalizers first: as long as its Job is there, what is left over is found again, and the garbage
+        collector, which the Job's end wakes, then finds pods that nobody changes under it.
+        """
+        for name, _ in pods:
+            self._drop_finalizer(name)
+        self._delete(f"{self.jobs}/{job}", {"propagationPolicy": "Background"})
+        for name, lost in pods:
+            if lost:
+                # Its kubelet cannot confirm the end, for which the API server would wait for ever.
+                self._delete(f"{self.core}/pods/{name}", {"gracePeriodSeconds": 0})
 
     def _delete(self, path: str, options: dict[str, Any]) -> None:
         try:

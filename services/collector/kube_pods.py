@@ -203,13 +203,14 @@ class KubernetesPods:
             steady = self._take_news(self.clock())
             if not all(watch.synced for watch in self.watches[:2]):
                 return []
+            here = set(self.job_watch.mirror.names())
             over = [
                 job
                 for job, pods in self.pods.items()
                 if all(self._judged(seen, self.clock(), steady).final for seen in pods.values())
-                and any(self._is_held(seen.pod) for seen in pods.values())
+                and (job in here or any(self._is_held(seen.pod) for seen in pods.values()))
             ]
-            return over + [job for job in self.job_watch.mirror.names() if job not in self.pods]
+            return [*over, *(here - self.pods.keys())]
 
     def _is_held(self, pod: Pod) -> bool:
         """Whether it needs us to go: by our finalizer, or because nobody on its lost node confirms that it ended."""

@@ -18,10 +18,10 @@ from services.collector.kube_objects import ApiStatus, Job, Listed, Node, Pod, V
 log = structlog.get_logger()
 
 RELIST_SECONDS = 300
-WATCH_SECONDS = 20
+WATCH_SECONDS = 8
 """The API server is asked to end each watch after this. Nothing but a bookmark a minute need come on one that is open,
 so a shorter one is the only sign of life that can be counted on."""
-SILENCE_SECONDS = 25.0
+SILENCE_SECONDS = 12.0
 """A watch that neither says anything nor ends is dead: its connection was lost without a word."""
 LOST_SECONDS = 30.0
 """A watch that has been away for so long is a trouble; a shorter gap is made good without anybody's noticing."""

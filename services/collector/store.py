@@ -13,6 +13,9 @@ from helios.settings import Settings
 PART_BYTES = 64 * 1024**2
 PARTS_AT_MOST = 9_000
 HEAD_SECONDS = 5.0
+CONNECT_SECONDS = 3.0
+READ_SECONDS = 10.0
+"""A store that neither takes a connection nor says anything for so long is away."""
 
 
 class StoreRefused(Exception):
@@ -51,7 +54,10 @@ class Store:
         self.endpoint = place.netloc
         self.bucket = settings.s3_bucket
         self.expiry = timedelta(seconds=settings.presigned_url_seconds)
-        self.http = urllib3.PoolManager(timeout=10, retries=2)
+        # Nothing is repeated here: whoever asks decides, and knows what else waits meanwhile.
+        self.http = urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS), retries=False
+        )
         # A region of its own keeps the client from asking the store for the bucket's.
         self.client = Minio(
             place.netloc,
@@ -80,17 +86,20 @@ class Store:
     def read(self, key: str, limit: int) -> bytes:
         """A small object of the artifact bucket. Raises StoreRefused, or ObjectMissing for good."""
         try:
-            answer = self.http.request("GET", self.get_url(self.bucket, key), preload_content=False, retries=False)
+            answer = self.http.request("GET", self.get_url(self.bucket, key), preload_content=False)
             try:
                 content = answer.read(limit + 1)
             finally:
                 answer.close()
         except urllib3.exceptions.HTTPError as error:
-            raise StoreRefused(f"the object store does not answer: {error.__class__.__name__}") from None
+            raise self._away(error) from None
         if answer.status == 404:
             raise ObjectMissing(f"the object store has no {key}")
         if answer.status != 200:
             raise StoreRefused(f"the object store refused to give {key}: HTTP {answer.status}")
+        if "Content-Length" not in answer.headers and "Transfer-Encoding" not in answer.headers:
+            # Its headers were cut off, which looks like an empty object.
+            raise StoreRefused(f"the object store broke off when it gave {key}")
         if len(content) > limit:
             raise ObjectMissing(f"{key} has more than {limit} bytes")
         return content
@@ -107,18 +116,25 @@ class Store:
     def head(self, bucket: str, key: str) -> ObjectHead | None:
         """None if there is no such object. Raises StoreRefused or ObjectRefused."""
         try:
-            answer = self.http.request("HEAD", self.head_url(bucket, key), timeout=HEAD_SECONDS, retries=False)
+            patience = urllib3.Timeout(connect=CONNECT_SECONDS, read=HEAD_SECONDS)
+            answer = self.http.request("HEAD", self.head_url(bucket, key), timeout=patience)
         except urllib3.exceptions.HTTPError as error:
-            raise StoreRefused(f"the object store does not answer: {error.__class__.__name__}") from None
+            raise self._away(error) from None
         if answer.status == 404:
             return None
         if answer.status != 200:
             raise StoreRefused(f"the object store refused to show {key}: HTTP {answer.status}", answer.status)
         version, length = answer.headers.get("x-amz-version-id"), answer.headers.get("Content-Length", "")
-        if not length.isdecimal():
-            raise StoreRefused(f"the object store does not tell the size of {key}")
-        named = f"version {version}" if version and version != "null" else f"etag {answer.headers.get('ETag')}"
+        etag = answer.headers.get("ETag")
+        if not length.isdecimal() or not etag:
+            raise StoreRefused(f"the object store does not tell the size and version of {key}")
+        named = f"version {version}" if version and version != "null" else f"etag {etag}"
         return ObjectHead(int(length), named)
+
+    def _away(self, error: urllib3.exceptions.HTTPError) -> StoreRefused:
+        """Its class alone: the words may repeat a signed URL. No connection is kept: the others have met the same."""
+        self.http.clear()
+        return StoreRefused(f"the object store does not answer: {error.__class__.__name__}")
 
     def source(self, bucket: str, key: str) -> str:
         """Names an object, its version aside."""
@@ -136,7 +152,7 @@ class Store:
             # Not signed for, which S3 asks of its own x-amz- headers only.
             answer = self.http.request("POST", start, headers={"Content-Encoding": encoding} if encoding else None)
         except urllib3.exceptions.HTTPError as error:
-            raise StoreRefused(f"the object store does not answer: {error.__class__.__name__}") from None
+            raise self._away(error) from None
         if answer.status != 200:
             raise StoreRefused(f"the object store refused an upload in parts: HTTP {answer.status}")
         try:

@@ -26,6 +26,7 @@ log = structlog.get_logger()
 
 USER_AGENT = "helios-jobrunner"
 LIST_PAGE = 500
+CONNECT_SECONDS = 3.0
 DENIED_PATIENCE_SECONDS = 20.0
 """An API server that starts denies everything until it has read the roles; after this, a denial is meant."""
 
@@ -79,10 +80,12 @@ class Api:
                 f"{self.host}{path}",
                 header_params=headers,
                 body=body,
-                _request_timeout=self.timeout_seconds,
+                _request_timeout=(min(CONNECT_SECONDS, self.timeout_seconds), self.timeout_seconds),
             )
             answer = response.status, response.read()
         except (urllib3.exceptions.HTTPError, ApiException, ConfigException, OSError) as error:
+            # What cut or silenced one connection has probably met the idle ones, too; each would cost its own wait.
+            self.client.rest_client.pool_manager.clear()
             self.silence = f"the API server does not answer: {type(error).__name__}: {error}"
             raise LauncherAway(self.silence) from error
         self.silence = ""
@@ -124,7 +127,8 @@ class KubernetesLauncher:
             if self._adopted(job):
                 return
             raise
-        answer = judge(*self.api.request("POST", self.path, body=job_manifest(job, self.settings, form)))
+        code, body = self.api.request("POST", self.path, body=job_manifest(job, self.settings, form))
+        answer = judge(code, without_token(body, job))
         if answer.verdict is not Verdict.DENIED:
             self.denied_since = None
         match answer.verdict:
@@ -205,6 +209,13 @@ class KubernetesLauncher:
         if now - self.denied_since < DENIED_PATIENCE_SECONDS:
             raise OSError(words)
         raise JobRefused(f"the API server refused its Job: {words}")
+
+
+def without_token(body: bytes, job: WantedJob) -> bytes:
+    """The API server's words, and a webhook's behind it, without the attempt's token: some quote what they were sent,
+    and a task's reason is read by everybody who may read its run.
+    """
+    return body.replace(job.agent_env["HELIOS_TOKEN"].encode(), b"[token]")
 
 
 def _existing(found: _Meta) -> ExistingJob | None:

@@ -13,7 +13,7 @@ import pytest
 
 from agent.logs import LoggedInput, read_fetch_log
 from agent.manifest import MESSAGE_BYTES
-from tests.agent.conftest import both_forms
+from tests.agent.conftest import QuietHandler, both_forms, serving
 
 
 def causes(manifest: dict[str, Any]) -> dict[str, str]:
@@ -242,6 +242,34 @@ def test_no_line_and_no_error_shows_a_signature_or_the_token(store: Any, endpoin
     everything = "".join(node.lines) + json.dumps(manifest)
     assert "hush" not in everything
     assert "secret-token" not in everything
+
+
+@both_forms
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_store_that_sends_elsewhere_is_not_followed(store: Any, endpoint: Any, node: Any, status: int) -> None:
+    """Else whoever can write an object's metadata could have nodes ask any server that they reach."""
+    asked: list[str] = []
+
+    class Elsewhere(QuietHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.answer(200, b"x")
+
+        do_HEAD = do_GET
+
+    class Sends(QuietHandler):
+        def do_GET(self) -> None:
+            self.answer(status, b"", {"Location": f"http://127.0.0.1:{elsewhere}/inside"})
+
+        do_HEAD = do_GET
+
+    with serving(Elsewhere) as elsewhere, serving(Sends) as sends:
+        endpoint.make_url = lambda method, key: f"http://127.0.0.1:{sends}/{key}"
+        endpoint.add_input("x", "bucket/x")
+        manifest = node.fetch()
+    assert not manifest["ok"]
+    assert f"HTTP {status}" in json.dumps(manifest)
+    assert asked == []
 
 
 @both_forms

@@ -1,5 +1,6 @@
 """A small API server for tests: lists, watches, logs, patches and deletes over real HTTP, and faults on command."""
 
+import contextlib
 import json
 import threading
 import time
@@ -43,6 +44,10 @@ class KubeServer:
         self.refuse: dict[tuple[str, str], int] = {}
         """HTTP errors by method and last part of the path."""
         self.snapshots: dict[str, list[Json]] = {}
+        self.runs_jobs = False
+        """Whether a Job that is created gets a pod, over and well at once; a deleted one takes its pods along."""
+        self.created: list[str] = []
+        """The names of all Jobs that were created, in order."""
         server = self
 
         class Handler(_Handler):
@@ -83,6 +88,47 @@ class KubeServer:
         with self.changed:
             self.version += 1
             self._tell("BOOKMARK", kind, {"metadata": {"resourceVersion": str(self.version)}})
+
+    def create(self, kind: str, document: Json) -> bool:
+        """As a POST does; False if there is one of that name."""
+        name = document["metadata"]["name"]
+        with self.changed:
+            if name in self.objects[kind]:
+                return False
+            self.put(kind, name, document)
+            if kind == "jobs":
+                self.created.append(name)
+                if self.runs_jobs:
+                    self._run(document)
+        return True
+
+    def _run(self, job: Json) -> None:
+        name, template = job["metadata"]["name"], job["spec"]["template"]
+        times = {"startedAt": "2026-11-25T01:00:02Z", "finishedAt": "2026-11-25T01:00:05Z"}
+        steps = [
+            {"name": step, "state": {"terminated": {"exitCode": 0, **times}}} for step in ("fetch", "task", "publish")
+        ]
+        self.put(
+            "pods",
+            f"{name}-x",
+            {
+                "metadata": {**template["metadata"], "uid": f"uid-{self.version}"},
+                "spec": {"nodeName": "node1"},
+                "status": {"phase": "Succeeded", "containerStatuses": steps},
+            },
+        )
+
+    def collect(self, job: str) -> None:
+        """What the garbage collector does after a Job was deleted; a finalizer holds a pod a while longer."""
+        with self.changed:
+            pod = self.objects["pods"].get(f"{job}-x")
+            if pod is None:
+                return
+            if pod["metadata"].get("finalizers"):
+                going = {"deletionTimestamp": "2026-11-25T01:01:00Z", "deletionGracePeriodSeconds": 0}
+                self.put("pods", f"{job}-x", {**pod, "metadata": {**pod["metadata"], **going}})
+            else:
+                self.delete("pods", f"{job}-x")
 
     def send(self, kind: str, line: str) -> None:
         """Anything at all as a line of the watch."""
@@ -132,8 +178,15 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # the client has gone, as some tests want it to
+            super().handle()
+
     def do_GET(self) -> None:
         self._serve("GET")
+
+    def do_POST(self) -> None:
+        self._serve("POST")
 
     def do_PATCH(self) -> None:
         self._serve("PATCH")
@@ -157,6 +210,11 @@ class _Handler(BaseHTTPRequestHandler):
         code = kube.refuse.get((method, name))
         if code:
             self._answer(code, {"kind": "Status", "code": code, "message": f"refused with {code}"})
+        elif url.path in PLACES and method == "POST":
+            if kube.create(PLACES[url.path], body):
+                self._answer(201, body)
+            else:
+                self._answer(409, {"kind": "Status", "code": 409, "reason": "AlreadyExists", "message": "exists"})
         elif url.path in PLACES and query.get("watch"):
             self._watch(PLACES[url.path], int(query["resourceVersion"]), float(query["timeoutSeconds"]))
         elif url.path in PLACES:
@@ -220,6 +278,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _begin(self) -> None:
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
+        self.send_header("Connection", "close")  # as it does below; or else the client might use it again before that
         self.end_headers()
         self.wfile.flush()
 
@@ -282,6 +341,8 @@ class _Handler(BaseHTTPRequestHandler):
         """One with a finalizer, or on a node that has yet to confirm its end, only begins to go."""
         if kind == "jobs" or (not found["metadata"].get("finalizers") and options.get("gracePeriodSeconds") == 0):
             self.kube.delete(kind, name)
+            if self.kube.runs_jobs and kind == "jobs":
+                self.kube.collect(name)
         else:
             grace = options.get("gracePeriodSeconds", 30)
             going = {"deletionTimestamp": "2026-11-25T01:01:00Z", "deletionGracePeriodSeconds": grace}

@@ -186,9 +186,11 @@ def test_an_object_is_read_whole_or_not_at_all() -> None:
 
         def do_GET(self) -> None:
             codes = {"good": 200, "huge": 200, "missing": 404, "busy": 503}
+            content = b"x" * (11 if "huge" in self.path else 10)
             self.send_response(next(code for name, code in codes.items() if name in self.path))
+            self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(b"x" * (11 if "huge" in self.path else 10))
+            self.wfile.write(content)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
