@@ -2,10 +2,11 @@
 
     GET|HEAD /v1/blob/<digest>?expires=&grant=                    the blob, whole or a range
     PUT      /v1/output?run=&task=&attempt=&expires=&grant=       -> {"sha256", "bytes"} once it is in the cache
+    GET      /ready                                               200, or 503 with what this node's agent waits for
 
-Every request carries a grant that the collector signed (agent.grants); without a good one the answer is 403 and nothing
-is looked at. What is read is content by its digest, what is written gets the digest that this side computes, so no
-caller can make a blob other than it is.
+Every other request carries a grant that the collector signed (agent.grants); without a good one the answer is 403 and
+nothing is looked at. What is read is content by its digest, what is written gets the digest that this side computes, so
+no caller can make a blob other than it is.
 """
 
 import hashlib
@@ -31,8 +32,8 @@ SILENCE_SECONDS = 30.0
 class BlobServer:
     """Serves one cache folder until it is closed. Raises OSError when the address cannot be bound."""
 
-    def __init__(self, store: Store, key: str, host: str, port: int) -> None:
-        self._server = _Server((host, port), _Handler, store, key)
+    def __init__(self, store: Store, key: str, host: str, port: int, waits_for: Callable[[], str] = lambda: "") -> None:
+        self._server = _Server((host, port), _Handler, store, key, waits_for)
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="blobs", daemon=True)
 
@@ -43,16 +44,32 @@ class BlobServer:
         self._server.shutdown()
         self._server.server_close()
 
+    def drain(self, seconds: float) -> None:
+        """Takes nobody new, and gives those at work so long to end. Safe to repeat."""
+        self.close()
+        deadline = time.monotonic() + seconds
+        for _ in range(REQUESTS_AT_ONCE):  # whoever is at work has one of as many places
+            if not self._server.room.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                return
+
 
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], handler: "type[_Handler]", store: Store, key: str) -> None:
+    def __init__(
+        self,
+        address: tuple[str, int],
+        handler: "type[_Handler]",
+        store: Store,
+        key: str,
+        waits_for: Callable[[], str],
+    ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, handler)
         self.store = store
         self.key = key
+        self.waits_for = waits_for
         self.room = threading.BoundedSemaphore(REQUESTS_AT_ONCE)
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -68,6 +85,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
+        if self.path == "/ready":
+            self._tell_ready()
+            return
         self._within_room(self._give)
 
     def do_HEAD(self) -> None:
@@ -78,6 +98,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: paths carry grants."""
+
+    def _tell_ready(self) -> None:
+        words = self.server.waits_for().encode()
+        self.send_response(503 if words else 200)
+        self.send_header("Content-Length", str(len(words)))
+        self.end_headers()
+        self.wfile.write(words)
 
     def _within_room(self, serve: Callable[[], None]) -> None:
         if not self.server.room.acquire(blocking=False):

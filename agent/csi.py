@@ -47,6 +47,7 @@ class Driver:
         self._registration = f"{settings.kubelet_dir}/plugins_registry/{DRIVER}-reg.sock"
         self._registered: tuple[int, int] | None = None
         """Device and inode of the socket that this process has made there."""
+        self._told = "kubelet, which has not registered it yet"
 
     def serve(self) -> grpc.Server:
         """Listens from now on, until the returned server is stopped. Raises OSError."""
@@ -96,6 +97,10 @@ class Driver:
             # None: this process is about to listen, and no other serves this node's volumes beside it.
             if self._registered in (None, _identity(self._registration)):
                 os.unlink(self._registration)
+
+    def waits_for(self) -> str:
+        """Why no volume is asked of it; empty when kubelet knows it."""
+        return self._told
 
     def _plugin_info(
         self, _request: csi_pb2.GetPluginInfoRequest, _context: grpc.ServicerContext
@@ -150,8 +155,10 @@ class Driver:
         self, request: registration_pb2.RegistrationStatus, _context: grpc.ServicerContext
     ) -> registration_pb2.RegistrationStatusResponse:
         if request.plugin_registered:
+            self._told = ""
             self._log.line(f"kubelet has registered {DRIVER}")
         else:
+            self._told = f"kubelet, which does not register it: {one_line(request.error)}"
             self._log.line(f"Error: kubelet has not registered {DRIVER}: {one_line(request.error)}")
         return registration_pb2.RegistrationStatusResponse()
 

@@ -1,7 +1,7 @@
 """What a keeper does with the rest of the cluster, beside its rounds: telling, asking, giving, and seeding once."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from agent.blobs import BlobServer
 from agent.collector import Collector, CollectorAway
@@ -33,6 +33,8 @@ class Follower:
         self._seeding = Seeding(settings, collector, self._store, web, log)
         self._sync = Sync(collector, log, told=self._seed)
         self._collector = collector
+        self.waits_for: Callable[[], str] = lambda: ""
+        """What this node's agent cannot work without and has not; empty when it is ready."""
         self._server: BlobServer | None = None
         self._started = False
         self._asking = threading.Lock()
@@ -55,6 +57,11 @@ class Follower:
     def needed(self, digests: Sequence[str]) -> set[str] | None:
         """Which of these blobs tasks still need; None when nobody says so in time."""
         return self._sync.needed(digests)
+
+    def drain(self, seconds: float) -> None:
+        """Gives no more, and lets those whom it gives to end within so long."""
+        if self._server is not None:
+            self._server.drain(seconds)
 
     def close(self) -> None:
         """Gives no more and tells no more."""
@@ -82,7 +89,7 @@ class Follower:
         if bind is None or self._server is not None:
             return
         try:
-            self._server = BlobServer(self._store, self._settings.key, *bind)
+            self._server = BlobServer(self._store, self._settings.key, *bind, lambda: self.waits_for())
         except OSError as error:  # tried again in the next round; until then nobody is sent here
             self._log.line(f"Other nodes cannot fetch from here: {bind[0]}:{bind[1]}: {error.strerror}")
             return

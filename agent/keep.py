@@ -51,6 +51,10 @@ _WISH_SECONDS = 0.5
 _LEFTOVER_SECONDS = 3600.0
 
 
+DRAIN_SECONDS = 5.0
+"""For transfers to other nodes under way, once it is told to stop; Kubernetes waits for 10 s."""
+
+
 class Keeper:
     """One node's cache, and what earlier rounds saw of it. One thread at a time."""
 
@@ -318,12 +322,28 @@ def keep_verb(env: Mapping[str, str]) -> int:
     signal.signal(signal.SIGTERM, lambda _number, _frame: os._exit(0))
     try:
         follower = Follower(sync, Log()) if sync is not None else None
+        if follower is not None:
+            end_at_sigterm(follower)
         followed, needed = (follower.round, follower.needed) if follower is not None else (None, None)
         keep(settings, lambda line: os.write(1, line), _sleep, followed, needed)
     except CacheFault as fault:
         os.write(2, f"[HELIOS] Error: {fault}\n".encode())
         return 1
     return 0
+
+
+def end_at_sigterm(follower: Follower | None, withdraw: Callable[[], None] | None = None) -> None:
+    """From now on a SIGTERM ends the process, once those to whom it gives blobs have them: they would begin anew."""
+
+    def end(_number: int, _frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if withdraw is not None:
+            withdraw()
+        if follower is not None:
+            follower.drain(DRAIN_SECONDS)
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def _sleep(seconds: float) -> bool:

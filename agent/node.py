@@ -20,7 +20,7 @@ from collections.abc import Mapping
 
 from agent.evict import Needed
 from agent.follow import Follower
-from agent.keep import keep
+from agent.keep import end_at_sigterm, keep
 from agent.logs import Log
 from agent.mounts import CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_SYS_ADMIN, become
 from agent.settings import KeepSettings, SettingsError, keep_settings, node_settings, sync_settings
@@ -56,7 +56,9 @@ def node_verb(env: Mapping[str, str]) -> int:
         followed, needed = (follower.round, follower.needed) if follower is not None else (None, None)
         _open(volumes, kept, needed)
         driver = Driver(settings, volumes, log)
-        signal.signal(signal.SIGTERM, lambda _number, _frame: (driver.withdraw(), os._exit(0)))
+        if follower is not None:
+            follower.waits_for = driver.waits_for
+        end_at_sigterm(follower, driver.withdraw)
         server = driver.serve()
         keep(kept, lambda line: os.write(1, line), _sleep, followed, needed)
         server.stop(None)

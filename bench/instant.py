@@ -5,6 +5,7 @@
 Everything but the launcher and the source of pods is the services' own code.
 """
 
+import os
 import sys
 from collections.abc import Iterable
 
@@ -16,7 +17,8 @@ from services.collector.loglines import LogPart
 from services.collector.pods import JobOf
 from services.jobrunner.__main__ import run as run_jobrunner
 from services.jobrunner.jobs import ExistingJob, WantedJob
-from services.process import configure_logging, connect
+from services.log_lines import configure_logging
+from services.process import connect
 
 
 class InstantLauncher:
@@ -30,6 +32,9 @@ class InstantLauncher:
 
     def room(self) -> int:
         return 1_000
+
+    def trouble(self) -> str:
+        return ""
 
     def jobs(self) -> list[ExistingJob]:
         return []
@@ -62,8 +67,8 @@ class InstantPods:
 
 
 def main() -> None:
-    settings = settings_from()
-    configure_logging(f"bench-{sys.argv[1]}", "warning")
+    settings = settings_from({"HELIOS_LOG_LEVEL": "warning", **os.environ})
+    configure_logging(f"bench-{sys.argv[1]}", settings)
     stop = Stop()
     stop.listen()
     client = connect(settings)

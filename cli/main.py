@@ -50,6 +50,10 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("up", "[--replicas N]", "Run everything in the foreground and say how to reach it."),
         Command("env", "", "Print how to reach the embedded servers, for eval."),
         Command("gc", "[--dry-run] [--older-than 7d]", "Delete stored outputs of runs that are no longer kept."),
+        Command(
+            "dead", "[list|show|retry|discard] …", "Look at entries that could not be handled; retry or discard them."
+        ),
+        Command("recover", "[--apply]", "Rebuild the runs that a lost Redis had under way."),
         Command("doctor", "[--cluster]", "Check everything Helios needs; each failure comes with its fix."),
         Command("version", "[--services]", "Print the version, and those of the services."),
     ),

@@ -20,7 +20,7 @@ LETTER_CHARACTERS = 4_096
 
 def bury(inbox: Inbox, entry: Entry, reason: str, settings: Settings) -> None:
     """Fail the entry's run with the reason, then move the entry to the dead letters."""
-    log.error("dead letter", stream=entry.stream, entry=entry.id, reason=reason)
+    log.error("dead letter", stream=entry.stream, reason=reason)
     run = entry.fields.get("run", "")
     run = "" if has_raw_bytes(run) else run
     keys = Keys(partition_of(run, settings.partitions))
@@ -42,7 +42,7 @@ def bury(inbox: Inbox, entry: Entry, reason: str, settings: Settings) -> None:
         except ResponseError as error:
             if error_code(error) in TRANSIENT:
                 raise
-            log.error("the run of a dead letter cannot be failed", run=run, error=str(error))
+            log.error("the run of a dead letter cannot be failed", error=str(error))
         commit_one(
             inbox.client,
             dead_letter(

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -14,12 +15,18 @@ from helios.version import VERSION, image_tag
 HEARTBEAT_SECONDS = 5
 HEARTBEAT_KEPT_SECONDS = 20
 
+Trouble = Callable[[], str]
+"""Says what a replica waits for, without which it cannot work; empty when there is nothing. Asks nobody."""
+
 
 class Heartbeat:
-    """Tells the others that this replica lives, and which version it runs."""
+    """Tells the others that this replica lives, which version it runs, and what it waits for: while that is anything it
+    lives and is not ready.
+    """
 
     def __init__(self, client: redis.Redis, service: str, replica: str) -> None:
         self.client = client
+        self.troubles: list[Trouble] = []
         self.key = heartbeat(service, replica)
         self.fields = {
             "service": service,
@@ -30,15 +37,31 @@ class Heartbeat:
             "since": str(int(time.time() * 1000)),
         }
         self.due = 0.0
+        self.told: str | None = None
+        self.beaten: float | None = None
+        """When Redis last took one."""
 
     def beat(self) -> None:
-        if time.monotonic() < self.due:
+        """When it is time, or there is something new to say."""
+        trouble = self._trouble()
+        if time.monotonic() < self.due and trouble == self.told:
             return
         pipeline = pipelined(self.client)
-        pipeline.hset(self.key, mapping=self.fields)
+        pipeline.hset(self.key, mapping={**self.fields, "waitsFor": trouble})
         pipeline.expire(self.key, HEARTBEAT_KEPT_SECONDS)
         pipeline.execute()
-        self.due = time.monotonic() + HEARTBEAT_SECONDS
+        self.told = trouble
+        self.beaten = time.monotonic()
+        self.due = self.beaten + HEARTBEAT_SECONDS
+
+    def waits_for(self) -> str:
+        """What this replica waits for; empty when it is ready."""
+        if self.beaten is None or time.monotonic() - self.beaten > HEARTBEAT_KEPT_SECONDS:
+            return "Redis, which has taken no heartbeat lately"
+        return self._trouble()
+
+    def _trouble(self) -> str:
+        return next((words for trouble in self.troubles if (words := trouble())), "")
 
     def end(self) -> None:
         """Tells that this replica is no more, unless Redis has been out of reach of late."""
@@ -49,7 +72,8 @@ class Heartbeat:
 
 
 def live_services(client: redis.Redis) -> list[dict[str, str]]:
-    """The heartbeats of all replicas alive, as service, replica, version, image (its tag), pid and since (epoch ms)."""
+    """The heartbeats of all replicas alive, as service, replica, version, image (its tag), pid, since (epoch ms) and
+    waitsFor (empty when it is ready)."""
     found: Any = [client.hgetall(key) for key in _keys_like(client, f"{SERVICES_PREFIX}*")]
     beats: list[dict[str, str]] = [beat for beat in found if beat]
     return sorted(beats, key=lambda beat: (beat["service"], beat["replica"]))

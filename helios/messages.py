@@ -19,10 +19,13 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Control(msgspec.Struct, frozen=True, kw_only=True):
-    """An entry of `controls`: `action` is `cancel`."""
+    """An entry of `controls`: `action` is `cancel`, or `recover` with what helios/recovery.py has of the run."""
 
     run: str
     action: str
+    dag: str = ""
+    useCache: str | None = None
+    memoize: str | None = None
 
 
 class Ready(msgspec.Struct, frozen=True):

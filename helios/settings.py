@@ -12,6 +12,7 @@ from helios.redis_address import AddressInvalid, address_of
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "log_level": ("debug", "info", "warning", "error"),
+    "log_format": ("auto", "json", "text"),
     "launcher": ("local", "kubernetes"),
     "compress": ("auto", "off"),
     "affinity": ("on", "off"),
@@ -90,6 +91,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     log_level: str = "info"
     """debug, info, warning or error."""
+
+    log_format: str = "auto"
+    """json: each message is one JSON object; text: one line for people; auto: json where Jobs run in Kubernetes."""
 
     s3_endpoint: str = "http://127.0.0.1:9000"
     """The object store, as a URL."""
@@ -191,6 +195,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     node_lost_seconds: Annotated[int, Meta(ge=0, le=24 * 3600)] = 30
     """A node that is not ready for so long is lost, and its attempts are repeated elsewhere."""
+
+    unknown_job_seconds: Annotated[int, Meta(ge=0, le=7 * 24 * 3600)] = 900
+    """A Job of a run that Redis does not know is left alone for so long, so that the run may be rebuilt around it, and
+    until the second look at least."""
 
     cache_dir: str = "/var/helios/cache"
     """The node's cache folder."""

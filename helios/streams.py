@@ -4,7 +4,6 @@ Rule: nothing is acknowledged here; only the script that applies an entry's effe
 meet the same handler.
 """
 
-import contextlib
 import time
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
@@ -16,10 +15,16 @@ from redis.exceptions import ResponseError
 from redis.retry import Retry
 
 from helios.losses import Loss, newest_id, note_loss, order
-from helios.transitions import commit_one, renew, take, tidy_consumers
+from helios.transitions import commit_one, hand_back, renew, take, tidy_consumers
 
 CONSUMER_DEAD_AFTER_MS = 3_600_000
 """A consumer that asked for nothing for so long is not coming back under its name."""
+
+HANDED_BACK = "handed-back"
+"""The consumer, which nobody is, that has what others had in hand when they stopped."""
+
+LOOP_SILENT_SECONDS = 120.0
+"""A loop that has not come round for so long does not work, whatever it is at."""
 
 READ_BLOCK_MS = 1_000
 """A read waits this long for an entry; a stop signal is obeyed at its end."""
@@ -103,7 +108,18 @@ class Inbox:
         """What was read last had been put off: others have their turn now, however much of it is due again."""
         self.held: Collection[tuple[str, str]] = ()
         """Stream and id of entries that the handler keeps in hand, and renews, beyond a turn."""
+        self.failed: set[tuple[str, str]] = set()
+        """Stream and id of entries whose handling failed, and that wait for their next delivery."""
         self.next_reclaim = 0.0
+        self.turned = time.monotonic()
+        """When its loop came round last."""
+
+    def trouble(self) -> str:
+        """Why its loop cannot work; empty when it can."""
+        if not self.groups_exist:
+            return f"the group {self.group}, which is not made yet"
+        silent = time.monotonic() - self.turned
+        return f"the loop over {self.streams[0]}, silent for {silent:.0f} s" if silent > LOOP_SILENT_SECONDS else ""
 
     def read(self, block_ms: int = READ_BLOCK_MS) -> list[Entry]:
         """The next entries to handle, none after `block_ms`. Raises redis.RedisError when Redis cannot be read.
@@ -181,16 +197,40 @@ class Inbox:
             self.groups_exist = False
             return set()
 
-    def leave(self) -> None:
-        """Take this consumer, and those long dead, off the groups' lists; whoever has pending entries stays on them."""
+    def leave(self, client: redis.Redis | None = None, *, unfinished: bool = False) -> int:
+        """Hand back what this consumer has in hand, so that nobody waits for its lease, and take it, and those long
+        dead, off the groups' lists. Returns how many entries that were. Safe to repeat; `client`: another way to Redis.
+
+        `unfinished`: its loop is at work still, so any of them may be what it hangs on, and the delivery counts.
+        """
+        given = 0
+        way = client or self.client
         for stream in self.streams:
-            with contextlib.suppress(redis.RedisError):
+            try:
+                given += commit_one(
+                    way,
+                    hand_back(
+                        stream,
+                        group=self.group,
+                        consumer=self.consumer,
+                        heir=HANDED_BACK,
+                        idle_ms=CONSUMER_DEAD_AFTER_MS,
+                        page=PENDING_PAGE,
+                        all_count=unfinished,
+                        counting=[entry for failed_in, entry in self.failed if failed_in == stream],
+                    ),
+                )
                 commit_one(
-                    self.client,
+                    way,
                     tidy_consumers(
                         stream, group=self.group, leaving=self.consumer, dead_after_ms=CONSUMER_DEAD_AFTER_MS
                     ),
                 )
+            except ResponseError:
+                continue
+            except redis.RedisError:
+                break  # or else every stream would wait for an answer, while whoever stops us has no patience
+        return given
 
     def _renew_later(self) -> None:
         """What is put off stays with this consumer, or else every replica in turn would count a delivery of it."""
@@ -273,6 +313,7 @@ class Inbox:
         )
         if not taken:
             return None
+        self.failed.discard((each.stream, each.id))
         deliveries, flat = taken
         return Entry(
             stream=each.stream,

@@ -6,6 +6,7 @@ with its reason (and its run failed with that reason), or left pending for a lat
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
@@ -16,6 +17,7 @@ from redis.exceptions import ResponseError
 
 from helios.deadletter import bury
 from helios.heartbeat import Heartbeat
+from helios.logged import about_entry
 from helios.settings import Settings
 from helios.streams import BACKOFF_SECONDS, Entry, Inbox
 from helios.wire import PERMANENT, TRANSIENT, error_code
@@ -47,12 +49,15 @@ Handler = Callable[[list[Entry]], Sequence[Failure]]
 
 
 class Stop:
-    """Set by SIGTERM or SIGINT; loops end after the batch in hand."""
+    """Set by SIGTERM or SIGINT, however often; loops end after the batch in hand."""
 
     def __init__(self) -> None:
         self.event = threading.Event()
+        self.listens = False
+        """To signals, as in a process of its own."""
 
     def listen(self) -> None:
+        self.listens = True
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._signalled)
 
@@ -80,14 +85,17 @@ def work(
     """Run until stopped.
 
     `on_turn` is called before each read and may shorten its wait by returning milliseconds. `on_bury` is told of an
-    entry and the reason before it goes to the dead letters.
+    entry and the reason before it goes to the dead letters. At the end whatever is in hand is handed back.
     """
     trouble = 0
     while not stop.wanted:
         try:
+            inbox.turned = time.monotonic()
             if heartbeat:
                 heartbeat.beat()
             block_ms = on_turn() if on_turn else None
+            if stop.wanted:
+                break
             entries = inbox.read() if block_ms is None else inbox.read(block_ms)
             if entries:
                 _handle(inbox, handle, entries, settings, on_bury)
@@ -100,8 +108,9 @@ def work(
                 inbox.client.connection_pool.disconnect(inuse_connections=False)
             stop.wait(_backoff(trouble))
             trouble += 1
-    if not trouble:  # or else every stream would wait for an answer, while whoever stops us has no patience
-        inbox.leave()
+    given = inbox.leave()
+    if given:
+        log.info("entries in hand are handed back", entries=given, group=inbox.group)
 
 
 def _backoff(trouble: int) -> float:
@@ -124,39 +133,56 @@ def _handle(
             except ResponseError as error:
                 if error_code(error) in TRANSIENT:
                     raise
-                log.error("nobody can be told of a dead letter", entry=entry.id, error=str(error))
+                log.error("nobody can be told of a dead letter", error=str(error))
         bury(inbox, entry, reason, settings)
 
     sound: list[Entry] = []
     for entry in entries:
         if entry.deliveries > settings.deliveries_before_dead_letter:
-            reason = f"it was delivered {entry.deliveries - 1} times and never finished"
-            give_up(entry, reason)
+            with about_entry(entry.stream, entry.id, entry.fields):
+                give_up(entry, f"it was delivered {entry.deliveries - 1} times and never finished")
         else:
             sound.append(entry)
+    for failure in _handled(handle, sound):
+        entry = failure.entry
+        with about_entry(entry.stream, entry.id, entry.fields):
+            _decide(inbox, entry, failure.error, settings, give_up)
+
+
+def _handled(handle: Handler, sound: list[Entry]) -> Sequence[Failure]:
+    """Those that failed; where the handler cannot tell which did, each by itself."""
     try:
-        failures = handle(sound) if sound else ()
+        if len(sound) == 1:
+            with about_entry(sound[0].stream, sound[0].id, sound[0].fields):
+                return handle(sound)
+        return handle(sound) if sound else ()
     except redis.ResponseError as error:
-        failures = _one_by_one(handle, sound, error)
+        return _one_by_one(handle, sound, error)
     except redis.RedisError:
         raise
     except Exception as error:
-        log.exception("a batch failed")
-        failures = _one_by_one(handle, sound, error)
-    for failure in failures:
-        entry, error, text = failure.entry, failure.error, str(failure.error)
-        if isinstance(error, Later) or error_code(error) in TRANSIENT:
-            if not isinstance(error, Waits):
-                log.warning("an entry is put off", reason=text, stream=entry.stream, entry=entry.id)
-            inbox.put_off(entry)
-        elif (
-            isinstance(error, msgspec.ValidationError | UnicodeEncodeError | Refused) or error_code(error) in PERMANENT
-        ):
-            give_up(entry, text)
-        elif entry.deliveries >= settings.deliveries_before_dead_letter:
-            give_up(entry, f"it failed {entry.deliveries} times: {text}")
-        else:
-            log.error("an entry failed and will be delivered again", error=text, stream=entry.stream, entry=entry.id)
+        if len(sound) > 1:
+            log.exception("a batch failed, and its entries are handled one by one", entries=len(sound))
+        return _one_by_one(handle, sound, error)
+
+
+def _decide(
+    inbox: Inbox, entry: Entry, error: Exception, settings: Settings, give_up: Callable[[Entry, str], None]
+) -> None:
+    """What becomes of an entry whose handling failed."""
+    text = str(error)
+    if isinstance(error, Later) or error_code(error) in TRANSIENT:
+        if not isinstance(error, Waits):
+            log.warning("an entry is put off", reason=text, stream=entry.stream)
+        inbox.put_off(entry)
+    elif isinstance(error, msgspec.ValidationError | UnicodeEncodeError | Refused) or error_code(error) in PERMANENT:
+        give_up(entry, text)
+    elif entry.deliveries >= settings.deliveries_before_dead_letter:
+        give_up(entry, f"it failed {entry.deliveries} times: {text}")
+    else:
+        inbox.failed.add((entry.stream, entry.id))
+        trace = None if isinstance(error, redis.RedisError | OSError) else error
+        log.error("an entry failed and will be delivered again", error=text, stream=entry.stream, exc_info=trace)
 
 
 def _one_by_one(handle: Handler, entries: list[Entry], error: Exception) -> list[Failure]:
@@ -165,7 +191,8 @@ def _one_by_one(handle: Handler, entries: list[Entry], error: Exception) -> list
     failures: list[Failure] = []
     for entry in entries:
         try:
-            failures += handle([entry])
+            with about_entry(entry.stream, entry.id, entry.fields):
+                failures += handle([entry])
         except redis.ResponseError as own:
             failures.append(Failure(entry, own))
         except redis.RedisError:

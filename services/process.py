@@ -1,49 +1,79 @@
 """What the process of every service sets up: its log, its client, and loops that live and end together."""
 
-import contextlib
+import os
 import sys
 import threading
-from collections.abc import Callable
-from typing import TextIO, cast
+import time
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import redis
 import structlog
 
 from helios.redis_client import client_of
-from helios.settings import Settings
+from helios.settings import CHOICES, SettingInvalid, Settings, settings_from
+from helios.streams import Inbox
 from helios.worker import Stop
+from services.log_lines import configure_logging
 
 log = structlog.get_logger()
 
 
-class _Stderr:
-    """Standard error for the log: a full disk under it loses lines, never the service."""
-
-    def write(self, text: str) -> None:
-        with contextlib.suppress(OSError):
-            sys.stderr.write(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            sys.stderr.flush()
+DRAIN_SECONDS = 8.0
+"""From the stop signal: what is not done by then is handed back unfinished, for others to do again. Below the 10 s in
+which every process ends, and far below Kubernetes' terminationGracePeriodSeconds."""
+LAST_WORD_SECONDS = 1.5
+"""For handing back, when it could not be done in good order."""
 
 
-def configure_logging(service: str, level: str) -> None:
-    """One JSON object a line on stderr."""
-    levels = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(levels.get(level.lower(), 20)),
-        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Stderr())),
-        cache_logger_on_first_use=True,
-    )
-    structlog.contextvars.bind_contextvars(service=service)
+def begin(service: str, stop: Stop) -> Settings:
+    """What a process does first: it listens for the signal to stop, and logs. Ends the process where a setting is of no
+    use, with the words for it.
+    """
+    stop.listen()
+    try:
+        settings = settings_from()
+    except SettingInvalid as error:
+        # In the form that was asked for, if that much can be read.
+        form = os.environ.get("HELIOS_LOG_FORMAT", "").lower()
+        launcher = os.environ.get("HELIOS_LAUNCHER", "").lower()
+        form = form if form in CHOICES["log_format"] else "auto"
+        configure_logging(service, Settings(log_format=form, launcher=launcher))
+        refuse(error)
+    configure_logging(service, settings)
+    return settings
+
+
+def refuse(error: SettingInvalid) -> NoReturn:
+    """End the process because of a setting."""
+    log.error("a setting is of no use", error=str(error))
+    sys.exit(1)
+
+
+def end_in_time(stop: Stop, settings: Settings, inboxes: Sequence[Inbox]) -> None:
+    """Whatever the loops wait for when they are told to stop, this process is gone soon after DRAIN_SECONDS, and what
+    it had in hand is not left to its lease. Loops that run in somebody else's process, which gets no signals for them,
+    end as they end.
+    """
+    if not stop.listens:
+        return
+
+    def watch() -> None:
+        stop.event.wait()
+        time.sleep(DRAIN_SECONDS)
+        log.warning("the loops have not ended in time; what is in hand is handed back unfinished")
+        last = threading.Thread(target=_hand_back, args=(settings, inboxes), daemon=True)
+        last.start()
+        last.join(LAST_WORD_SECONDS)
+        os._exit(0)
+
+    threading.Thread(target=watch, name="end in time", daemon=True).start()
+
+
+def _hand_back(settings: Settings, inboxes: Sequence[Inbox]) -> None:
+    client = connect(settings)
+    for inbox in inboxes:
+        inbox.leave(client, unfinished=True)
 
 
 def run_loops(stop: Stop, first: Callable[[], None], *others: Callable[[], None]) -> None:

@@ -78,6 +78,7 @@ KEEP_REPORT = Script("keep_report")
 ADD_LINES = Script("add_lines")
 NOTE_HEARD = Script("note_heard")
 DROP_LOGS = Script("drop_logs")
+HAND_BACK = Script("hand_back")
 NOTE_PHASE = Script("note_phase")
 SETTLE = Script("settle")
 FAIL_TASK = Script("fail_task")
@@ -535,6 +536,24 @@ def renew(stream: str, *, group: str, consumer: str, entries: Sequence[str]) -> 
 def take_flight(key: str, *, node: str, pod: str, seconds: int) -> Call:
     """Returns 1 if the blob that `key` stands for is this node's to bring from the store, for so many seconds."""
     return Call(TAKE_FLIGHT, (flight_key(key),), (node, pod, seconds))
+
+
+def hand_back(
+    stream: str,
+    *,
+    group: str,
+    consumer: str,
+    heir: str,
+    idle_ms: int,
+    page: int,
+    all_count: bool,
+    counting: Sequence[str],
+) -> Call:
+    """Returns how many entries the consumer had in hand; they are now to be taken over, and it is off the list.
+
+    The deliveries of those in `counting`, or of all, go on counting against them.
+    """
+    return Call(HAND_BACK, (stream,), (group, consumer, heir, idle_ms, page, int(all_count), *counting))
 
 
 def tidy_consumers(stream: str, *, group: str, leaving: str = "", dead_after_ms: int) -> Call:

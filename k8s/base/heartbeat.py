@@ -1,8 +1,9 @@
 """`python -I -S heartbeat.py ready|alive SERVICE`: a service's probe, from the heartbeat that its loop leaves in Redis.
 
-`ready` is true while the heartbeat is there: the service reads its streams, under its own password. `alive` is false
-only when Redis answers and has no heartbeat, so that an outage of Redis restarts nobody. Standard library only, and as
-few modules as that allows: it starts several times a minute.
+`ready` is true while the heartbeat is there and says that the service waits for nothing: it reads its streams, under
+its own password, and has whatever else it works with. `alive` is false only when Redis answers and has no heartbeat, so
+that an outage of Redis restarts nobody. Standard library only, and as few modules as that allows: it starts several
+times a minute.
 
 It takes the same HELIOS_REDIS_URL as the service, but for unix://, and looks nothing up twice: what is wrong with the
 URL, the service has said by then.
@@ -11,6 +12,10 @@ URL, the service has said by then.
 import os
 import socket
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 SECONDS = 3.0
 SENTINEL_SECONDS = 1.0
@@ -23,25 +28,26 @@ Place = tuple[str, int]
 def main(arguments: list[str]) -> int:
     question, service = arguments
     try:
-        beats = has_heartbeat(os.environ["HELIOS_REDIS_URL"], service, os.environ["HELIOS_REPLICA"])
+        beats, waits_for = heartbeat(os.environ["HELIOS_REDIS_URL"], service, os.environ["HELIOS_REPLICA"])
     except (OSError, ValueError) as error:
         print(f"Redis does not answer: {error}", file=sys.stderr)  # noqa: T201 -- kubelet puts it into the pod's events
         return 1 if question == "ready" else 0
     if not beats:
         print("no heartbeat in Redis", file=sys.stderr)  # noqa: T201 -- as above
+    elif waits_for and question == "ready":
+        print(f"it waits for {waits_for}", file=sys.stderr)  # noqa: T201 -- as above
+        return 1
     return 0 if beats else 1
 
 
-def has_heartbeat(url: str, service: str, replica: str) -> bool:
+def heartbeat(url: str, service: str, replica: str) -> "tuple[bool, str]":
+    """Whether there is one, and what it says that the service waits for."""
     scheme, user, password, places, master, options = parts_of(url)
     secured = scheme.startswith("rediss")
     place = primary_of(places, master, secured, options) if master else places[0]
-    (answer,) = ask(
-        place, SECONDS, secured, options, user, password, command("EXISTS", f"helios:service:{service}:{replica}")
-    )
-    if answer[:1] != b":":
-        raise ValueError(answer.decode("utf-8", "replace").strip() or "it hung up")
-    return answer.strip() != b":0"
+    wanted = command("HMGET", f"helios:service:{service}:{replica}", "service", "waitsFor")
+    name, waits_for = ask(place, SECONDS, secured, options, user, password, wanted)
+    return name is not None, waits_for or ""
 
 
 def primary_of(sentinels: list[Place], master: str, secured: bool, options: dict[str, str]) -> Place:
@@ -52,27 +58,17 @@ def primary_of(sentinels: list[Place], master: str, secured: bool, options: dict
     wanted = command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", master)
     for place in sentinels:
         try:
-            # An array of two strings: *2, $length, host, $length, port.
-            head, *rest = ask(place, SENTINEL_SECONDS, secured, options, user, password, wanted, lines=5)
-            if head.startswith(b"*2"):
-                return rest[1].strip().decode(), int(rest[3])
-            trouble = f"a Sentinel answers {head.decode('utf-8', 'replace').strip()}"
+            host, port = ask(place, SENTINEL_SECONDS, secured, options, user, password, wanted)
+            return host or "", int(port or "")
         except (OSError, ValueError) as error:
-            trouble = str(error)
+            trouble = f"a Sentinel answers {error}"
     raise ValueError(f"no Sentinel names the primary {master}: {trouble}")
 
 
 def ask(
-    place: Place,
-    seconds: float,
-    secured: bool,
-    options: dict[str, str],
-    user: str,
-    password: str,
-    wanted: bytes,
-    lines: int = 1,
-) -> list[bytes]:
-    """The lines of the answer to one command; fewer when the first says that there are no more."""
+    place: Place, seconds: float, secured: bool, options: dict[str, str], user: str, password: str, wanted: bytes
+) -> "list[str | None]":
+    """The two strings that a command is answered with. Raises OSError, or ValueError with the answer that is none."""
     login = command("AUTH", user or "default", password) if password else b""
     with (
         socket.create_connection(place, timeout=seconds) as plain,
@@ -82,10 +78,16 @@ def ask(
         with connection.makefile("rb") as answers:
             if login and not (answer := answers.readline()).startswith(b"+OK"):
                 raise ValueError(answer.decode("utf-8", "replace").strip() or "it hung up")
-            found = [answers.readline()]
-            while len(found) < lines and found[0][:1] == b"*" and found[0][1:2] != b"-":
-                found.append(answers.readline())
-            return found
+            if (answer := answers.readline()).strip() != b"*2":
+                raise ValueError(answer.decode("utf-8", "replace").strip() or "it hung up")
+            return [text(answers.readline(), answers) for _ in range(2)]
+
+
+def text(length: bytes, answers: "BinaryIO") -> "str | None":
+    """What a bulk string holds; None for the one that is none."""
+    if length[:1] != b"$" or (size := int(length[1:])) < 0:
+        return None
+    return answers.read(size + 2)[:-2].decode("utf-8", "replace")
 
 
 def encrypted(connection: socket.socket, host: str, options: dict[str, str]) -> socket.socket:

@@ -1,8 +1,8 @@
 """Makes the artifact bucket in MinIO and two users, so that the root password stays with MinIO and this start-up step.
 
 The collector reads everywhere, because inputs are anywhere, and writes artifacts only, because it signs URLs for
-nothing else; it deletes those of forgotten runs. The client, which is whoever runs `helios put`, `helios artifacts` and
-`helios gc`, may do as it likes with objects.
+nothing else; it deletes those of forgotten runs, and what it stores of a run until that has ended. The client, which is
+whoever runs `helios put`, `helios artifacts` and `helios gc`, may do as it likes with objects.
 Repeating it is safe.
 """
 
@@ -36,7 +36,7 @@ def policies(bucket: str) -> dict[str, dict[str, Any]]:
         "helios-collector": policy(
             allow(READ, "*"),
             allow(WRITE, f"{bucket}/*"),
-            allow(["s3:DeleteObject"], f"{bucket}/runs/*"),
+            allow(["s3:DeleteObject"], f"{bucket}/runs/*", f"{bucket}/recovery/*"),
             allow(LIST_UPLOADS, bucket),
         ),
         "helios-client": policy(

@@ -1,8 +1,8 @@
 """`python -m services.collector`: the watching loop, and the pod endpoint on threads of its own."""
 
 import socket
-import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,12 @@ from typing import Any
 import redis
 import structlog
 from waitress.server import create_server
+from waitress.wasyncore import dispatcher
 
 from helios.heartbeat import Heartbeat
 from helios.keys import COLLECTOR_GROUP, all_partitions, keys_of_run
-from helios.settings import SettingInvalid, Settings, settings_from
+from helios.recovery import Patience
+from helios.settings import SettingInvalid, Settings
 from helios.streams import Inbox
 from helios.worker import Stop, work
 from services.collector.collect import Collector
@@ -29,16 +31,19 @@ from services.collector.logroom import LOOK_SECONDS, make_room
 from services.collector.manifests import Manifests
 from services.collector.node_loads import COUNT_SECONDS, NodeLoads
 from services.collector.pods import JobOf, LocalPods, Pods
+from services.collector.recovery import RECORD_SECONDS, Recorder
 from services.collector.retention import LOOK_SECONDS as RETENTION_SECONDS
 from services.collector.retention import tidy_store
 from services.collector.skip import THREADS, WAITING_AT_MOST, Skipper
 from services.collector.store import Store
-from services.process import configure_logging, connect, repeat, run_loops
+from services.process import begin, connect, end_in_time, refuse, repeat, run_loops
 
 log = structlog.get_logger()
 
 SWEEP_SECONDS = 30
 ENDPOINT_THREADS = 8
+DRAIN_SECONDS_AT_LEAST, DRAIN_SECONDS_AT_MOST, DRAIN_LOOK_SECONDS = 0.2, 5.0, 0.02
+"""For the requests of those who have just connected; for all; and how often it is looked whether they are answered."""
 ALIVE_SECONDS = 1
 """How often it is seen to that the endpoint's thread still runs; it may outlive the loops, so it is none of them."""
 
@@ -52,6 +57,7 @@ def run(
     kept: KeptReports | None = None,
     manifest: Manifest = no_manifest,
     store: Store | None = None,
+    heartbeat: Heartbeat | None = None,
 ) -> None:
     """Serve launched Jobs, settled runs and what may be skipped until stopped, with `others` beside."""
     partitions = all_partitions(settings.partitions)
@@ -74,7 +80,9 @@ def run(
         put_off_at_most=WAITING_AT_MOST,
     )
     skipper = Skipper(client, store or Store(settings), settings)
-    heartbeat = Heartbeat(client, "collector", settings.replica)
+    heartbeat = heartbeat or Heartbeat(client, "collector", settings.replica)
+    heartbeat.troubles += [inbox.trouble, checks.trouble]
+    end_in_time(stop, settings, (inbox, checks))
     run_loops(
         stop,
         lambda: work(
@@ -112,10 +120,30 @@ class Endpoint:
         self.thread.start()
 
     def supervise(self, stop: Stop) -> None:
-        """Until stopped; an endpoint that ends before ends the process, because no restart would come otherwise."""
+        """Until stopped and empty; an endpoint that ends before ends the process, because no restart would come
+        otherwise.
+        """
         while not stop.wait(ALIVE_SECONDS):
             if not self.thread.is_alive():
                 raise RuntimeError("the pod endpoint has ended")
+        self.drain()
+
+    def drain(self) -> None:
+        """Take no more connections, and answer what is asked already."""
+        # In the thread of its loop, whose table of sockets this changes.
+        self.server.trigger.pull_trigger(self._stop_accepting)
+        began = time.monotonic()
+        while self.thread.is_alive() and (waited := time.monotonic() - began) < DRAIN_SECONDS_AT_MOST:
+            if waited > DRAIN_SECONDS_AT_LEAST and not any(map(_is_busy, list(self.server.active_channels.values()))):
+                break
+            time.sleep(DRAIN_LOOK_SECONDS)
+
+    def _stop_accepting(self) -> None:
+        open_before = -1
+        while len(self.server.active_channels) != open_before:  # who has connected already is served
+            open_before = len(self.server.active_channels)
+            self.server.handle_accept()
+        dispatcher.close(self.server)
 
     def _serve(self) -> None:
         try:
@@ -124,18 +152,32 @@ class Endpoint:
             log.exception("the pod endpoint failed")
 
     def close(self) -> None:
-        self.server.close()
+        """Of what is left open nobody has asked anything."""
+        self.server.trigger.close()
 
 
-def sweep(pods: Pods, client: redis.Redis, settings: Settings) -> None:
-    """Release Jobs that were wrapped up but whose release was lost, as when a collector died just then."""
+def _is_busy(channel: Any) -> bool:
+    """Whether a request is on its way in, at work, or on its way out."""
+    return bool(channel.requests or channel.request is not None or channel.total_outbufs_len)
+
+
+def sweep(pods: Pods, client: redis.Redis, settings: Settings, patience: Patience | None = None) -> None:
+    """Release Jobs that were wrapped up but whose release was lost, as when a collector died just then.
+
+    `patience` with those of runs that Redis has lost; without, they go like the others.
+    """
     over = pods.unreleased()
     if not over:
-        return
+        return  # and what was waited for is gone
     ended: list[str] = []
+    lost: set[str] = set()
     for name in over:
         try:
-            if not _is_to_be_launched(pods.attempt_of(name), client, settings):
+            job = pods.attempt_of(name)
+            state = _state_of(job, client, settings)
+            if job is not None and state == [None, None]:
+                lost.add(name)
+            if job is None or state != ["QUEUED", str(job.attempt)]:  # else its launch is about to be recorded
                 ended.append(name)
         except (OSError, ValueError, redis.ResponseError) as error:
             log.error("a pod cannot be looked at", job=name, error=str(error))
@@ -144,18 +186,17 @@ def sweep(pods: Pods, client: redis.Redis, settings: Settings) -> None:
     for keys in all_partitions(settings.partitions):
         entries: Any = client.xrange(keys.launched)
         launched |= {fields.get("job", "") for _, fields in entries}
+    waits = patience.look(lost) if patience is not None else ()
     for name in ended:
-        if name not in launched:
+        if name not in launched and name not in waits:
             pods.release(name)
 
 
-def _is_to_be_launched(job: JobOf | None, client: redis.Redis, settings: Settings) -> bool:
-    """Whether the Job exists and its launch is about to be recorded."""
+def _state_of(job: JobOf | None, client: redis.Redis, settings: Settings) -> Any:
+    """Status and current attempt of the Job's task, as its record has them."""
     if job is None:
-        return False
-    keys = keys_of_run(job.run, settings.partitions)
-    found: Any = client.hmget(keys.task(job.run, job.task), "status", "attempt")
-    return found[0] == "QUEUED" and found[1] == str(job.attempt)
+        return None
+    return client.hmget(keys_of_run(job.run, settings.partitions).task(job.run, job.task), "status", "attempt")
 
 
 def pods_from(settings: Settings) -> LocalPods | KubernetesPods:
@@ -168,38 +209,41 @@ def pods_from(settings: Settings) -> LocalPods | KubernetesPods:
 
 
 def main() -> None:
+    stop = Stop()
+    settings = begin("collector", stop)
     try:
-        settings = settings_from()
         if not settings.token_key:
             raise SettingInvalid("HELIOS_TOKEN_KEY must be set; `helios up` and k8s/ set it")
-        configure_logging("collector", settings.log_level)
         pods = pods_from(settings)
     except SettingInvalid as error:
-        sys.exit(str(error))
-    stop = Stop()
-    stop.listen()
+        refuse(error)
     client = connect(settings)
     kept = KeptReports()
     store = Store(settings)
     manifests = Manifests(store.read)
     over = pods.over if isinstance(pods, KubernetesPods) else nobody_knows
-    endpoint = Endpoint(PodEndpoint(client, store, settings, kept, over), settings.pod_endpoint_bind)
+    heartbeat = Heartbeat(client, "collector", settings.replica)
+    application = PodEndpoint(client, store, settings, kept, over, heartbeat.waits_for)
+    endpoint = Endpoint(application, settings.pod_endpoint_bind)
     endpoint.start()
     log.info("serving pods", bind=settings.pod_endpoint_bind)
+    patience = Patience(settings.unknown_job_seconds)
     others: list[Callable[[], None]] = [
-        lambda: repeat(stop, SWEEP_SECONDS, lambda: sweep(pods, client, settings)),
+        lambda: repeat(stop, SWEEP_SECONDS, lambda: sweep(pods, client, settings, patience)),
         lambda: repeat(stop, LOOK_SECONDS, lambda: make_room(client, settings)),
         lambda: repeat(stop, RETENTION_SECONDS, lambda: tidy_store(client, settings, stop)),
+        lambda: repeat(stop, RECORD_SECONDS, Recorder(client, store, settings).look),
         lambda: endpoint.supervise(stop),
     ]
     if isinstance(pods, KubernetesPods):
         pods.start()
+        heartbeat.troubles.append(pods.trouble)
         loads = NodeLoads(client, pods.at_work)
         others += [
             lambda: pods.supervise(stop),
             lambda: repeat(stop, COUNT_SECONDS, loads.note),
         ]
-    run(settings, pods, client, stop, *others, kept=kept, manifest=manifests.get, store=store)
+    run(settings, pods, client, stop, *others, kept=kept, manifest=manifests.get, store=store, heartbeat=heartbeat)
     manifests.close()
     endpoint.close()
 

@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
 
 import msgspec
 import redis
@@ -13,6 +13,7 @@ from redis.exceptions import ResponseError
 from helios.events import RunEnded, TaskPhase
 from helios.keys import Keys, keys_of_run
 from helios.localjobs import PodStatus
+from helios.logged import about, about_entry
 from helios.messages import Launched, Settled, decode
 from helios.records import read_tasks
 from helios.settings import Settings
@@ -111,7 +112,9 @@ class Collector:
             self._renew()
             self.next_renewal = now + self.settings.lease_seconds / 3
         for failure in self.watch():
-            log.error("a Job cannot be wrapped up yet", job=failure.entry.fields.get("job"), error=str(failure.error))
+            entry = failure.entry
+            with about_entry(entry.stream, entry.id, entry.fields):
+                log.error("a Job cannot be wrapped up yet", job=entry.fields.get("job"), error=str(failure.error))
             self.inbox.put_off(failure.entry)
         end_overdue(self.client, self.pods, self.settings, self.kept)
         return WATCH_MS if self.held or self.kept.waiting else None
@@ -153,7 +156,8 @@ class Collector:
         calls = [_phase_call(held, status) for held, status in moved]
         for (held, status), result in zip(moved, commit(self.client, calls), strict=True):
             if isinstance(result, ResponseError):
-                log.warning("a phase is not noted", job=status.job, error=str(result))
+                with _about(held):
+                    log.warning("a phase is not noted", job=status.job, error=str(result))
             else:
                 held.phase = status.phase
 
@@ -184,7 +188,8 @@ class Collector:
         try:
             held.tail.copy(self.client, self.pods, watched=watched, final=final)
         except ResponseError as error:
-            log.warning("a log is not copied", job=held.launched.job, error=str(error))
+            with _about(held):
+                log.warning("a log is not copied", job=held.launched.job, error=str(error))
 
     def _watched(self, runs: Iterable[tuple[int, str]]) -> set[str]:
         wanted = list(runs)
@@ -201,7 +206,7 @@ class Collector:
         enabled = dict(zip(runs, switches, strict=True))
         tasks = [held.keys.task(held.launched.run, held.launched.task) for held, _ in over]
         calls: list[Call] = []
-        committing: list[tuple[Held, bool]] = []
+        committing: list[tuple[Held, Ended, bool]] = []
         storing: list[tuple[Held, PodStatus]] = []
         for (held, pod), values in zip(over, hash_values(self.client, tasks, TASK_VALUES), strict=True):
             switch = enabled[held.launched.run]
@@ -218,15 +223,16 @@ class Collector:
                     storing.append((held, msgspec.structs.replace(pod, phase="Publishing")))
                 continue
             try:
-                ended = ended_of(
-                    self.pods,
-                    held.launched,
-                    pod,
-                    values,
-                    cache_enabled=switch[0] == "true",
-                    manifest=self.manifest,
-                    fetch_lines=partial(fetch_lines_of, self.client, held.keys, held.launched),
-                )
+                with _about(held):
+                    ended = ended_of(
+                        self.pods,
+                        held.launched,
+                        pod,
+                        values,
+                        cache_enabled=switch[0] == "true",
+                        manifest=self.manifest,
+                        fetch_lines=partial(fetch_lines_of, self.client, held.keys, held.launched),
+                    )
                 memo = memoized(values[2]) if wrap_up else None
             except NotYet:
                 continue  # it stays in hand, and the next turn finds its pod over again
@@ -236,24 +242,32 @@ class Collector:
             is_current = values[:2] == ["RUNNING", str(held.launched.attempt)]
             if memo is not None and not is_current:
                 image = pod.image if pod is not None else ""
-                remember(self.client, self.settings, held.keys, held.launched, memo, image)
+                with _about(held):
+                    remember(self.client, self.settings, held.keys, held.launched, memo, image)
             # A memoized task's end is committed first: its entry stays until what it came to is remembered.
             done = wrap_up and (memo is None or not is_current)
             disagrees = contradicts(pod, values[0], values[1], held.launched.attempt)
             if disagrees:
-                log.warning("a pod failed whose attempt had succeeded; the success stays", **_named(held, pod))
+                with _about(held):
+                    reason = pod.reason if pod else None
+                    log.warning("a pod failed whose attempt had succeeded; the success stays", reason=reason)
             calls.append(self._end_call(held, ended, disagrees=disagrees, wrap_up=done))
-            committing.append((held, done))
+            committing.append((held, ended, done))
         self._note_phases(storing)
-        for (held, done), result in zip(committing, commit(self.client, calls), strict=True):
+        for (held, ended, done), result in zip(committing, commit(self.client, calls), strict=True):
             if isinstance(result, ResponseError):
                 failures.append(Failure(held.entry, result))
                 continue
+            if result == 1:
+                with _about(held):
+                    record = ended.record
+                    log.info("an attempt ended", status=ended.status, reason=record.reason, node=record.node)
             if not done:
                 held.ended = True
                 continue
             if not held.launched.refused:
-                self._release(held.launched.job)
+                with _about(held):
+                    self._release(held.launched.job)
             del self.held[held.entry.stream, held.entry.id]
         for failure in failures:
             self.held.pop((failure.entry.stream, failure.entry.id), None)
@@ -302,15 +316,15 @@ class Collector:
             ),
         )
         if result == 1:
-            log.info("run ended", run=run, status=final["status"], cache=final["cacheHit"])
-            if wrong := disagreements(fields, final):
-                log.error("live counters differ from the tasks' records", run=run, counters=wrong)
+            with about(run=run, entry=entry.id):
+                log.info("run ended", status=final["status"], cache=final["cacheHit"])
+                if wrong := disagreements(fields, final):
+                    log.error("live counters differ from the tasks' records", counters=wrong)
 
 
-def _named(held: Held, pod: PodStatus | None) -> dict[str, Any]:
+def _about(held: Held) -> AbstractContextManager[None]:
     launched = held.launched
-    reason = pod.reason if pod else None
-    return {"run": launched.run, "task": launched.task, "attempt": launched.attempt, "reason": reason}
+    return about(run=launched.run, task=launched.task, attempt=launched.attempt, entry=held.entry.id)
 
 
 def _phase_call(held: Held, status: PodStatus) -> Call:

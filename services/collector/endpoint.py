@@ -16,6 +16,7 @@ import structlog
 
 from helios.dag import ExternalInput, Input, Task
 from helios.keys import Keys, keys_of_run
+from helios.logged import about
 from helios.podwire import (
     Lines,
     Locate,
@@ -77,7 +78,10 @@ class PodEndpoint:
         settings: Settings,
         kept: KeptReports | None = None,
         over: Over = nobody_knows,
+        waits_for: Callable[[], str] = lambda: "",
     ) -> None:
+        """`waits_for` says what keeps this replica from its work; empty when nothing does."""
+        self.waits_for = waits_for
         self.client = client
         self.store = store
         self.settings = settings
@@ -89,6 +93,18 @@ class PodEndpoint:
         self.keepers = Keepers(self.nodes, demand, Seeding(client, demand, self.locator, store), over)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        with about(**self._subject(environ)):
+            return self._respond(environ, start_response)
+
+    def _subject(self, environ: dict[str, Any]) -> dict[str, Any]:
+        """The attempt that a call is about, by its token: what is logged of the call says it."""
+        try:
+            attempt = self._attempt(environ.get("HTTP_AUTHORIZATION", ""))
+        except Answer:
+            return {}
+        return {"run": attempt.run, "task": attempt.task, "attempt": attempt.attempt}
+
+    def _respond(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         status = "200 OK"
         try:
             body = msgspec.json.encode(self._answer(environ))
@@ -111,6 +127,10 @@ class PodEndpoint:
     def _answer(self, environ: dict[str, Any]) -> Any:
         method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "")
         if (method, path) == ("GET", "/healthz"):
+            return {"ok": True}
+        if (method, path) == ("GET", "/readyz"):
+            if words := self.waits_for():
+                raise Answer("503 Service Unavailable", f"it waits for {words}")
             return {"ok": True}
         if method == "POST" and path in Keepers.PATHS:
             return self._answer_keeper(path, environ)
@@ -345,6 +365,8 @@ class PodEndpoint:
         # Without its volume a pod waits for ever, and what went wrong while its command runs does not end that.
         call = end_call(keys, "", attempt.run, attempt.task, attempt.attempt, ended, deletes_job=final)
         applied = commit_one(self.client, call)
+        if applied:
+            log.info("an attempt ended", status=ended.status, reason=ended.record.reason, node=ended.record.node)
         return ResultAnswer("committed" if applied else "stale")
 
     def _note_sources(self, task: Task, report: Report) -> None:
@@ -363,7 +385,7 @@ class PodEndpoint:
             ]
             self.locator.note_sources(msgspec.convert(told, list[LocateInput]), declared)
         except (redis.RedisError, msgspec.ValidationError) as error:
-            log.warning("what external inputs contained is not noted", run=report.run, error=str(error))
+            log.warning("what external inputs contained is not noted", error=str(error))
 
     def _note_warm(self, report: Report) -> None:
         """Ahead of the commit, so that whoever places the tasks that follow knows where their inputs are."""

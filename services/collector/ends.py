@@ -12,9 +12,11 @@ from redis.exceptions import ResponseError
 from helios.dag import Task
 from helios.keys import Keys, keys_of_run
 from helios.localjobs import PodStatus
+from helios.logged import about
 from helios.messages import Launched
 from helios.podwire import MessageOutput, Report
 from helios.settings import Settings
+from helios.tokens import Attempt
 from helios.transitions import commit_one
 from helios.wire import TRANSIENT, error_code, hash_values
 from services.collector.classify import Classification, classify
@@ -118,7 +120,7 @@ def _report_from_message(
             manifest=manifest,
         )
     except ManifestLost as error:
-        log.warning("the list of a pod's outputs is lost", run=launched.run, job=launched.job, error=str(error))
+        log.warning("the list of a pod's outputs is lost", job=launched.job, error=str(error))
         return None
 
 
@@ -127,7 +129,7 @@ def fetch_lines_of(client: redis.Redis, keys: Keys, launched: Launched) -> list[
     try:
         found: Any = client.xrange(keys.log(launched.run, launched.task, launched.attempt, "fetch"))
     except ResponseError as error:
-        log.warning("a log cannot be read", run=launched.run, task=launched.task, error=str(error))
+        log.warning("a log cannot be read", error=str(error))
         return []
     return [fields.get("line", "") for _, fields in found]
 
@@ -138,36 +140,41 @@ def end_overdue(client: redis.Redis, pods: Pods, settings: Settings, kept: KeptR
     What is known of the pod by now counts, such as a disruption that is under way. What Redis does not take is kept.
     """
     for attempt in kept.overdue():
-        keys = keys_of_run(attempt.run, settings.partitions)
-        found: list[Any] = hash_values(client, [keys.task(attempt.run, attempt.task)], TASK_VALUES)
-        switch: list[Any] = hash_values(client, [keys.run(attempt.run)], ("cacheEnabled",))
-        values = found[0]
-        if isinstance(values, ResponseError) and error_code(values) in TRANSIENT:
+        with about(run=attempt.run, task=attempt.task, attempt=attempt.attempt):
+            _end_overdue(client, pods, settings, kept, attempt)
+
+
+def _end_overdue(client: redis.Redis, pods: Pods, settings: Settings, kept: KeptReports, attempt: Attempt) -> None:
+    keys = keys_of_run(attempt.run, settings.partitions)
+    found: list[Any] = hash_values(client, [keys.task(attempt.run, attempt.task)], TASK_VALUES)
+    switch: list[Any] = hash_values(client, [keys.run(attempt.run)], ("cacheEnabled",))
+    values = found[0]
+    if isinstance(values, ResponseError) and error_code(values) in TRANSIENT:
+        kept.put_off(attempt)
+        return
+    if isinstance(values, ResponseError) or values[4] != str(attempt.attempt):
+        kept.done(attempt)
+        return
+    launched = Launched(attempt.run, attempt.task, attempt.attempt, values[5] or "")
+    known = pods.statuses([launched.job]).get(launched.job)
+    pod = known or PodStatus(job=launched.job, uid="", node="")
+    pod = msgspec.structs.replace(pod, phase="Failed") if not pod.final else pod
+    try:
+        ended = ended_of(
+            pods,
+            launched,
+            pod,
+            values,
+            cache_enabled=switch[0] == ["true"],
+            fetch_lines=partial(fetch_lines_of, client, keys, launched),
+        )
+        if commit_one(client, end_call(keys, "", attempt.run, attempt.task, attempt.attempt, ended)):
+            log.info("an attempt ended without its pod's status")
+        kept.done(attempt)
+    except (OSError, ValueError, ResponseError) as error:
+        if error_code(error) in TRANSIENT:
             kept.put_off(attempt)
-            continue
-        if isinstance(values, ResponseError) or values[4] != str(attempt.attempt):
-            kept.done(attempt)
-            continue
-        launched = Launched(attempt.run, attempt.task, attempt.attempt, values[5] or "")
-        known = pods.statuses([launched.job]).get(launched.job)
-        pod = known or PodStatus(job=launched.job, uid="", node="")
-        pod = msgspec.structs.replace(pod, phase="Failed") if not pod.final else pod
-        try:
-            ended = ended_of(
-                pods,
-                launched,
-                pod,
-                values,
-                cache_enabled=switch[0] == ["true"],
-                fetch_lines=partial(fetch_lines_of, client, keys, launched),
-            )
-            if commit_one(client, end_call(keys, "", attempt.run, attempt.task, attempt.attempt, ended)):
-                log.info("an attempt ended without its pod's status", run=attempt.run, task=attempt.task)
-            kept.done(attempt)
-        except (OSError, ValueError, ResponseError) as error:
-            if error_code(error) in TRANSIENT:
-                kept.put_off(attempt)
-                continue
-            kept.done(attempt)
-            # The pod's status, once it comes, meets the same and is dealt with there.
-            log.warning("a reported failure cannot be committed", run=attempt.run, error=str(error))
+            return
+        kept.done(attempt)
+        # The pod's status, once it comes, meets the same and is dealt with there.
+        log.warning("a reported failure cannot be committed", error=str(error))

@@ -9,6 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, NamedTuple
 
 import msgspec
@@ -124,7 +125,8 @@ class Errands:
 
     def _submit(self, threads: ThreadPoolExecutor, work: Callable[..., Any], *arguments: Any) -> Future[Any] | None:
         try:
-            return threads.submit(work, *arguments)
+            # With what the caller has said that its lines are about.
+            return threads.submit(copy_context().run, work, *arguments)
         except RuntimeError:  # this process is stopping
             return None
 

@@ -121,6 +121,10 @@ class KubernetesPods:
             thread.start()
             self.threads.append(thread)
 
+    def trouble(self) -> str:
+        """What it waits for, without which no pod is seen; empty when there is nothing."""
+        return next((words for watch in self.watches if (words := watch.trouble())), "")
+
     def supervise(self, stop: Stop) -> None:
         """Until stopped; a watch that dies ends the process, because nobody would see a pod again."""
         while not stop.wait(1):

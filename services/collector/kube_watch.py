@@ -23,6 +23,8 @@ WATCH_SECONDS = 8
 so a shorter one is the only sign of life that can be counted on."""
 SILENCE_SECONDS = 12.0
 """A watch that neither says anything nor ends is dead: its connection was lost without a word."""
+LOST_SECONDS = 30.0
+"""A watch that has been away for so long is a trouble; a shorter gap is made good without anybody's noticing."""
 PAGE_ITEMS = 500
 BACKOFF_SECONDS = (0.1, 0.3, 1, 2, 5)
 STEADY_SECONDS = 10
@@ -107,7 +109,16 @@ class Watch(Generic[Kind]):
         self.synced = False
         """A complete list has been read."""
         self.live_since: float | None = None
+        self.lost_at = clock()
         self.stopped = threading.Event()
+
+    def trouble(self) -> str:
+        """Why what it shows is not to be gone by; empty when it is, or may be again at any moment."""
+        if not self.synced:
+            return f"the first list of {self.path}"
+        if self.live_since is None and self.clock() - self.lost_at > LOST_SECONDS:
+            return f"the watch of {self.path}, which the API server does not serve"
+        return ""
 
     def live_for(self, seconds: float) -> bool:
         """Whether the watch has been live for so long: then what it says is how things are."""
@@ -130,6 +141,8 @@ class Watch(Generic[Kind]):
         self.stopped.set()
 
     def _wait(self, trouble: int, error: Exception) -> int:
+        if self.live_since is not None:
+            self.lost_at = self.clock()
         self.live_since = None
         seconds = BACKOFF_SECONDS[min(trouble, len(BACKOFF_SECONDS) - 1)]
         log.warning("the API server cannot be watched", path=self.path, error=str(error), retry_in_seconds=seconds)

@@ -100,7 +100,7 @@ def remember(client: redis.Redis, settings: Settings, keys: Keys, launched: Laun
     try:
         _remember(client, settings, keys, launched, task, image)
     except (ResponseError, ValueError) as error:
-        log.warning("a memoized task is not remembered", run=launched.run, task=launched.task, error=str(error))
+        log.warning("a memoized task is not remembered", error=str(error))
 
 
 def _remember(client: redis.Redis, settings: Settings, keys: Keys, launched: Launched, task: Task, image: str) -> None:

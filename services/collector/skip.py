@@ -19,6 +19,7 @@ from redis.exceptions import ResponseError
 from helios.dag import ExternalInput, Memoize, Task
 from helios.events import Producer, TaskEnded
 from helios.keys import Keys, keys_of_run, memo, source_known
+from helios.logged import about_entry
 from helios.memo import Claim, Memo, MemoCheck, claim_of, is_drawn, memo_key, memo_parts, why_not
 from helios.messages import Check, decode
 from helios.podwire import SourceKnown
@@ -29,6 +30,7 @@ from helios.transitions import claim_memo, commit_one, forget_memo, note_wait, r
 from helios.wire import PERMANENT, error_code
 from helios.worker import Failure, Later, Waits
 from services.collector.memo import digests_from_tasks, image_counts_as, kept_seconds, read_memo
+from services.collector.recovery import Rebuilt
 from services.collector.store import ObjectRefused, Store, StoreRefused
 
 log = structlog.get_logger()
@@ -65,6 +67,7 @@ class Skipper:
         self.client = client
         self.store = store
         self.settings = settings
+        self.rebuilt = Rebuilt(store, settings)
         self.pool = ThreadPoolExecutor(THREADS, "skip")
         self.heads = ThreadPoolExecutor(HEAD_THREADS, "heads")
 
@@ -83,7 +86,8 @@ class Skipper:
         try:
             if away.is_set():
                 raise Later("others of its batch found the object store away")
-            self._look(entry)
+            with about_entry(entry.stream, entry.id, entry.fields):
+                self._look(entry)
         except StoreRefused as error:
             away.set()
             return Failure(entry, Later(f"whether it can be skipped is not to be told yet: {error}"))
@@ -101,7 +105,10 @@ class Skipper:
             self._run(entry, keys, claim, MemoCheck())  # its fence refuses, and acknowledges the entry
             return
         task = _task_decoder.decode(spec)
-        if task.memoize is None:
+        switches: Any = self.client.hmget(keys.run(check.run), "recovered", "memoize")
+        if switches[0] == "true" and self._stood_before(entry, keys, claim, spec):
+            return
+        if task.memoize is None or switches[1] == "false":
             self._run(entry, keys, claim, MemoCheck())
             return
         try:
@@ -111,6 +118,15 @@ class Skipper:
                 raise
             # What is remembered is damaged: no reason to fail a run.
             self._run(entry, keys, claim, MemoCheck(why=f"what is remembered cannot be read: {error}"))
+
+    def _stood_before(self, entry: Entry, keys: Keys, claim: Claim, spec: str) -> bool:
+        """Skip the attempt of a run that is being rebuilt if its task's success, and all its outputs, are stored."""
+        success = self.rebuilt.success(claim.run, claim.task, spec)
+        if success is None or any(self._fault(output) is not None for output in success.outputs):
+            return False
+        why = f"it had succeeded in attempt {success.attempt}, before Redis was lost"
+        self._stand_for(entry, keys, claim, MemoCheck(why=why), Producer(claim.run, claim.task), success.outputs)
+        return True
 
     def _decide(self, asked: _Asked) -> None:
         known = self._key(asked)
@@ -270,12 +286,24 @@ class Skipper:
         commit_one(self.client, call)
 
     def _skip(self, asked: _Asked, known: MemoCheck, success: Memo) -> None:
-        run, task, attempt = asked.claim
         producer = Producer(success.run, success.task)
-        record = AttemptRecord(exitCode=0, outputs=success.outputs, skipped=producer)
+        self._stand_for(asked.entry, asked.keys, asked.claim, known, producer, success.outputs)
+
+    def _stand_for(
+        self,
+        entry: Entry,
+        keys: Keys,
+        claim: Claim,
+        known: MemoCheck,
+        producer: Producer,
+        outputs: Sequence[OutputRecord],
+    ) -> None:
+        """End the attempt well: what that task stored is what it would have."""
+        run, task, attempt = claim
+        record = AttemptRecord(exitCode=0, outputs=outputs, skipped=producer)
         call = skip(
-            asked.keys,
-            entry=asked.entry.id,
+            keys,
+            entry=entry.id,
             run=run,
             task=task,
             attempt=attempt,
@@ -284,7 +312,7 @@ class Skipper:
             event=TaskEnded(run, task, attempt, "SUCCEEDED", "N/A", 0, 0, "", None, producer),
         )
         if commit_one(self.client, call):
-            log.info("a task is skipped", run=run, task=task, producer=success.run)
+            log.info("a task is skipped", producer=producer.run)
 
     def _now_ms(self) -> int:
         found: Any = self.client.time()  # pyright: ignore[reportUnknownMemberType] -- the stubs leave a parameter open

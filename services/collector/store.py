@@ -104,6 +104,15 @@ class Store:
             raise ObjectMissing(f"{key} has more than {limit} bytes")
         return content
 
+    def write(self, key: str, content: bytes) -> None:
+        """Store a small object in the artifact bucket. Raises StoreRefused."""
+        try:
+            answer = self.http.request("PUT", self.put_url(key), body=content, retries=False)
+        except urllib3.exceptions.HTTPError as error:
+            raise StoreRefused(f"the object store does not answer: {error.__class__.__name__}") from None
+        if answer.status != 200:
+            raise StoreRefused(f"the object store refused to take {key}: HTTP {answer.status}", answer.status)
+
     def head(self, bucket: str, key: str) -> ObjectHead | None:
         """None if there is no such object. Raises StoreRefused or ObjectRefused."""
         try:

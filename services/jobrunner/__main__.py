@@ -1,6 +1,6 @@
 """`python -m services.jobrunner`: one thread creates Jobs, another deletes them: a full house delays no cancel."""
 
-import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ from redis.exceptions import ResponseError
 
 from helios.heartbeat import Heartbeat
 from helios.keys import JOBRUNNER_GROUP, all_partitions, keys_of_run
-from helios.settings import SettingInvalid, Settings, settings_from
+from helios.logged import about
+from helios.recovery import Patience
+from helios.settings import SettingInvalid, Settings
 from helios.streams import Inbox
 from helios.wire import hash_values, send
 from helios.worker import Stop, work
@@ -20,7 +22,7 @@ from services.jobrunner.forms import LOOK_SECONDS
 from services.jobrunner.jobs import ExistingJob, Launcher, LauncherAway
 from services.jobrunner.launch import Deleter, JobRunner, superseded
 from services.jobrunner.local import LocalLauncher
-from services.process import configure_logging, connect, repeat, run_loops
+from services.process import begin, connect, end_in_time, refuse, repeat, run_loops
 
 log = structlog.get_logger()
 
@@ -43,6 +45,7 @@ def run(settings: Settings, launcher: Launcher, client: redis.Redis, stop: Stop,
 
     def wait_for_room() -> None:
         while (room := launcher.room()) == 0 and not stop.wait(FULL_HOUSE_WAIT_SECONDS):
+            ready.turned = time.monotonic()
             heartbeat.beat()
         ready.batch_entries = max(1, min(room, settings.batch_entries))
 
@@ -53,7 +56,9 @@ def run(settings: Settings, launcher: Launcher, client: redis.Redis, stop: Stop,
     deleter = Deleter(launcher, cancelled)
     is_local = settings.launcher == "local"
     affinity = None if is_local or settings.affinity == "off" else Affinity(client, settings)
-    runner = JobRunner(client, launcher, settings, 1 if is_local else settings.job_create_threads, affinity)
+    runner = JobRunner(client, launcher, settings, 1 if is_local else settings.job_create_threads, affinity, stop)
+    heartbeat.troubles += [ready.trouble, cancelled.trouble, launcher.trouble]
+    end_in_time(stop, settings, (ready, cancelled))
     run_loops(
         stop,
         lambda: work(ready, runner.launch, settings=settings, stop=stop, heartbeat=heartbeat, on_turn=wait_for_room),
@@ -66,47 +71,48 @@ def run(settings: Settings, launcher: Launcher, client: redis.Redis, stop: Stop,
 class Sweep:
     """Deletes Jobs whose attempt is no longer wanted, which a crash between two steps, or of Redis, can leave.
 
-    One whose task is not in Redis at all is deleted when that is so twice in a row: its run was forgotten with its
-    records, or Redis lost it; but it may also be one that is just being opened again.
+    One whose task is not in Redis at all has its patience: Redis lost its run, which may be rebuilt around it, or it is
+    just being opened again.
     """
 
     def __init__(self, launcher: Launcher, client: redis.Redis, settings: Settings) -> None:
         self.launcher = launcher
         self.client = client
         self.settings = settings
-        self.unknown: set[str] = set()
-        """The Jobs that Redis knew nothing of at the last look."""
+        self.patience = Patience(settings.unknown_job_seconds)
 
     def look(self) -> None:
         try:
             jobs = self.launcher.jobs()
             records = [keys_of_run(job.run, self.settings.partitions).task(job.run, job.task) for job in jobs]
-            states = hash_values(self.client, records, ("status", "attempt"))
-            before, self.unknown = self.unknown, set()
-            for job, found in zip(jobs, states, strict=True):
-                self._delete_unwanted(job, found, before)
+            states = list(zip(jobs, hash_values(self.client, records, ("status", "attempt")), strict=True))
+            waits = self.patience.look({job.job for job, found in states if found == [None, None]})
+            if waits:
+                words = "Jobs of runs that Redis has lost are left alone for now: `helios recover`"
+                log.warning(words, jobs=len(waits))
+            for job, found in states:
+                if job.job not in waits:
+                    self._delete_unwanted(job, found)
         except OSError as error:
             log.warning("the look for Jobs that nobody wants is put off", error=str(error))
 
-    def _delete_unwanted(self, job: ExistingJob, found: Any, before: set[str]) -> None:
+    def _delete_unwanted(self, job: ExistingJob, found: Any) -> None:
         """Delete the Job if its attempt is superseded. Raises LauncherAway: then nobody is there to be asked for
         others.
         """
-        try:
-            if isinstance(found, ResponseError):
-                raise found
-            if not superseded(found, job.attempt):
-                return
-            if found[0] is None and job.job not in before:
-                self.unknown.add(job.job)
-                return
-            why = "its run is not in Redis" if found[0] is None else "its attempt is over"
-            log.info("deleting a Job that nobody wants", job=job.job, run=job.run, task=job.task, why=why)
-            self.launcher.delete(job.job)
-        except LauncherAway:
-            raise
-        except (OSError, ValueError, ResponseError) as error:
-            log.error("a Job cannot be looked at", job=job.job, error=str(error))
+        with about(run=job.run, task=job.task, attempt=job.attempt):
+            try:
+                if isinstance(found, ResponseError):
+                    raise found
+                if not superseded(found, job.attempt):
+                    return
+                why = "its run is not in Redis" if found[0] is None else "its attempt is over"
+                log.info("deleting a Job that nobody wants", job=job.job, why=why)
+                self.launcher.delete(job.job)
+            except LauncherAway:
+                raise
+            except (OSError, ValueError, ResponseError) as error:
+                log.error("a Job cannot be looked at", job=job.job, error=str(error))
 
 
 def jobs_in_hand(client: redis.Redis, partitions: int) -> int:
@@ -133,15 +139,13 @@ def launcher_from(settings: Settings, client: redis.Redis) -> Launcher:
 
 
 def main() -> None:
+    stop = Stop()
+    settings = begin("jobrunner", stop)
+    client = connect(settings)
     try:
-        settings = settings_from()
-        client = connect(settings)
         launcher = launcher_from(settings, client)
     except SettingInvalid as error:
-        sys.exit(str(error))
-    configure_logging("jobrunner", settings.log_level)
-    stop = Stop()
-    stop.listen()
+        refuse(error)
     run(
         settings,
         launcher,

@@ -76,6 +76,10 @@ class Launcher(Protocol):
         """Look again at what its Jobs go by, so that none of them has to wait for that. Called from time to time."""
         ...
 
+    def trouble(self) -> str:
+        """What it waits for, without which no Job can be made; empty when there is nothing. Asks nobody."""
+        ...
+
     def jobs(self) -> list[ExistingJob]:
         """Every Job that exists and says which attempt it is of. Raises OSError."""
         ...

@@ -65,6 +65,8 @@ class Api:
         self.host: str = configuration.host
         self.client: Any = ApiClient(configuration)
         self.timeout_seconds = timeout_seconds
+        self.silence = ""
+        """Of the last request, why there was no answer."""
 
     def request(self, method: str, path: str, *, body: object = None, accept: str = "application/json") -> Any:
         """The answer's status and body, whatever they are. Raises LauncherAway when there is no answer."""
@@ -80,11 +82,14 @@ class Api:
                 body=body,
                 _request_timeout=(min(CONNECT_SECONDS, self.timeout_seconds), self.timeout_seconds),
             )
-            return response.status, response.read()
+            answer = response.status, response.read()
         except (urllib3.exceptions.HTTPError, ApiException, ConfigException, OSError) as error:
             # What cut or silenced one connection has probably met the idle ones, too; each would cost its own wait.
             self.client.rest_client.pool_manager.clear()
-            raise LauncherAway(f"the API server does not answer: {type(error).__name__}: {error}") from error
+            self.silence = f"the API server does not answer: {type(error).__name__}: {error}"
+            raise LauncherAway(self.silence) from error
+        self.silence = ""
+        return answer
 
 
 def connect_api(settings: Settings) -> Api:
@@ -112,6 +117,8 @@ class KubernetesLauncher:
         self.path = f"/apis/batch/v1/namespaces/{quote(settings.namespace, safe='')}/jobs"
         self.forms = Forms(lambda path: self.api.request("GET", path), settings)
         self.denied_since: float | None = None
+        self.refusal = "the API server, which was not asked yet"
+        """Why Jobs cannot even be listed."""
 
     def create(self, job: WantedJob) -> None:
         try:
@@ -148,7 +155,20 @@ class KubernetesLauncher:
         return max(0, self.settings.jobs_alive - self.alive())
 
     def look(self) -> None:
+        self._ask()
         self.forms.look()
+
+    def trouble(self) -> str:
+        return self.api.silence or self.refusal
+
+    def _ask(self) -> None:
+        """Whether Jobs can be asked for at all: what a jobrunner without work would not notice otherwise."""
+        query = urlencode({"labelSelector": f"{MANAGED_BY}={HELIOS}", "limit": 1})
+        try:
+            code, body = self.api.request("GET", f"{self.path}?{query}", accept=_MANY)
+        except LauncherAway:
+            return  # `silence` has the words
+        self.refusal = "" if code == 200 else f"the API server: {words_of(code, body)}"
 
     def jobs(self) -> list[ExistingJob]:
         found: list[ExistingJob] = []
@@ -179,7 +199,7 @@ class KubernetesLauncher:
             raise JobRefused(f"a Job named {job.name} exists already in {self.settings.namespace}, and is another's")
         if found.deletion_timestamp is not None:
             raise OSError(f"a Job named {job.name} is still being deleted")
-        log.info("a Job that exists already is adopted", job=job.name, run=job.run, task=job.task.name)
+        log.info("a Job that exists already is adopted", job=job.name)
         return True
 
     def _bear_denial(self, words: str) -> None:

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
@@ -16,18 +15,17 @@ from helios.dag import Task
 from helios.deadletter import acknowledge
 from helios.events import TaskLaunched
 from helios.keys import keys_of_run
+from helios.logged import about
 from helios.messages import Cancelled, Ready, decode
 from helios.settings import Settings
 from helios.streams import Entry, Inbox
 from helios.transitions import Call, check, commit, launch
 from helios.wire import hash_values
-from helios.worker import Failure, Later
+from helios.worker import Failure, Later, Stop, Waits
 from services.jobrunner.affinity import Affinity
 from services.jobrunner.jobs import JobRefused, Launcher, LauncherAway, WantedJob, job_name, wanted_job
 
 log = structlog.get_logger()
-
-RUNS_REMEMBERED = 256
 
 _task_decoder = msgspec.json.Decoder(Task)
 
@@ -50,6 +48,8 @@ class RunSwitches(NamedTuple):
 
     cache_enabled: bool
     memoize: bool
+    recovered: bool
+    """It was rebuilt after Redis was lost: of each task's first attempt it is looked whether it is needed."""
 
 
 class Tried(NamedTuple):
@@ -73,13 +73,16 @@ class JobRunner:
         settings: Settings,
         threads: int = 1,
         affinity: Affinity | None = None,
+        stop: Stop | None = None,
     ) -> None:
         self.client = client
         self.launcher = launcher
         self.settings = settings
         self.pool = ThreadPoolExecutor(threads, "create") if threads > 1 else None
         self.affinity = affinity
-        self.switches: OrderedDict[str, RunSwitches] = OrderedDict()
+        self.stop = stop or Stop()
+        """Once it is wanted no further Job is begun, so that a batch does not outlast the time there is to end."""
+        self.switches: dict[str, RunSwitches | ResponseError] = {}
 
     def launch(self, entries: list[Entry]) -> Sequence[Failure]:
         """Create the Job of each attempt that is still wanted, then tell the collector.
@@ -96,6 +99,7 @@ class JobRunner:
         """What the entries ask for; those that cannot be understood become failures."""
         asked: list[Asked] = []
         taken = _decoded(entries, failures)
+        self._read_switches([ready for _, ready in taken])
         for (entry, ready), state in zip(taken, self._states([ready for _, ready in taken]), strict=True):
             name = job_name(ready.run, ready.task, ready.attempt)
             try:
@@ -106,7 +110,7 @@ class JobRunner:
                     asked.append(Asked(entry, ready, name, None))
                     continue
                 task = _task_decoder.decode(spec)
-                look = task.memoize is not None and checked != attempt and self._switches(ready.run).memoize
+                look = checked != attempt and self._is_looked_at(ready, task)
                 asked.append(Asked(entry, ready, name, None if look else self._wanted(name, ready, task), look))
             except (ResponseError, msgspec.DecodeError, ValueError) as error:
                 failures.append(Failure(entry, error))
@@ -134,15 +138,21 @@ class JobRunner:
 
     def _create(self, asked: Asked, away: threading.Event) -> Tried:
         """`away` spares the rest of the batch an attempt that would only take time, and the lease with it."""
+        with about(run=asked.ready.run, task=asked.ready.task, attempt=asked.ready.attempt, entry=asked.entry.id):
+            return self._try(asked, away)
+
+    def _try(self, asked: Asked, away: threading.Event) -> Tried:
         try:
             if asked.job is not None:
+                if self.stop.wanted:
+                    raise Waits("this jobrunner stops, and another one takes it over")
                 if away.is_set():
                     raise LauncherAway("others of its batch found nobody to create Jobs")
                 self.launcher.create(asked.job)
         except LauncherAway as error:
             away.set()
             return Tried(asked, error)
-        except (OSError, JobRefused) as error:
+        except (OSError, JobRefused, Waits) as error:
             return Tried(asked, error)
         except Exception as error:
             log.exception("a Job could not be created", job=asked.name)
@@ -164,14 +174,17 @@ class JobRunner:
             calls.append(self._launch_call(tried))
         for tried, found in zip(told, commit(self.client, calls), strict=True):
             entry, ready, name, _, looked = tried.asked
-            if isinstance(found, ResponseError):
-                failures.append(Failure(entry, found))
-            elif looked:
-                continue
-            elif tried.refused:
-                log.warning("a Job is refused", job=name, run=ready.run, task=ready.task, reason=tried.refused)
-            elif superseded(found, ready.attempt):
-                self._delete(name)
+            with about(run=ready.run, task=ready.task, attempt=ready.attempt, entry=entry.id):
+                if isinstance(found, ResponseError):
+                    failures.append(Failure(entry, found))
+                elif looked:
+                    continue
+                elif tried.refused:
+                    log.warning("a Job is refused", job=name, reason=tried.refused)
+                elif superseded(found, ready.attempt):
+                    self._delete(name)
+                else:
+                    log.info("a Job is there", job=name)
         return failures
 
     def _launch_call(self, tried: Tried) -> Call:
@@ -212,14 +225,28 @@ class JobRunner:
             now_seconds=time.time(),
         )
 
+    def _is_looked_at(self, ready: Ready, task: Task) -> bool:
+        """Whether an earlier success may stand for the attempt."""
+        switches = self._switches(ready.run)
+        return (task.memoize is not None and switches.memoize) or (switches.recovered and ready.attempt == 1)
+
+    def _read_switches(self, batch: list[Ready]) -> None:
+        """Of the runs in the batch, anew each time: a run that was rebuilt after Redis was lost has its former id."""
+        runs = list({each.run for each in batch})
+        keys = [keys_of_run(run, self.settings.partitions).run(run) for run in runs]
+        found = hash_values(self.client, keys, ("cacheEnabled", "memoize", "recovered"))
+        self.switches = {
+            run: each
+            if isinstance(each, ResponseError)
+            else RunSwitches(each[0] == "true", each[1] != "false", each[2] == "true")
+            for run, each in zip(runs, found, strict=True)
+        }
+
     def _switches(self, run: str) -> RunSwitches:
-        known = self.switches.get(run)
-        if known is None:
-            keys = keys_of_run(run, self.settings.partitions)
-            found: Any = self.client.hmget(keys.run(run), "cacheEnabled", "memoize")
-            known = self.switches[run] = RunSwitches(found[0] == "true", found[1] != "false")
-            if len(self.switches) > RUNS_REMEMBERED:
-                self.switches.popitem(last=False)
+        """Raises ResponseError."""
+        known = self.switches[run]
+        if isinstance(known, ResponseError):
+            raise known
         return known
 
 

@@ -46,6 +46,9 @@ class LocalLauncher:
     def look(self) -> None:
         """There is nothing to look at: a process has no form."""
 
+    def trouble(self) -> str:
+        return "" if self.directory.is_dir() else f"the folder {self.directory}"
+
     def jobs(self) -> list[ExistingJob]:
         """Every Job that exists and can be read."""
         found: list[ExistingJob] = []

@@ -1,13 +1,10 @@
 """`python -m services.submitter`: one thread for what users send, one for what finished."""
 
-import sys
-
 from helios.heartbeat import Heartbeat
 from helios.keys import SUBMITTER_GROUP, all_partitions
-from helios.settings import SettingInvalid, settings_from
 from helios.streams import Inbox
 from helios.worker import Stop, work
-from services.process import configure_logging, connect, repeat, run_loops
+from services.process import begin, connect, end_in_time, repeat, run_loops
 from services.submitter.damage import IngressWatch
 from services.submitter.ingress import STREAMS, Ingress
 from services.submitter.reconcile import EVERY_SECONDS, Reconciler
@@ -18,13 +15,8 @@ INGRESS_ENTRIES = 4
 
 
 def main() -> None:
-    try:
-        settings = settings_from()
-    except SettingInvalid as error:
-        sys.exit(str(error))
-    configure_logging("submitter", settings.log_level)
     stop = Stop()
-    stop.listen()
+    settings = begin("submitter", stop)
     client = connect(settings)
     heartbeat = Heartbeat(client, "submitter", settings.replica)
 
@@ -44,6 +36,8 @@ def main() -> None:
     finished = inbox(tuple(keys.finished for keys in all_partitions(settings.partitions)), settings.batch_entries)
     settler = Settler(client, settings.partitions)
     reconciler = Reconciler(client, settings.partitions)
+    heartbeat.troubles += [finished.trouble, outside.trouble]
+    end_in_time(stop, settings, (outside, finished))
     run_loops(
         stop,
         lambda: work(finished, settler.handle, settings=settings, stop=stop, heartbeat=heartbeat),

@@ -15,8 +15,9 @@ from helios.dag_graph import Graph
 from helios.deadletter import has_raw_bytes
 from helios.events import RunAccepted, RunRejected
 from helios.keys import Keys, keys_of_run, partition_of, run_score
-from helios.messages import Submission, decode
+from helios.messages import Control, Submission, decode
 from helios.records import RUN_COUNTERS
+from helios.recovery import WARNING
 from helios.streams import Entry
 from helios.transitions import (
     NAMES_IN_A_CALL,
@@ -69,6 +70,20 @@ def accept(client: redis.Redis, entry: Entry, partitions: int) -> str:
         return "rejected"
     _open(client, keys, entry.id, parsed, use_cache, memoize)
     return "accepted"
+
+
+def recover(client: redis.Redis, message: Control, partitions: int) -> str:
+    """Open a run under its old id, because Redis lost it; returns `recovered`, or `known` where it is there. Its tasks
+    that had succeeded are found by the collector. Raises Refusal, redis.RedisError.
+    """
+    keys = keys_of_run(message.run, partitions)
+    if client.exists(keys.run(message.run)):
+        return "known"
+    parsed = _parse(message.dag.encode("utf-8", "surrogateescape"))
+    use_cache, memoize = _switch("useCache", message.useCache), _switch("memoize", message.memoize)
+    for call in open_calls(keys, message.run, parsed, use_cache, memoize, recovered=True):
+        commit_one(client, call)
+    return "recovered"
 
 
 def stated_name(text: str) -> str:
@@ -162,9 +177,17 @@ def new_tasks(dag: Dag, graph: Graph) -> list[NewTask]:
 
 
 def open_calls(
-    keys: Keys, run: str, parsed: ParsedDag, use_cache: bool | None, memoize: bool | None = None
+    keys: Keys,
+    run: str,
+    parsed: ParsedDag,
+    use_cache: bool | None,
+    memoize: bool | None = None,
+    *,
+    recovered: bool = False,
 ) -> list[Call]:
-    """The calls that open a run; only the last makes it visible. `memoize` False: none of its tasks is skipped."""
+    """The calls that open a run; only the last makes it visible. `memoize` False: none of its tasks is skipped.
+    `recovered`: tasks whose success is stored are skipped.
+    """
     dag = parsed.dag
     graph = dag.graph()
     tasks = new_tasks(dag, graph)
@@ -179,8 +202,12 @@ def open_calls(
     }
     if memoize is False:
         fields["memoize"] = "false"
-    if parsed.warnings:
-        fields["warnings"] = "\n".join(str(warning) for warning in parsed.warnings)
+    warnings = [str(warning) for warning in parsed.warnings]
+    if recovered:
+        fields["recovered"] = "true"
+        warnings.append(WARNING)
+    if warnings:
+        fields["warnings"] = "\n".join(warnings)
     calls = [
         open_tasks(keys, run=run, before=start, tasks=tasks[start : start + NAMES_IN_A_CALL])
         for start in range(0, len(tasks), NAMES_IN_A_CALL)

@@ -9,11 +9,12 @@ from redis.exceptions import ResponseError
 
 from helios.deadletter import acknowledge
 from helios.keys import CONTROLS, SUBMISSIONS, keys_of_run
+from helios.logged import about_entry
 from helios.messages import Control, decode
 from helios.streams import Entry, Inbox
 from helios.transitions import cancel_run, commit
 from helios.worker import Failure, Later, Refused
-from services.submitter.accept import accept, reject
+from services.submitter.accept import Refusal, accept, recover, reject
 
 log = structlog.get_logger()
 
@@ -28,12 +29,13 @@ class Ingress:
 
     def handle(self, entries: list[Entry]) -> Sequence[Failure]:
         for entry in entries:
-            if entry.stream == SUBMISSIONS:
-                outcome = accept(self.client, entry, self.partitions)
-                log.info("submission", run=entry.id, outcome=outcome)
-            else:
-                control(self.client, entry, self.partitions)
-            acknowledge(self.inbox, entry)
+            with about_entry(entry.stream, entry.id, entry.fields):
+                if entry.stream == SUBMISSIONS:
+                    outcome = accept(self.client, entry, self.partitions)
+                    log.info("submission", outcome=outcome)
+                else:
+                    control(self.client, entry, self.partitions)
+                acknowledge(self.inbox, entry)
         return ()
 
     def bury(self, entry: Entry, reason: str) -> None:
@@ -45,9 +47,12 @@ class Ingress:
 def control(client: redis.Redis, entry: Entry, partitions: int) -> None:
     """Carry out a control entry. Raises Refused for one that makes no sense, Later while its run is not open yet."""
     message = decode(entry.fields, Control)
-    if message.action != "cancel":
-        raise Refused(f"action {message.action[:40]!r} is not known; there is 'cancel'")
     run = resolve(client, message.run, partitions)
+    if message.action == "recover":
+        _recover(client, message, partitions)
+        return
+    if message.action != "cancel":
+        raise Refused(f"action {message.action[:40]!r} is not known; there are 'cancel' and 'recover'")
     keys = keys_of_run(run, partitions)
     status: Any = client.hget(keys.run(run), "status")
     if status is None:
@@ -59,6 +64,14 @@ def control(client: redis.Redis, entry: Entry, partitions: int) -> None:
         if isinstance(result, ResponseError):
             raise result
     log.info("cancel", run=run, found=status)
+
+
+def _recover(client: redis.Redis, message: Control, partitions: int) -> None:
+    try:
+        outcome = recover(client, message, partitions)
+    except Refusal as refusal:
+        raise Refused(f"run {message.run} cannot be rebuilt: {refusal}") from None
+    log.info("recovery", outcome=outcome)
 
 
 def resolve(client: redis.Redis, run: str, partitions: int) -> str:

@@ -14,6 +14,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 from helios.keys import Keys, all_partitions
+from helios.logged import about_entry
 from helios.records import END_COUNTERS
 from helios.transitions import pipelined
 
@@ -63,7 +64,8 @@ class Reconciler:
         repaired = missing & self.suspected
         self.suspected = missing - repaired
         for each in repaired:
-            log.warning("an entry was lost and is sent again", stream=each.stream, **dict(each.fields))
+            with about_entry(each.stream, "", fields := dict(each.fields)):
+                log.warning("an entry was lost and is sent again", stream=each.stream, job=fields.get("job"))
             self.client.xadd(each.stream, dict(each.fields))
         return len(repaired)
 

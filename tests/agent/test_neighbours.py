@@ -337,3 +337,53 @@ def test_others_on_a_node_bear_that_it_waits_for_another_node(
     assert sorted((found["2-a"][:2], found["2-b"][:2])) == [("cache", "coalesced"), ("peer", "never-here")]
     assert store.count("GET", "bucket/x") == 1
     assert list((nodes.root / "n2/cache/tmp").iterdir()) == []
+
+
+def test_a_keeper_that_stops_gives_what_it_has_begun_and_begins_no_more(nodes: Neighbourhood) -> None:
+    """Whoever is in the middle of a blob gets all of it; whoever comes later has the store."""
+    content = os.urandom(BIG)
+    digest = hashlib.sha256(content).hexdigest()
+    store = Store(str(nodes.root / "n1" / "cache"), "keep")
+    with store.own_part(BIG) as (part, lock):
+        part.write_at(0, memoryview(content))
+        store.admit(part, lock, digest, BIG, Origin("output", None))
+    url = urlsplit(blob_url(nodes.url("n1"), KEY, digest, int(time.time()) + 60))
+    reader = http.client.HTTPConnection("127.0.0.1", nodes.doors["n1"].port, timeout=20)
+    reader.request("GET", f"{url.path}?{url.query}")
+    answer = reader.getresponse()
+    got = answer.read(1024)
+    drained = threading.Thread(target=nodes.doors["n1"].drain, args=(20.0,))
+    drained.start()
+    wait_until(lambda: not _listens(nodes.doors["n1"].port), "the port is closed")
+    assert drained.is_alive(), "it waits for the one who reads"
+    got += answer.read()
+    reader.close()
+    drained.join(10)
+    assert not drained.is_alive()
+    assert hashlib.sha256(got).hexdigest() == digest
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_an_agent_tells_what_it_waits_for(tmp_path: Path) -> None:
+    """Without a grant: kubelet's probe has none."""
+    words = ["kubelet"]
+    door = BlobServer(Store(str(tmp_path / "cache"), "keep"), KEY, "127.0.0.1", 0, lambda: words[0])
+    door.start()
+
+    def asked() -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", door.port, timeout=10)
+        connection.request("GET", "/ready")
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+    assert asked() == (503, b"kubelet")
+    words[0] = ""
+    assert asked() == (200, b"")
+    door.close()

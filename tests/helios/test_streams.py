@@ -4,7 +4,7 @@ import redis
 
 from helios.keys import LOSSES
 from helios.losses import Loss, losses_since
-from helios.streams import Inbox
+from helios.streams import HANDED_BACK, Inbox
 from helios.transitions import commit_one, renew
 from tests.redis_servers import commands_sent
 from tests.waiting import wait_until
@@ -308,17 +308,19 @@ def consumers(client: redis.Redis, stream: str) -> set[str]:
     return {each["name"] for each in client.xinfo_consumers(stream, GROUP)}
 
 
-def test_a_consumer_that_leaves_is_forgotten_unless_it_holds_something(client: redis.Redis) -> None:
-    """Restarts do not pile up names, and nothing pending is dropped with one."""
-    first, second = inbox(client, "one"), inbox(client, "two")
+def test_a_consumer_that_leaves_is_forgotten_and_what_it_holds_is_handed_back(client: redis.Redis) -> None:
+    """Restarts do not pile up names, nothing pending is dropped with one, and nobody waits for its lease."""
+    first, second, third = inbox(client, "one"), inbox(client, "two"), inbox(client, "three")
     first.read(1)
     second.read(1)
-    client.xadd(STREAM, {"run": "1-0"})
+    (entry,) = add(client, 1)
     assert second.read(1)
-    first.leave()
-    second.leave()
-    assert consumers(client, STREAM) == {"two"}
+    assert first.leave() == 0
+    assert second.leave() == 1
+    assert consumers(client, STREAM) == {HANDED_BACK}
     assert client.xpending(STREAM, GROUP)["pending"] == 1
+    (taken,) = third.read(1)
+    assert (taken.id, taken.deliveries) == (entry, 1), "a delivery that ended in good order does not count"
 
 
 def test_entries_that_redis_lost_are_noticed_and_noted(client: redis.Redis) -> None:
@@ -355,3 +357,35 @@ def test_an_emptied_redis_is_a_loss_and_an_id_of_nobodys_clock_is_none(valkey: r
     box.read(1)
     box.read(1)
     assert losses_since(client, 0) == []
+
+
+def test_handing_back_again_or_what_is_deleted_changes_nothing(client: redis.Redis) -> None:
+    box = inbox(client, "one")
+    entries = add(client, 1500)
+    while box.read(1):
+        pass
+    client.xdel(STREAM, entries[0])
+    assert box.leave() >= 1499
+    assert box.leave() == 0
+    assert set(owners(client).values()) == {HANDED_BACK}
+
+
+def test_what_failed_or_hangs_is_counted_though_it_is_handed_back(client: redis.Redis) -> None:
+    """Else restarts would keep a poison entry alive for ever."""
+    entries = add(client, 2)
+    box = inbox(client)
+    assert len(box.read(1)) == 2
+    box.failed.add((STREAM, entries[0]))
+    box.leave()
+    box = inbox(client, "next")
+    found = dict([read_one(box), read_one(box)])
+    assert found == {entries[0]: 2, entries[1]: 1}
+    box.leave(unfinished=True)
+    box = inbox(client, "last")
+    found = dict([read_one(box), read_one(box)])
+    assert found == {entries[0]: 3, entries[1]: 2}
+
+
+def read_one(box: Inbox) -> tuple[str, int]:
+    (entry,) = box.read(1)
+    return entry.id, entry.deliveries

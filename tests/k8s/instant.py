@@ -14,7 +14,8 @@ from helios.settings import settings_from
 from helios.worker import Stop
 from services.collector.__main__ import run
 from services.collector.loglines import LogPart, cut
-from services.process import configure_logging, connect
+from services.log_lines import configure_logging
+from services.process import connect
 
 LOG = b"a line\n"
 
@@ -42,7 +43,7 @@ class UnevenPods(InstantPods):
 
 def main() -> None:
     settings = settings_from()
-    configure_logging("collector", "info")
+    configure_logging("collector", settings)
     stop = Stop()
     stop.listen()
     run(settings, UnevenPods(), connect(settings), stop)

@@ -19,10 +19,12 @@ from redis.exceptions import NoPermissionError
 
 from cli.checkup_cluster import check_logins
 from cli.connection import Link
+from cli.reruns import rerun
 from helios.heartbeat import live_services
 from helios.keys import (
     CONTROLS,
     NODES,
+    RECOVERY_DUTY,
     RETENTION,
     SUBMISSIONS,
     Keys,
@@ -43,6 +45,7 @@ from services.collector.demand import Demand
 from services.collector.endpoint import PodEndpoint
 from services.collector.locate import Declared, Locator
 from services.collector.nodes import Nodes
+from services.collector.recovery import Recorder
 from services.collector.seed import Seeding
 from services.collector.store import Store
 from tests.k8s.conftest import K8S, ROOT, GuardedRedis
@@ -52,7 +55,6 @@ from tests.waiting import wait_until
 from tui.source.comparison import read_comparison
 from tui.source.feed import Feed
 from tui.source.health import HealthReader
-from tui.source.reruns import rerun
 from tui.source.run_details import read_details
 from tui.source.submitting import send
 
@@ -84,7 +86,8 @@ def services(guarded: GuardedRedis, tmp_path: Path) -> Iterator[GuardedRedis]:
             stack.callback(process.wait)
             stack.callback(process.terminate)
         client = guarded.client("client")
-        wait_until("the services beat", lambda: len(live_services(client)) == 3)
+        ready = [""] * 3
+        wait_until("the services are ready", lambda: [each["waitsFor"] for each in live_services(client)] == ready)
         client.close()
         yield guarded
     for log in tmp_path.glob("*.log"):
@@ -507,4 +510,15 @@ def test_the_collector_may_do_what_the_agents_of_attempts_ask_of_it(guarded: Gua
     answer = as_pod(endpoint, "/v1/result", "a", {"run": RUN, "task": "a", "attempt": 1, **values})
     assert answer == ("200 OK", {"status": "committed"})
     assert stage.emitted(stage.keys.cancelled) == [("a", "1")]
+    assert guarded.refused() == []
+
+
+def test_the_collector_may_take_and_keep_the_duty_to_store_what_runs_came_to(guarded: GuardedRedis) -> None:
+    """The store is away here; what is asked of Redis before and after is what matters."""
+    Stage(guarded.admin).open({"a": []})
+    settings = Settings(s3_access_key="a", s3_secret_key="s", s3_endpoint="http://127.0.0.1:1", replica="one")
+    recorder = Recorder(guarded.client("collector"), Store(settings), settings)
+    recorder.look()
+    recorder.look()
+    assert guarded.admin.get(RECOVERY_DUTY) == "one"
     assert guarded.refused() == []

@@ -11,7 +11,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from helios.settings import Settings
 
-SETTINGS = Settings(token_key="k", agent_image="helios:1", launcher="kubernetes", lease_seconds=60)
+SETTINGS = Settings(
+    token_key="k", agent_image="helios:1", launcher="kubernetes", lease_seconds=60, unknown_job_seconds=0
+)
 """Of a jobrunner on it."""
 PATH = "/apis/batch/v1/namespaces/helios-tasks/jobs"
 

@@ -18,7 +18,7 @@ from services.jobrunner.launch import Deleter, JobRunner, superseded
 from services.jobrunner.local import LocalLauncher, local_job
 from tests.stage import RUN, Stage
 
-SETTINGS = Settings(token_key="k", lease_seconds=600)
+SETTINGS = Settings(token_key="k", lease_seconds=600, unknown_job_seconds=0)
 
 
 class Launcher:

@@ -459,3 +459,20 @@ def test_a_token_file_that_is_not_there_counts_as_no_answer() -> None:
     configuration.refresh_api_key_hook = not_there
     with pytest.raises(LauncherAway, match="token"):
         Api(configuration, connections=1, timeout_seconds=1).request("GET", "/")
+
+
+def test_a_jobrunner_without_an_api_server_is_not_ready(server: ApiServer, api: Api) -> None:
+    """It says why, and is ready again by itself; so, too, where it may not even list Jobs."""
+    launcher = KubernetesLauncher(api, SETTINGS, lambda: 0)
+    assert launcher.trouble() == "the API server, which was not asked yet"
+    launcher.look()
+    assert launcher.trouble() == ""
+    host, api.host = api.host, f"http://127.0.0.1:{free_port()}"
+    launcher.look()
+    assert "does not answer" in launcher.trouble()
+    api.host = host
+    launcher.look()
+    assert launcher.trouble() == ""
+    launcher.path = "/apis/batch/v1/namespaces/another/jobs"
+    launcher.look()
+    assert "the API server: " in launcher.trouble()

@@ -69,6 +69,7 @@ class Town:
             "HELIOS_CACHE_DIR": str(self.home.cache),
             "HELIOS_NODE_NAME": "local",
             "HELIOS_LEASE_SECONDS": "3",
+            "HELIOS_UNKNOWN_JOB_SECONDS": "0",
             "HELIOS_GC_HOURS": "0",
         }
         self.processes = [

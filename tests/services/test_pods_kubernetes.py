@@ -20,6 +20,7 @@ from services.collector.kube_logs import END_SECONDS, TURN_SECONDS, PodLogs
 from services.collector.kube_objects import Pod
 from services.collector.kube_pods import SETTLING_SECONDS, KubernetesPods
 from services.collector.kube_status import PULL_SECONDS
+from services.collector.kube_watch import LOST_SECONDS
 from services.collector.node_loads import NodeLoads
 from tests.services.kube_server import NAMESPACE, Json, KubeServer
 from tests.stage import RUN, Stage
@@ -850,3 +851,17 @@ def test_the_pod_of_a_deleted_job_that_never_had_its_volume_is_over_when_its_nod
     cluster.pod("a", "Failed", meta={"annotations": AGENTS, **going}, containerStatuses=[])
     found = cluster.failed(job)
     assert (found.reason, found.agent_reports, found.logs_known) == ("its pod was deleted", False, True)
+
+
+def test_a_collector_without_its_watches_is_not_ready(kube: KubeServer) -> None:
+    """Before the first lists, and when the API server has been away for longer than a gap that nobody notices."""
+    cluster = Cluster(kube)
+    assert "the first list of" in cluster.pods.trouble()
+    cluster.start()
+    assert cluster.pods.trouble() == ""
+    kube.close()
+    wait_until("the watches are lost", lambda: cluster.pods.pod_watch.live_since is None)
+    assert cluster.pods.trouble() == "", "a moment is no trouble"
+    cluster.later(LOST_SECONDS + 1)
+    assert "which the API server does not serve" in cluster.pods.trouble()
+    cluster.pods.close()

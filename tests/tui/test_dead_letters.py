@@ -7,7 +7,9 @@ import pytest
 import redis
 
 from cli.connection import Link
+from cli.dead_letters import discard, read_letters, retry
 from cli.failure import CommandFailed
+from cli.letters import Letter, remedy
 from helios.dag import parse_dag
 from helios.deadletter import LETTER_CHARACTERS
 from helios.keys import CONTROLS, SUBMISSIONS, keys_of_run
@@ -15,8 +17,6 @@ from helios.settings import Settings
 from helios.transitions import commit_one, retry_letter
 from tests.stage import RUN, Stage
 from tests.tui.letters import bury_entry
-from tui.model.health import Letter, remedy
-from tui.source.dead_letters import discard, read_letters, retry
 
 
 @pytest.fixture

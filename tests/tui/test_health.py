@@ -12,6 +12,7 @@ from textual.widgets import DataTable
 
 from cli.checkup import Finding, check_services
 from cli.connection import Link
+from cli.letters import Letter
 from helios.heartbeat import Heartbeat
 from helios.keys import SUBMISSIONS, keys_of_run, node_cache
 from helios.podwire import NodeReport, NodeState
@@ -22,7 +23,7 @@ from tests.tui.letters import bury_entry
 from tests.tui.pictures import NARROW, WIDE, assert_looks, screen_text
 from tests.tui.pilots import OneScreen, notes
 from tests.tui.stage import NOW_MS, session_of, still, until
-from tui.model.health import CacheSize, Health, Jobs, Letter, Replica, StreamRow
+from tui.model.health import CacheSize, Health, Jobs, Replica, StreamRow
 from tui.screens.health import HealthScreen
 from tui.source.health import HealthReader, folder_size, job_state
 

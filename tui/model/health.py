@@ -1,19 +1,13 @@
 """How the system as a whole is: streams, services, Jobs, caches and dead letters, as plain data."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import msgspec
 
 from cli.checkup import Finding
-from helios.deadletter import LETTER_CHARACTERS, LETTER_FIELDS
-from helios.keys import CONTROLS, SUBMISSIONS
+from cli.letters import Letter
 
 JOB_STATES = ("queued", "launched", "fetching", "running", "publishing")
-
-Way = Literal["again", "send", "rerun", "none"]
-"""again: its entry goes back to its stream; send: it is sent once more as a new entry of an ingress stream;
-rerun: the run's DAG is submitted as a new run; none: nothing but discarding helps."""
 
 
 class StreamRow(msgspec.Struct, frozen=True):
@@ -55,35 +49,6 @@ class CacheSize(msgspec.Struct, frozen=True):
     corrupt_files: int = 0
 
 
-class Letter(msgspec.Struct, frozen=True):
-    """One dead letter: an entry that could not be handled, with what is known of its run."""
-
-    id: str
-    partition: int
-    dead: str
-    """The stream of dead letters it lies in."""
-    stream: str
-    entry: str
-    reason: str
-    deliveries: str
-    fields: Mapping[str, str]
-    """The entry's own."""
-    run_status: str = ""
-    """Empty where there is no such run (any more)."""
-    has_dag: bool = False
-    """Whether the run's DAG is kept."""
-
-    @property
-    def run(self) -> str:
-        return self.fields.get("run", "")
-
-    @property
-    def since(self) -> int:
-        """When it was buried, in epoch milliseconds of the Redis server's clock."""
-        head = self.id.partition("-")[0]
-        return int(head) if head.isdecimal() else 0
-
-
 class Jobs(msgspec.Struct, frozen=True):
     """Tasks under way by state, in the oldest `looked_at` of `active` runs; `launched_entries` is jobs:launched."""
 
@@ -108,30 +73,3 @@ class Health(msgspec.Struct, frozen=True):
     @property
     def failed(self) -> list[Finding]:
         return [each for each in self.findings if not each.ok]
-
-
-def remedy(letter: Letter) -> tuple[Way, str]:
-    """What a retry of the letter can be, and that in words; or why there is none."""
-    if letter.stream == SUBMISSIONS and "dag" not in letter.fields:
-        return "none", "The letter holds no DAG."
-    if letter.stream in (SUBMISSIONS, CONTROLS):
-        if is_cut(letter):
-            return "none", "The letter holds only the beginning of its entry. Send the original again."
-        return "send", f"Send it once more as a new entry of {letter.stream}."
-    if letter.run_status == "RUNNING":
-        if is_cut(letter):
-            return "none", "The letter holds only the beginning of its entry, so it cannot be put back."
-        return "again", f"Run {letter.run} still goes on: put the entry back into {letter.stream}."
-    if not letter.run_status:
-        return "none", "Its run is not kept any more, so no retry can help."
-    if not letter.has_dag:
-        return "none", f"Its run has ended ({letter.run_status}), and its DAG is not kept."
-    ended = f"Run {letter.run} has ended ({letter.run_status}), so its entry would change nothing."
-    return "rerun", f"{ended} Submit its DAG again as a new run?"
-
-
-def is_cut(letter: Letter) -> bool:
-    """Whether the letter may hold less than its entry did."""
-    return len(letter.fields) >= LETTER_FIELDS or any(
-        len(text) >= LETTER_CHARACTERS for pair in letter.fields.items() for text in pair
-    )

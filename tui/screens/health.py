@@ -12,13 +12,14 @@ from textual.widgets import DataTable, OptionList, Static
 from textual.widgets.option_list import Option
 
 from cli.checkup import Finding
+from cli.dead_letters import discard, retry
 from cli.failure import CommandFailed
 from cli.figures import duration
+from cli.letters import Letter, remedy
 from cli.output import harmless
 from cli.table import shortened
-from tui.model.health import Health, Letter, remedy
+from tui.model.health import Health
 from tui.screens.screen import HeliosScreen
-from tui.source.dead_letters import discard, retry
 from tui.source.health import HealthReader
 from tui.widgets.dialogs import Confirm
 from tui.widgets.health_text import BAD, GOOD, caches, jobs, services, streams

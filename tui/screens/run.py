@@ -13,6 +13,7 @@ from textual.widgets import Input, Static
 
 from cli.failure import CommandFailed
 from cli.figures import duration, size
+from cli.reruns import ask_to_cancel, rerun
 from tui.glyphs import CACHE_MARKS, RUN_MARKS, STAGE_MARKS, UNKNOWN, task_mark
 from tui.intents import SelectRun
 from tui.model.card import card_lines
@@ -26,7 +27,6 @@ from tui.model.tree import Branch, branches
 from tui.palette import style_of
 from tui.screens.screen import HeliosScreen
 from tui.screens.task import TaskScreen
-from tui.source.reruns import ask_to_cancel, rerun
 from tui.source.run_details import RunDetails, read_details
 from tui.widgets.dialogs import Confirm
 from tui.widgets.grid import Grid

@@ -15,6 +15,7 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Static
 
 from cli.failure import CommandFailed
+from cli.reruns import ask_to_cancel, rerun
 from tui.glyphs import CACHE_SWITCH_MARKS
 from tui.intents import OpenCompare, OpenRun, OpenSubmit
 from tui.model.columns import COLUMNS, DURATION, RUN_ID, START, TASKS, Look, id_order
@@ -27,7 +28,6 @@ from tui.model.runs import Averages, RunRow
 from tui.model.table import Cell
 from tui.palette import style_of
 from tui.screens.screen import HeliosScreen
-from tui.source.reruns import ask_to_cancel, rerun
 from tui.widgets.cards import Cards
 from tui.widgets.dialogs import Ask, Confirm
 from tui.widgets.filter_bar import FilterBar

@@ -19,11 +19,11 @@ from cli.checkup import (
     work_streams,
 )
 from cli.connection import Link, reaching
+from cli.dead_letters import read_letters
 from helios.heartbeat import live_services
 from helios.keys import node_cache
 from helios.transitions import pipelined
 from tui.model.health import JOB_STATES, CacheSize, Health, Jobs, Replica, StreamRow
-from tui.source.dead_letters import read_letters
 
 RUNS_SAMPLED = 20
 """So many active runs of each partition have their tasks counted, the oldest first."""

@@ -10,8 +10,8 @@ from textual.screen import ModalScreen
 from textual.widgets import Label, Static
 
 from cli.figures import moment
+from cli.letters import Letter, remedy
 from cli.output import harmless
-from tui.model.health import Letter, remedy
 
 
 class LetterView(ModalScreen[str]):

@@ -13,11 +13,11 @@ from redis.exceptions import NoPermissionError
 
 from cli.connection import Link, reaching
 from cli.failure import CommandFailed
+from cli.letters import Letter, remedy
 from cli.output import readable
+from cli.reruns import rerun
 from helios.keys import CONTROLS, SUBMISSIONS, Keys
 from helios.transitions import commit_one, pipelined, retry_letter
-from tui.model.health import Letter, remedy
-from tui.source.reruns import rerun
 
 LETTERS_SHOWN = 200
 ABOUT = ("stream", "entry", "reason", "deliveries")
