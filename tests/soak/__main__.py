@@ -8,6 +8,7 @@ something happens is not, since processes run as they are scheduled.
 """
 
 import random
+import signal
 import sys
 
 from bench.report import arguments, tell
@@ -23,6 +24,9 @@ def say(text: str) -> None:
 
 
 def main() -> None:
+    # However it is ended, its processes end with it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit("ended by a signal"))
     options = arguments(__doc__ or "", seed=0, tasks=20_000, seconds=480.0, keep="")
     seed = options.seed or random.SystemRandom().randrange(1, 1_000_000)
     say(f"seed {seed} (SEED={seed} repeats it)")

@@ -20,7 +20,7 @@ from tests.faulty_link import Fault
 from tests.soak.ledger import Durable, read
 from tests.soak.processes import GROUPS, SERVICES, Crew, Server
 
-POLL_SECONDS = 0.01
+POLL_SECONDS = 0.03
 BUSY_WITHIN_SECONDS = 1.5
 """So long a victim is watched for work in its hands; then it is taken as it is."""
 MOVES_WITHIN_SECONDS = 60.0
@@ -132,9 +132,13 @@ class Faults:
         chance = random.Random(seed)
 
         def run() -> None:
+            took = 0.0
             try:
-                while not self.stopping.wait(chance.uniform(*pause)):
+                # As much time whole as broken, or on a slow machine nothing would ever be done.
+                while not self.stopping.wait(chance.uniform(*pause) + took):
+                    began = time.monotonic()
                     next(turns)
+                    took = time.monotonic() - began
             except BaseException as error:  # noqa: BLE001 -- it is raised again where the faults are stopped
                 self.errors.append(error)
 
@@ -227,18 +231,21 @@ class Faults:
 
     def _pending(self, client: redis.Redis, service: str, name: str | None = None) -> dict[tuple[str, str], int]:
         """Entries in the hands of one replica or of all, with their idle milliseconds; none while Redis is away."""
-        found: dict[tuple[str, str], int] = {}
-        for stream in self.crew.streams_of(service):
-            try:
-                rows: Any = client.xpending_range(stream, GROUPS[service], "-", "+", 10_000, consumername=name)
-            except redis.ResponseError:
-                continue
-            except redis.RedisError:
-                time.sleep(POLL_SECONDS)
-                continue
-            for row in rows:
-                found[stream, row["message_id"]] = row["time_since_delivered"]
-        return found
+        streams = self.crew.streams_of(service)
+        pipeline = client.pipeline(transaction=False)
+        for stream in streams:
+            pipeline.xpending_range(stream, GROUPS[service], "-", "+", 10_000, consumername=name)
+        try:
+            replies: list[Any] = pipeline.execute(raise_on_error=False)
+        except redis.RedisError:
+            time.sleep(POLL_SECONDS)
+            return {}
+        return {
+            (stream, row["message_id"]): row["time_since_delivered"]
+            for stream, rows in zip(streams, replies, strict=True)
+            if isinstance(rows, list)
+            for row in rows
+        }
 
     def _moved(self, client: redis.Redis, service: str, held: list[Held], since: float) -> list[float]:
         """When each entry was finished, or touched by whoever has it now. Notes what stands still for too long."""

@@ -5,7 +5,6 @@ waited still waits after it was killed, what ran is lost. Instead of files it ma
 the same for each try of an attempt, and writes them into its ledger before the collector can hear of them.
 """
 
-import contextlib
 import hashlib
 import random
 import shutil
@@ -25,7 +24,6 @@ from helios.localjobs import (
     LocalJob,
     PodStatus,
     StepStatus,
-    Unreadable,
     is_released,
     list_jobs,
     message_file,
@@ -166,15 +164,17 @@ class Node:
         """Pods of a former node: what ran is lost, what waited still waits."""
         lost: list[PodStatus] = []
         for folder in (self.directory / "pods").iterdir():
-            with contextlib.suppress(Unreadable):
-                status = read_status(self.directory, folder.name)
-                job = read_job(self.directory, folder.name)
-                if status is None or status.final:
-                    self.over.add(folder.name)
-                elif status.phase == "Pending" and job is not None:
-                    self.waiting[folder.name] = Pod(job, status)
-                else:
-                    lost.append(status)
+            status = read_status(self.directory, folder.name)
+            job = read_job(self.directory, folder.name)
+            if status is None:
+                # Killed before it had taken the Job up: it is new once more.
+                shutil.rmtree(folder, ignore_errors=True)
+            elif status.final:
+                self.over.add(folder.name)
+            elif status.phase == "Pending" and job is not None:
+                self.waiting[folder.name] = Pod(job, status)
+            else:
+                lost.append(status)
         self.ledger.write([NodeBegan(now_us(), [status.uid for status in lost])])
         for status in lost:
             self._fail(status, "the node was stopped", disrupted=True)

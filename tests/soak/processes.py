@@ -130,6 +130,16 @@ def _answers(client: redis.Redis) -> bool:
         return False
 
 
+def _listens(process: subprocess.Popen[bytes], number: int) -> bool:
+    """Whether the process has a handler for the signal by now."""
+    try:
+        text = Path(f"/proc/{process.pid}/status").read_text()
+    except OSError:
+        return False
+    caught = next((line for line in text.splitlines() if line.startswith("SigCgt:")), "SigCgt: 0")
+    return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
 class Crew:
     """All processes that work on one soak, by name: `collector-1`, `node`, `client-0`."""
 
@@ -182,9 +192,11 @@ class Crew:
         process.wait()
 
     def stop(self, name: str, seconds: float = 60) -> float:
-        """SIGTERM, and how long it took to end. What does not end, or ends badly, is noted."""
+        """SIGTERM, and how long it took to end. What does not end, or ends badly, is noted; but what is still starting
+        may be ended by the signal itself."""
         with self.lock:
             process = self.processes.pop(name)
+        listens = _listens(process, signal.SIGTERM)
         began = time.monotonic()
         process.terminate()
         try:
@@ -193,7 +205,7 @@ class Crew:
             process.kill()
             process.wait()
             code = -signal.SIGKILL
-        if code:
+        if code and (listens or code != -signal.SIGTERM):
             self.exits[f"{name} (told to end)"] = code
         return time.monotonic() - began
 

@@ -24,6 +24,8 @@ from tests.waiting import wait_until
 RECOVERY_SECONDS = 5.0
 DRAIN_SECONDS = 10.0
 START_SECONDS = 120.0
+UNCHANGED_SECONDS = 100.0
+"""What is left and has not changed for so long stays: every look that repairs something has come two times by then."""
 
 
 class Options(NamedTuple):
@@ -118,11 +120,15 @@ def _come_to_rest(options: Options, crew: Crew, server: Server, deadline: float)
     """Until nothing is left to do, or time is up: the checker says what is left then."""
     client = server.client()
     restarted = not options.restarts_at_end
-    while time.monotonic() < deadline:
+    known, since = left(client, crew.jobs, options.partitions), time.monotonic()
+    while time.monotonic() < min(deadline, since + UNCHANGED_SECONDS):
         crew.look()
         if crew.are_clients_done():
-            if not left(client, crew.jobs, options.partitions):
+            found = left(client, crew.jobs, options.partitions)
+            if not found:
                 return
+            if found != known:
+                known, since = found, time.monotonic()
             if not restarted:
                 restarted = True
                 for name in crew.replicas:
