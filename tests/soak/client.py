@@ -7,6 +7,7 @@ request id is sent again until its run is there some seconds after it was acknow
 
 import fcntl
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -70,6 +71,7 @@ class Client:
         self._remember(before)
         self.next_look = 0.0
         self.has_room = True
+        self.is_told_to_end = False
 
     def _remember(self, before: list[Any]) -> None:
         plans = {each.number: each for each in self.mine}
@@ -89,6 +91,8 @@ class Client:
     def run(self) -> None:
         queue = [each for each in self.mine if f"{each.number}.{len(each.sends) - 1}" not in self.sends]
         while queue or self.followed:
+            if self.is_told_to_end:
+                queue.clear()
             if queue and self.has_room and time.time() >= self._due(queue[0]):
                 self._submit(queue.pop(0))
             else:
@@ -210,7 +214,10 @@ def file_bytes(folder: Path) -> tuple[str, int]:
 def main() -> None:
     config = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Config)
     os.umask(0o077)
-    Client(config, int(sys.argv[2]), int(sys.argv[3])).run()
+    client = Client(config, int(sys.argv[2]), int(sys.argv[3]))
+    # Nothing more is sent then; what was sent is still followed to its end.
+    signal.signal(signal.SIGTERM, lambda *_: setattr(client, "is_told_to_end", True))
+    client.run()
 
 
 if __name__ == "__main__":

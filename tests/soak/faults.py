@@ -309,11 +309,9 @@ class Faults:
             else:
                 with (Path(self.crew.config.durable_lock)).open("a") as lock:
                     fcntl.flock(lock, fcntl.LOCK_EX)
-                    lost = self.server.kill(power_cut=kind == "power cut", keep_bytes=self._confirmed_bytes())
+                    lost = self.server.crash(power_cut=kind == "power cut", keep_bytes=self._confirmed_bytes())
                     if kind == "power cut":
                         self.lost_seconds.append(lost)
-                    self.server.start()
-                    self.server.note_what_is_left()
             at = time.monotonic()
             self.counts[f"Redis: {kind}"] += 1
             self.broken[place] = Broken("redis", began, at)

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import redis
 
 from helios.keys import COLLECTOR_GROUP, CONTROLS, JOBRUNNER_GROUP, SUBMISSIONS, SUBMITTER_GROUP, all_partitions
@@ -46,6 +45,7 @@ class Server:
         self.cuts: list[Cut] = []
         self.sizes: list[tuple[float, str, int]] = []
         """When the append-only file had which name and length, in the last seconds."""
+        self.noting = threading.Lock()
         self.stopping = threading.Event()
         self.clock = threading.Thread(target=self._tick, daemon=True)
 
@@ -74,24 +74,21 @@ class Server:
         self.process.terminate()
         self.process.wait(60)
 
-    def kill(self, *, power_cut: bool, keep_bytes: int = 0) -> float:
-        """SIGKILL; with a power cut the file also loses what was written in its last second, but for its first
-        `keep_bytes`. Returns how many seconds of the file were cut off.
+    def crash(self, *, power_cut: bool, keep_bytes: int = 0) -> float:
+        """SIGKILL, and start again; with a power cut the file also loses what was written in its last second, but for
+        its first `keep_bytes`. Returns how many seconds of the file were cut off.
         """
         assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-        at = time.time()
-        until = now_us()
-        lost = self._cut_file(at, keep_bytes) if power_cut else 0.0
-        self.cuts.append(Cut(0, until, "power cut" if power_cut else "kill"))
+        with self.noting:
+            self.process.kill()
+            self.process.wait()
+            at, until = time.time(), now_us()
+            lost = self._cut_file(at, keep_bytes) if power_cut else 0.0
+            self.start()
+            # What it still knows of the time bounds what it has lost.
+            known: Any = self.client().get(CLOCK)
+            self.cuts.append(Cut(int(known or 0), until, "power cut" if power_cut else "kill"))
         return lost
-
-    def note_what_is_left(self) -> None:
-        """After a kill and the start that followed: what Redis still knows of the time bounds what it has lost."""
-        cut = self.cuts[-1]
-        known = self.client().get(CLOCK)
-        self.cuts[-1] = msgspec.structs.replace(cut, since=int(known or 0) if isinstance(known, str) else 0)
 
     def _cut_file(self, at: float, keep_bytes: int) -> float:
         name, size = file_bytes(self.folder)
@@ -109,12 +106,13 @@ class Server:
     def _tick(self) -> None:
         client = self.client(socket_timeout=1)
         while not self.stopping.wait(CLOCK_SECONDS):
-            try:
-                client.set(CLOCK, now_us())
-            except redis.RedisError:
-                continue
-            self.sizes.append((time.time(), *file_bytes(self.folder)))
-            del self.sizes[:-100]
+            with self.noting:
+                try:
+                    client.set(CLOCK, now_us())
+                except redis.RedisError:
+                    continue
+                self.sizes.append((time.time(), *file_bytes(self.folder)))
+                del self.sizes[:-100]
 
     def close(self) -> None:
         self.stopping.set()
@@ -159,6 +157,7 @@ class Crew:
         self.exits: dict[str, int] = {}
         """Of processes that ended without being told to."""
         self.lock = threading.Lock()
+        self.is_closed = False
         self.config_file = folder / "config.json"
         for number, name in enumerate(self.replicas):
             self.links[name] = FaultyLink(("127.0.0.1", server.port), seed=config.seed + number)
@@ -169,6 +168,8 @@ class Crew:
     def start(self, name: str) -> float:
         """Returns when it was started, by the monotonic clock."""
         with (self.folder / f"{name}.log").open("ab") as log, self.lock:
+            if self.is_closed:
+                raise RuntimeError("the soak is being ended")
             at = time.monotonic()
             self.processes[name] = subprocess.Popen(
                 [sys.executable, "-m", *self._command(name)],
@@ -183,6 +184,12 @@ class Crew:
     def signal(self, name: str, number: int) -> None:
         with self.lock:
             self.processes[name].send_signal(number)
+
+    def tell_to_end(self, name: str) -> None:
+        """SIGTERM to one that may have ended already."""
+        with self.lock:
+            if name in self.processes:
+                self.processes[name].terminate()
 
     def kill(self, name: str) -> None:
         """SIGKILL, and wait for its end."""
@@ -228,7 +235,11 @@ class Crew:
             return not any(name.startswith("client") for name in self.processes)
 
     def close(self) -> None:
-        for process in self.processes.values():
+        """End all that is left; nothing is started afterwards."""
+        with self.lock:
+            self.is_closed = True
+            left = list(self.processes.values())
+        for process in left:
             process.kill()
             process.wait()
         for link in self.links.values():

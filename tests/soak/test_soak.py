@@ -28,7 +28,7 @@ SMOKE = Options(
 @pytest.mark.timeout(300)
 def test_nothing_is_lost_and_nothing_committed_twice_whatever_is_killed_or_cut_off() -> None:
     outcome = soak(SMOKE)
-    assert list(outcome.verdict.violations) == []
+    assert list(outcome.verdict.violations) == [], outcome.faults.counts
     assert outcome.faults.stuck == []
     figures = outcome.verdict.figures
     assert figures.tasks > 250, "hardly anything was run, so hardly anything was shown"
