@@ -84,6 +84,8 @@ class Collector:
         """By stream and entry id: entries of two partitions may well have the same id."""
         inbox.held = self.held.keys()
         self.next_renewal = 0.0
+        self.unproven: set[tuple[str, str]] = set()
+        """Of `held`, what others were handed before: whoever held it then may have been killed by it."""
         self.next_tail = 0.0
 
     def handle(self, entries: list[Entry]) -> Sequence[Failure]:
@@ -100,6 +102,8 @@ class Collector:
             if (entry.stream, entry.id) not in self.held:
                 keys = keys_of_run(launched.run, self.settings.partitions)
                 self.held[entry.stream, entry.id] = Held(entry, launched, keys, LogTail(keys, launched))
+                if entry.deliveries > 1:
+                    self.unproven.add((entry.stream, entry.id))
         failures += self.watch()
         return failures
 
@@ -107,8 +111,12 @@ class Collector:
         """Between reads: renew what is in hand and look at its pods. Returns how long the next read may wait."""
         now = time.monotonic()
         if self.held and now >= self.next_renewal:
-            self._renew()
+            self._renew(self.held.keys())
             self.next_renewal = now + self.settings.lease_seconds / 3
+        elif self.unproven:
+            # This process has lived on with it in hand. If it is killed soon, its entries are not to blame.
+            self._renew(self.unproven & self.held.keys())
+        self.unproven.clear()
         for failure in self.watch():
             log.error("a Job cannot be wrapped up yet", job=failure.entry.fields.get("job"), error=str(failure.error))
             self.inbox.put_off(failure.entry)
@@ -156,9 +164,12 @@ class Collector:
             else:
                 held.phase = status.phase
 
-    def _renew(self) -> None:
-        for stream in {held.entry.stream for held in self.held.values()}:
-            mine = [held.entry.id for held in self.held.values() if held.entry.stream == stream]
+    def _renew(self, entries: Iterable[tuple[str, str]]) -> None:
+        """Keep these in hand, by stream and id, and let go of those that are this consumer's no more."""
+        by_stream: dict[str, list[str]] = {}
+        for stream, entry in entries:
+            by_stream.setdefault(stream, []).append(entry)
+        for stream, mine in by_stream.items():
             kept = self.inbox.renew(stream, mine)
             for entry in mine:
                 if entry not in kept:

@@ -195,6 +195,21 @@ def test_a_collector_that_slept_lets_go_of_what_another_took(setting: Setting) -
     assert setting.collector.held == {}
 
 
+def test_jobs_outlive_a_collector_that_is_killed_again_and_again_right_after_its_start(setting: Setting) -> None:
+    """What is in hand when others kill a process is no poison: whoever lives on for a turn was not killed by it."""
+    tasks = ["a", "b", "c"]
+    setting.launch(*tasks)
+    for task in tasks:
+        setting.pods.found[f"job-{task}-1"] = None
+    for _ in range(2 * SETTINGS.deliveries_before_dead_letter):
+        collector = setting.replica("one")
+        while entries := collector.inbox.read(1):
+            collector.handle(entries)
+            collector.turn()
+    pending: Any = setting.client.xpending_range(setting.stage.keys.launched, COLLECTOR_GROUP, "-", "+", 10)
+    assert {row["times_delivered"] for row in pending} == {1}
+
+
 def test_entries_of_two_partitions_with_the_same_id_are_both_held(client: redis.Redis) -> None:
     """Each stream counts its ids by itself, so at thousands a second they coincide."""
     setting = Setting(client)
