@@ -11,7 +11,18 @@ from functools import cached_property
 
 from helios.events import RunAccepted, RunEnded, TaskEnded, TaskLaunched
 from tests.soak.history import Figures, History, RunState, Verdict, Violation, milliseconds, number_of
-from tests.soak.ledger import Account, Acknowledged, CancelWanted, Durable, Ended, NodeBegan, Seen, Started, Wanted
+from tests.soak.ledger import (
+    Account,
+    Acknowledged,
+    Brought,
+    CancelWanted,
+    Durable,
+    Ended,
+    NodeBegan,
+    Seen,
+    Started,
+    Wanted,
+)
 from tests.soak.workload import Task, tasks_of
 
 RULES = (
@@ -84,6 +95,7 @@ class Facts:
         self.durable: dict[str, Durable] = {}
         self.seen: list[Seen] = []
         self.cancels: set[str] = set()
+        self.accounts: dict[Attempt, Account] = {}
         self.started: dict[Attempt, list[Started]] = defaultdict(list)
         self.ended: dict[Attempt, list[Ended]] = defaultdict(list)
         self.lost_pods: set[str] = set()
@@ -101,6 +113,8 @@ class Facts:
                     self.seen.append(line)
                 case CancelWanted():
                     self.cancels.add(line.run)
+                case Brought():
+                    self.accounts[line.run, line.task, line.attempt] = line.account
                 case Started():
                     self.started[line.run, line.task, line.attempt].append(line)
                 case Ended():
@@ -167,9 +181,8 @@ class Facts:
         return () if plan is None or any(plan.rejected) else tuple(tasks_of(json.loads(plan.sends[0])))
 
     def account(self, run: str, task: str, attempt: int) -> Account | None:
-        """What every pod of the attempt claims; None if none of them started."""
-        starts = self.started.get((run, task, attempt))
-        return starts[0].account if starts else None
+        """What every pod of the attempt claims; None if none of them came so far."""
+        return self.accounts.get((run, task, attempt))
 
     def counted(self, run: str, name: str, state: Mapping[str, str]) -> Iterator[tuple[TaskEnded, Account]]:
         """The attempts whose inputs count for the task, each with its account."""

@@ -71,6 +71,17 @@ class Account(msgspec.Struct, frozen=True):
     causes: dict[str, tuple[int, int]] = {}
 
 
+class Brought(msgspec.Struct, frozen=True, tag=True):
+    """A pod is about to claim this account, and to start its command after that."""
+
+    run: str
+    task: str
+    attempt: int
+    pod: str
+    account: Account
+    at: int
+
+
 class Started(msgspec.Struct, frozen=True, tag=True):
     """A pod's command is about to start."""
 
@@ -78,8 +89,6 @@ class Started(msgspec.Struct, frozen=True, tag=True):
     task: str
     attempt: int
     pod: str
-    node: str
-    account: Account
     at: int
 
 
@@ -103,7 +112,7 @@ class NodeBegan(msgspec.Struct, frozen=True, tag=True):
     """Pods."""
 
 
-Line = Wanted | Acknowledged | Durable | Seen | CancelWanted | Started | Ended | NodeBegan
+Line = Wanted | Acknowledged | Durable | Seen | CancelWanted | Brought | Started | Ended | NodeBegan
 
 _encoder = msgspec.json.Encoder()
 _decoder: "msgspec.json.Decoder[Line]" = msgspec.json.Decoder(Line)

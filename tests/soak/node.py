@@ -34,7 +34,7 @@ from helios.localjobs import (
 )
 from helios.podwire import FetchedInput, FetchManifest, MessageOutput, PublishMessage, Report, StoredOutput
 from helios.records import HIT_CAUSES
-from tests.soak.ledger import Account, Ended, Ledger, NodeBegan, Started, now_us
+from tests.soak.ledger import Account, Brought, Ended, Ledger, NodeBegan, Started, now_us
 from tests.soak.workload import NODES, Behaviour, behaviour_of
 
 TURN_SECONDS = 0.02
@@ -204,6 +204,7 @@ class Node:
         room = SLOTS - len(self.running)
         names = list(self.waiting)[:room]
         pods = [self.waiting.pop(name) for name in names]
+        self.ledger.write(Brought(*_attempt(pod), account_of(pod.inputs, pod.cache_enabled), now_us()) for pod in pods)
         # The inputs are there, as fetch's message says, before the command starts.
         for pod in pods:
             message = message_file(self.directory, pod.job.job, "fetch")
@@ -216,18 +217,7 @@ class Node:
             }
             # Told first, so that a successor takes it for lost, whether its command ran or not, and never starts it.
             write_status(self.directory, pod.status)
-        self.ledger.write(
-            Started(
-                pod.job.run,
-                pod.job.task,
-                pod.job.attempt,
-                pod.status.uid,
-                pod.status.node,
-                account_of(pod.inputs, pod.cache_enabled),
-                now_us(),
-            )
-            for pod in pods
-        )
+        self.ledger.write(Started(*_attempt(pod), now_us()) for pod in pods)
         for pod in pods:
             pod.ends_at = time.monotonic() + pod.run_seconds()
             self.running[pod.job.job] = pod
@@ -260,9 +250,8 @@ class Node:
                 self._finish(pod)
 
     def _end_line(self, pod: Pod, *, killed: bool) -> Ended:
-        job = pod.job
         ok = not (pod.fails or pod.timed_out or killed)
-        return Ended(job.run, job.task, job.attempt, pod.status.uid, ok, now_us(), killed)
+        return Ended(*_attempt(pod), ok, now_us(), killed)
 
     def _finish(self, pod: Pod) -> None:
         """A status says how it ended, as kubelet does, whether the report arrived or not."""
@@ -332,6 +321,11 @@ class Node:
 
 
 DIGEST = hashlib.sha256(b"0123456789").hexdigest()
+
+
+def _attempt(pod: Pod) -> tuple[str, str, int, str]:
+    """What a line of the ledger names it by."""
+    return pod.job.run, pod.job.task, pod.job.attempt, pod.status.uid
 
 
 def _now_ms() -> int:

@@ -16,6 +16,7 @@ from tests.soak.history import Cut, History, RunState
 from tests.soak.ledger import (
     Account,
     Acknowledged,
+    Brought,
     CancelWanted,
     Durable,
     Ended,
@@ -177,7 +178,8 @@ class World:
     def attempt(self, run: str, task: str, attempt: int, *, ok: bool) -> int:
         pod = f"pod-{task}-{attempt}"
         self.tell(TaskLaunched(run, task, attempt, f"job-{task}-{attempt}"))
-        self.lines.append(Started(run, task, attempt, pod, "n1", ACCOUNT, self.us()))
+        self.lines.append(Brought(run, task, attempt, pod, ACCOUNT, self.us()))
+        self.lines.append(Started(run, task, attempt, pod, self.us()))
         self.lines.append(Ended(run, task, attempt, pod, ok, self.us()))
         return self.tell(TaskEnded(run, task, attempt, "SUCCEEDED" if ok else "FAILED", "Partial", 100, 20, "n1"))
 
@@ -340,7 +342,7 @@ def start_a_child_early(world: World) -> None:
 
 
 def start_a_child_though_a_parent_failed(world: World) -> None:
-    world.lines.append(Started(second(world), "g", 1, "pod-g", "n1", ACCOUNT, world.us()))
+    world.lines.append(Started(second(world), "g", 1, "pod-g", world.us()))
 
 
 def start_a_child_of_a_parent_that_only_started(world: World) -> None:
@@ -387,6 +389,10 @@ def use_up_a_retry_for_a_disruption(world: World) -> None:
 def give_up_with_retries_left(world: World) -> None:
     run = second(world)
     world.change_task(run, "f", retriesLeft="1", disruptions="1")
+
+
+def claim_an_account_that_no_pod_made(world: World) -> None:
+    world.drop_lines(lambda line: isinstance(line, Brought) and line.task == "d")
 
 
 def change_an_account(world: World) -> None:
@@ -479,6 +485,7 @@ def end_a_task_after_its_run(world: World) -> None:
         (use_up_no_retry, "retries were not counted right"),
         (use_up_a_retry_for_a_disruption, "retries were not counted right"),
         (give_up_with_retries_left, "retries were not counted right"),
+        (claim_an_account_that_no_pod_made, "an account differs from the ledger"),
         (change_an_account, "an account differs from the ledger"),
         (count_a_task_twice, "a run's figures differ from the fold of its history"),
         (count_bytes_twice, "a run's figures differ from the fold of its history"),
