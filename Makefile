@@ -18,7 +18,7 @@ IMAGE_PLATFORM := --only-binary=:all: --python-version 3.11 --implementation cp 
   --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-cluster test-cluster-long bench-cluster bench-kwok bench-kwok-smoke exec images check fmt lock clean
+.PHONY: help install dev demo test soak test-cluster test-cluster-long bench-cluster bench-kwok bench-kwok-smoke exec images check fmt lock clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ demo: $(VENV)/.runtime ## run one example twice and compare what the cache saved
 
 test: $(VENV)/.dev ## run the tests; sets up all they need
 	@$(BIN)/python -m pytest
+
+soak: $(VENV)/.dev ## 20,000 tasks while everything is killed and cut off, at most 15 minutes: SEED=7 repeats one
+	@$(BIN)/python -m tests.soak $(if $(SEED),--seed $(SEED))
 
 ON_CLUSTER = $(if $(KUBECONFIG),,tests/cluster/tool/cluster exec) $(BIN)/python -m pytest --timeout=400
 

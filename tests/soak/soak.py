@@ -1,5 +1,6 @@
 """One soak: the load, the faults, the wait until all is over, and what became of it."""
 
+import resource
 import shutil
 import tempfile
 import time
@@ -59,6 +60,8 @@ class Outcome(NamedTuple):
     faults: Faults
     seconds: float
     drains: list[float]
+    waited_share: float | None
+    """In what share of the time some process of the machine waited for a processor; None where Linux does not say."""
 
 
 def soak(options: Options) -> Outcome:
@@ -94,6 +97,7 @@ def soak(options: Options) -> Outcome:
 
 
 def _soak(options: Options, crew: Crew, server: Server, began: float) -> Outcome:
+    waited_before = _waited_seconds()
     for name in [*crew.replicas, "node"]:
         crew.start(name)
     _await_services(server.client(), len(crew.replicas))
@@ -117,7 +121,18 @@ def _soak(options: Options, crew: Crew, server: Server, began: float) -> Outcome
     ledgers = Path(crew.config.ledgers)
     exits = dict(crew.exits)
     history = history_of(server.client(), plans, ledgers, crew.jobs, options.partitions, server.cuts, exits)
-    return Outcome(check(history), faults, time.monotonic() - began, [*faults.drains, *drains])
+    seconds, waited = time.monotonic() - began, _waited_seconds()
+    share = None if waited is None or waited_before is None else (waited - waited_before) / seconds
+    return Outcome(check(history), faults, seconds, [*faults.drains, *drains], share)
+
+
+def _waited_seconds() -> float | None:
+    """How long, since the machine was started, some process could run and had no processor."""
+    try:
+        text = Path("/proc/pressure/cpu").read_text()
+    except OSError:
+        return None
+    return int(text.split("\n")[0].rpartition("total=")[2]) / 1e6
 
 
 def _wait_for_clients(options: Options, crew: Crew, faults: Faults, deadline: float) -> None:
@@ -173,8 +188,11 @@ def metrics_of(options: Options, outcome: Outcome) -> dict[str, Metric]:
         "submissions refused": Metric(value=figures.rejected, unit="submissions"),
         "requests repeated": Metric(value=figures.aliases, unit="submissions"),
         "time": Metric(value=outcome.seconds, unit="s"),
+        "  of it, processors of soak and services": Metric(value=_processor_seconds(), unit="s"),
         "faults injected": Metric(value=sum(faults.counts.values()), unit="faults"),
     }
+    if outcome.waited_share is not None:
+        found["something waited for a processor"] = Metric(value=100 * outcome.waited_share, unit="% of the time")
     for kind, count in sorted(faults.counts.items()):
         found[f"  {kind}"] = Metric(value=count, unit="faults")
     found["lost"] = Metric(value=figures.lost, unit="runs", target="0", met=figures.lost == 0)
@@ -211,6 +229,12 @@ def metrics_of(options: Options, outcome: Outcome) -> dict[str, Metric]:
         value=slowest, unit="s", target=f"≤ {DRAIN_SECONDS:g} s", met=slowest <= DRAIN_SECONDS
     )
     return found
+
+
+def _processor_seconds() -> float:
+    """Of this process and of all it has started and waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def _amid(recoveries: list[Recovery], kind: str) -> list[float]:
