@@ -77,6 +77,8 @@ def check(history: History) -> Verdict:
         if state.status == "REJECTED":
             continue
         violations += _ends(run, state)
+        if state.status not in ENDED:
+            continue  # what is not over yet proves nothing more
         violations += _commits(facts, run, state)
         violations += _outcomes(facts, run, state)
         violations += _figures_of_run(facts, run, state)
@@ -214,6 +216,8 @@ def _submissions(facts: Facts) -> Iterator[Violation]:
     for line in facts.acknowledged:
         if facts.is_known(line.run):
             yield from _judged(facts, line)
+        elif line.run in facts.history.waiting:
+            yield Violation("a run does not end", f"{line.run} ({line.send}) still waits to be taken up")
         elif line.send in facts.durable:
             yield Violation("an accepted run is lost", f"{line.run} ({line.send}), which WAITAOF had confirmed")
         elif not facts.was_cut_off(line.run):
@@ -252,10 +256,11 @@ def _requests(facts: Facts) -> Iterator[Violation]:
         if state.status != "REJECTED" and (number := facts.number_by_run.get(run)) is not None:
             runs[number].append(run)
     sent = {line.number for line in facts.wanted.values() if line.request is not None}
+    waiting = {facts.number_by_run.get(run) for run in facts.history.waiting}
     for number in sorted(sent):
         if len(runs[number]) > 1:
             yield Violation("a request has two runs", f"soak-{number}: {', '.join(runs[number])}")
-        if not runs[number]:
+        if not runs[number] and number not in waiting:
             yield Violation("an accepted run is lost", f"request soak-{number} has no run, though it was sent again")
     for alias, first in facts.history.aliases.items():
         if first not in facts.history.runs:
@@ -525,8 +530,6 @@ def _adds(facts: Facts, run: str, state: RunState) -> dict[str, Counter[str]]:
 
 def _times(facts: Facts, run: str, state: RunState) -> Iterator[Violation]:
     fields = state.fields
-    if state.status not in ENDED:
-        return
     start, end = int(fields["startTime"]), int(fields["endTime"])
     wrong: list[str] = []
     if int(fields["durationMs"]) != end - start:

@@ -7,7 +7,6 @@ request id is sent again until its run is there some seconds after it was acknow
 
 import fcntl
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -43,6 +42,8 @@ class Config(msgspec.Struct, frozen=True):
     redis_folder: str
     ledgers: str
     durable_lock: str
+    enough: str
+    """A file; once it exists nothing more is sent, and what was sent is followed to its end."""
 
 
 class Followed(msgspec.Struct):
@@ -71,7 +72,6 @@ class Client:
         self._remember(before)
         self.next_look = 0.0
         self.has_room = True
-        self.is_told_to_end = False
 
     def _remember(self, before: list[Any]) -> None:
         plans = {each.number: each for each in self.mine}
@@ -91,14 +91,14 @@ class Client:
     def run(self) -> None:
         queue = [each for each in self.mine if f"{each.number}.{len(each.sends) - 1}" not in self.sends]
         while queue or self.followed:
-            if self.is_told_to_end:
-                queue.clear()
             if queue and self.has_room and time.time() >= self._due(queue[0]):
                 self._submit(queue.pop(0))
             else:
                 time.sleep(0.01)
             if time.time() >= self.next_look:
                 self.next_look = time.time() + LOOK_SECONDS
+                if Path(self.config.enough).exists():
+                    queue.clear()
                 try:
                     self._look()
                 except redis.RedisError:
@@ -214,10 +214,7 @@ def file_bytes(folder: Path) -> tuple[str, int]:
 def main() -> None:
     config = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Config)
     os.umask(0o077)
-    client = Client(config, int(sys.argv[2]), int(sys.argv[3]))
-    # Nothing more is sent then; what was sent is still followed to its end.
-    signal.signal(signal.SIGTERM, lambda *_: setattr(client, "is_told_to_end", True))
-    client.run()
+    Client(config, int(sys.argv[2]), int(sys.argv[3])).run()
 
 
 if __name__ == "__main__":

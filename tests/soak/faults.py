@@ -84,6 +84,10 @@ class Pace(NamedTuple):
     node: tuple[float, float] = (8.0, 16.0)
     link: tuple[float, float] = (2.0, 5.0)
     duplicate: tuple[float, float] = (0.1, 0.6)
+    link_fault: tuple[float, float] = (0.2, 2.0)
+    """How long a link is not well."""
+    rest: float = 1.0
+    """Who was broken for a second is left alone for so many more, or a slow machine would never do anything."""
     service_deck: tuple[str, ...] = (*("restart",) * 6, *("takeover",) * 2, "pause", *("drain",) * 2)
     redis_deck: tuple[str, ...] = ("kill", "power cut", "power cut", "restart")
 
@@ -135,8 +139,7 @@ class Faults:
         def run() -> None:
             took = 0.0
             try:
-                # As much time whole as broken, or on a slow machine nothing would ever be done.
-                while not self.stopping.wait(chance.uniform(*pause) + took):
+                while not self.stopping.wait(chance.uniform(*pause) + self.pace.rest * took):
                     began = time.monotonic()
                     next(turns)
                     took = time.monotonic() - began
@@ -371,7 +374,7 @@ class Faults:
             place = len(self.broken) - 1
             link.on(fault, seconds=0.05, jitter=0.1, bytes_per_second=20_000)
             self.counts[f"link: {fault}"] += 1
-            self.stopping.wait(chance.uniform(0.2, 2.0))
+            self.stopping.wait(chance.uniform(*self.pace.link_fault))
             link.heal()
             # A connection that died silently is given up by its client's own timeout.
             more = 10.0 if fault in (Fault.HALF_OPEN, Fault.SILENT) else 0.0

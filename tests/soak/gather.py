@@ -58,6 +58,7 @@ def history_of(
         cuts=tuple(cuts),
         runs=runs,
         aliases=aliases,
+        waiting=frozenset(entry for entry, _ in client.xrange(SUBMISSIONS)),
         events=events,
         events_missing=missing,
         sums=_sums(client, partitions),

@@ -43,6 +43,8 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     """By id; aliases are not among them."""
     aliases: Mapping[str, str] = {}
     """The ids of repeated requests, and the runs that they stand for."""
+    waiting: frozenset[str] = frozenset()
+    """Submissions that nobody has taken up when time is over: they are not lost, but they did not end."""
     events: Sequence[tuple[str, AnyEvent]]
     """In the order of the feed, one partition after the other; the id begins with the time in milliseconds."""
     events_missing: int = 0

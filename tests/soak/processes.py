@@ -185,11 +185,9 @@ class Crew:
         with self.lock:
             self.processes[name].send_signal(number)
 
-    def tell_to_end(self, name: str) -> None:
-        """SIGTERM to one that may have ended already."""
-        with self.lock:
-            if name in self.processes:
-                self.processes[name].terminate()
+    def send_no_more(self) -> None:
+        """Clients send nothing more from now on, those that are still starting included; they follow what they sent."""
+        Path(self.config.enough).touch()
 
     def kill(self, name: str) -> None:
         """SIGKILL, and wait for its end."""

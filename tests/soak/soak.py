@@ -84,6 +84,7 @@ def soak(options: Options) -> Outcome:
             redis_folder=str(server.folder),
             ledgers=str(folder / "ledgers"),
             durable_lock=str(folder / "durable.lock"),
+            enough=str(folder / "enough"),
         )
         crew = Crew(folder, server, config, replicas=options.replicas, clients=options.clients, lease=options.lease)
         try:
@@ -113,8 +114,7 @@ def _soak(options: Options, crew: Crew, server: Server, began: float) -> Outcome
     finally:
         faults.stopping.set()
     faults.stop()
-    for number in range(options.clients):
-        crew.tell_to_end(f"client-{number}")
+    crew.send_no_more()
     _come_to_rest(options, crew, server, deadline)
     drains = [crew.stop(name) for name in crew.replicas]
     plans = plan(options.seed, options.tasks)

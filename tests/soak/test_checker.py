@@ -584,6 +584,14 @@ def test_not_even_a_power_cut_may_take_what_waitaof_confirmed_or_the_client_saw(
     assert "an accepted run is lost" in rules(other.history(cuts=always))
 
 
+def test_what_nobody_has_taken_up_when_time_is_over_is_late_and_not_lost(world: World) -> None:
+    run = first(world)
+    lose_a_run(world)
+    found = rules(world.history(waiting=frozenset([run])))
+    assert "a run does not end" in found
+    assert "an accepted run is lost" not in found
+
+
 def test_a_submission_without_an_answer_may_be_there_or_not(world: World) -> None:
     run = first(world)
     world.drop_lines(lambda line: isinstance(line, Acknowledged) and line.run == run)

@@ -19,6 +19,8 @@ SMOKE = Options(
         redis=(2.0, 4.0),
         node=(3.0, 5.0),
         link=(0.2, 0.5),
+        link_fault=(0.2, 0.8),
+        rest=0.3,
         service_deck=("restart", "takeover", "pause", "drain"),
         redis_deck=("kill", "power cut", "restart"),
     ),
