@@ -86,10 +86,12 @@ class Collector:
         self.next_renewal = 0.0
         self.unproven: set[tuple[str, str]] = set()
         """Of `held`, what others were handed before: whoever held it then may have been killed by it."""
+        self.next_watch = 0.0
         self.next_tail = 0.0
 
     def handle(self, entries: list[Entry]) -> Sequence[Failure]:
         failures: list[Failure] = []
+        new: list[Held] = []
         for entry in entries:
             try:
                 if entry.stream.endswith("runs:settled"):
@@ -101,11 +103,11 @@ class Collector:
                 continue
             if (entry.stream, entry.id) not in self.held:
                 keys = keys_of_run(launched.run, self.settings.partitions)
-                self.held[entry.stream, entry.id] = Held(entry, launched, keys, LogTail(keys, launched))
+                held = self.held[entry.stream, entry.id] = Held(entry, launched, keys, LogTail(keys, launched))
+                new.append(held)
                 if entry.deliveries > 1:
                     self.unproven.add((entry.stream, entry.id))
-        failures += self.watch()
-        return failures
+        return failures + self.watch(new)
 
     def turn(self) -> int | None:
         """Between reads: renew what is in hand and look at its pods. Returns how long the next read may wait."""
@@ -117,21 +119,31 @@ class Collector:
             # This process has lived on with it in hand. If it is killed soon, its entries are not to blame.
             self._renew(self.unproven & self.held.keys())
         self.unproven.clear()
-        for failure in self.watch():
+        for failure in self._watch_all():
             log.error("a Job cannot be wrapped up yet", job=failure.entry.fields.get("job"), error=str(failure.error))
             self.inbox.put_off(failure.entry)
         end_overdue(self.client, self.pods, self.settings, self.kept)
         return WATCH_MS if self.held or self.kept.waiting else None
 
-    def watch(self) -> list[Failure]:
-        """Look at every pod in hand once; wrap up those that are over."""
-        if not self.held:
+    def _watch_all(self) -> list[Failure]:
+        """Look at every pod in hand. While what was handed out before comes back, which it does one at a time, that is
+        not done for each of them: it would take the square of their number.
+        """
+        now = self.clock()
+        if self.inbox.again and now < self.next_watch:
             return []
-        statuses = self.pods.statuses(held.launched.job for held in self.held.values() if not held.launched.refused)
+        self.next_watch = now + WATCH_MS / 1000
+        return self.watch(list(self.held.values()))
+
+    def watch(self, some: Sequence[Held]) -> list[Failure]:
+        """Look at these pods once; wrap up those that are over."""
+        if not some:
+            return []
+        statuses = self.pods.statuses(held.launched.job for held in some if not held.launched.refused)
         over: list[tuple[Held, PodStatus | None]] = []
         ending: list[tuple[Held, PodStatus | None]] = []
         moved: list[tuple[Held, PodStatus]] = []
-        for held in self.held.values():
+        for held in some:
             job = held.launched.job
             if held.launched.refused or job not in statuses:
                 over.append((held, None))

@@ -1,7 +1,7 @@
 """The collector's loop over pods that are only said to exist: held, watched, wrapped up, taken over."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -38,8 +38,11 @@ class FakePods:
         self.messages: dict[tuple[str, str], str] = {}
         self.logs: dict[tuple[str, str], bytes] = {}
         self.released: list[str] = []
+        self.asked = 0
 
     def statuses(self, jobs: Iterable[str]) -> dict[str, PodStatus | None]:
+        jobs = list(jobs)
+        self.asked += len(jobs)
         return {job: self.found[job] for job in jobs if job in self.found}
 
     def message(self, job: str, step: str) -> str | None:
@@ -76,7 +79,7 @@ class Setting:
         self.pods = FakePods()
         self.collector = self.replica("one")
 
-    def replica(self, name: str) -> Collector:
+    def replica(self, name: str, clock: Callable[[], float] = time.monotonic) -> Collector:
         inbox = Inbox(
             self.client,
             group=COLLECTOR_GROUP,
@@ -85,7 +88,7 @@ class Setting:
             batch_entries=100,
             lease_seconds=600,
         )
-        return Collector(self.client, inbox, self.pods, SETTINGS)
+        return Collector(self.client, inbox, self.pods, SETTINGS, clock=clock)
 
     def launch(self, *tasks: str) -> None:
         self.stage.open({task: [] for task in tasks})
@@ -183,6 +186,25 @@ def test_another_collector_takes_over_after_the_first_died(setting: Setting) -> 
     setting.collector.turn()
     assert setting.stage.run() == before
     assert setting.collector.held == {}
+
+
+def test_jobs_that_come_back_one_at_a_time_are_not_all_looked_at_for_each(setting: Setting) -> None:
+    """Else a collector with some hundred Jobs in hand would need minutes after its restart, and not a second."""
+    tasks = [f"t{number}" for number in range(60)]
+    setting.launch(*tasks)
+    for task in tasks:
+        setting.pods.found[f"job-{task}-1"] = None
+    setting.take()
+    setting.pods.asked = 0
+    heir = setting.replica("one", clock=lambda: 1000.0)
+    while len(heir.held) < len(tasks):
+        heir.turn()
+        heir.handle(heir.inbox.read(1))
+    assert setting.pods.asked <= 2 * len(tasks)
+    assert not heir.inbox.again
+    setting.pods.over("job-t0-1")
+    heir.turn()
+    assert setting.stage.status("t0") == "SUCCEEDED", "once all are back, every turn looks at every pod"
 
 
 def test_a_collector_that_slept_lets_go_of_what_another_took(setting: Setting) -> None:
