@@ -243,6 +243,8 @@ def _amid(recoveries: list[Recovery], kind: str) -> list[float]:
 
 def _recoveries(found: dict[str, Metric], name: str, seconds: list[float], limit: float | None) -> None:
     if not seconds:
+        if limit is not None:
+            found[name] = Metric(value=0, unit="samples", target="some", met=False)
         return
     p99 = percentile(seconds, 0.99)
     met = None if limit is None else p99 <= limit
