@@ -217,9 +217,9 @@ class Faults:
         moved = self._moved(client, service, held, since) if held else []
         for each, at in zip(held, moved, strict=bool(moved)):
             late.append(at - (each.touched + self.crew.lease))
-        if late:
-            # Before the end of the lease nobody may: what moved then had been handled when its holder died.
-            self._note("after its lease, by a peer", name, max(0.0, max(late)), began, service)
+        # Before the end of the lease nobody may: what moved then had been handled when its holder died.
+        if late and max(late) > 0:
+            self._note("after its lease, by a peer", name, max(late), began, service)
 
     def _await_work(self, client: redis.Redis, service: str, name: str) -> None:
         deadline = time.monotonic() + BUSY_WITHIN_SECONDS
