@@ -18,7 +18,7 @@ IMAGE_PLATFORM := --only-binary=:all: --python-version 3.11 --implementation cp 
   --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-links test-cluster test-cluster-long mutations bench-cluster bench-kwok bench-kwok-smoke exec images check fmt lock clean audit fuzz crash
+.PHONY: help install dev demo test test-links test-cluster test-cluster-long mutations bench-cluster bench-kwok bench-kwok-smoke exec images check fmt lock clean audit fuzz crash soak
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -59,6 +59,9 @@ test-links: $(VENV)/.dev ## all tests of broken connections, those that wait for
 
 crash: $(VENV)/.dev ## kill every service at every call of a run, and compare how it ends; ten minutes at most
 	@$(BIN)/python -m tests.crash
+
+soak: $(VENV)/.dev ## 20,000 tasks while everything is killed and cut off, at most 15 minutes: SEED=7 repeats one
+	@$(BIN)/python -m tests.soak $(if $(SEED),--seed $(SEED))
 
 ON_CLUSTER = $(if $(KUBECONFIG),,tests/cluster/tool/cluster exec) $(BIN)/python -m pytest --timeout=400
 

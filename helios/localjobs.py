@@ -20,6 +20,7 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from pathlib import Path
 
 import msgspec
@@ -28,6 +29,8 @@ STEPS = ("fetch", "task", "publish")
 MESSAGE_BYTES = 4096
 STATUS_BYTES = 64 * 1024
 JOB_BYTES = 16 * 1024 * 1024
+PARTIAL_SECONDS = 60.0
+"""A Job is written at once; what is not whole after this never will be."""
 
 
 class Unreadable(Exception):
@@ -143,6 +146,16 @@ def create_job(directory: Path, job: LocalJob) -> bool:
     finally:
         partial.unlink(missing_ok=True)
     return True
+
+
+def remove_partials(directory: Path) -> None:
+    """Remove what jobrunners left of Jobs that they were writing when they were killed. There may be tokens in it."""
+    for name in _names(jobs_folder(directory)):
+        if name.startswith(".") and name.endswith(".partial"):
+            partial = jobs_folder(directory) / name
+            with contextlib.suppress(OSError):
+                if time.time() - partial.lstat().st_mtime > PARTIAL_SECONDS:
+                    partial.unlink()
 
 
 def delete_job(directory: Path, job: str) -> bool:

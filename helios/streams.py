@@ -29,6 +29,11 @@ LOOP_SILENT_SECONDS = 120.0
 READ_BLOCK_MS = 1_000
 """A read waits this long for an entry; a stop signal is obeyed at its end."""
 
+LOOKS_IN_A_LEASE = 6
+"""How often the entries of the dead are looked for. What a peer takes over is to move again within 5 s of the end of a
+lease of 15 s; the pause between two looks is half of that.
+"""
+
 PENDING_PAGE = 1_000
 
 NO_CLOCKS_ID = (10**14, 0)
@@ -136,7 +141,7 @@ class Inbox:
             if time.monotonic() >= self.next_reclaim:
                 self._renew_later()
                 self._repeat(self._abandoned())
-                self.next_reclaim = time.monotonic() + self.lease_seconds / 3
+                self.next_reclaim = time.monotonic() + self.lease_seconds / LOOKS_IN_A_LEASE
             now = time.monotonic()
             if not self.was_put_off and (due := self._due(now)):
                 self.was_put_off = True

@@ -85,10 +85,14 @@ class Collector:
         """By stream and entry id: entries of two partitions may well have the same id."""
         inbox.held = self.held.keys()
         self.next_renewal = 0.0
+        self.unproven: set[tuple[str, str]] = set()
+        """Of `held`, what others were handed before: whoever held it then may have been killed by it."""
+        self.next_watch = 0.0
         self.next_tail = 0.0
 
     def handle(self, entries: list[Entry]) -> Sequence[Failure]:
         failures: list[Failure] = []
+        new: list[Held] = []
         for entry in entries:
             try:
                 if entry.stream.endswith("runs:settled"):
@@ -100,18 +104,24 @@ class Collector:
                 continue
             if (entry.stream, entry.id) not in self.held:
                 keys = keys_of_run(launched.run, self.settings.partitions)
-                self.held[entry.stream, entry.id] = Held(entry, launched, keys, LogTail(keys, launched))
-        failures += self.watch()
-        return failures
+                held = self.held[entry.stream, entry.id] = Held(entry, launched, keys, LogTail(keys, launched))
+                new.append(held)
+                if entry.deliveries > 1:
+                    self.unproven.add((entry.stream, entry.id))
+        return failures + self.watch(new)
 
     def turn(self) -> int | None:
         """Between reads: renew what is in hand and look at its pods. Returns how long the next read may wait."""
         now = time.monotonic()
         # After a lost connection Redis may know nothing of a launch any more: its pod must not be let go then.
         if self.held and (now >= self.next_renewal or self.inbox.history_unread):
-            self._renew()
+            self._renew(self.held.keys())
             self.next_renewal = now + self.settings.lease_seconds / 3
-        for failure in self.watch():
+        elif self.unproven:
+            # This process has lived on with it in hand. If it is killed soon, its entries are not to blame.
+            self._renew(self.unproven & self.held.keys())
+        self.unproven.clear()
+        for failure in self._watch_all():
             entry = failure.entry
             with about_entry(entry.stream, entry.id, entry.fields):
                 log.error("a Job cannot be wrapped up yet", job=entry.fields.get("job"), error=str(failure.error))
@@ -119,15 +129,25 @@ class Collector:
         end_overdue(self.client, self.pods, self.settings, self.kept)
         return WATCH_MS if self.held or self.kept.waiting else None
 
-    def watch(self) -> list[Failure]:
-        """Look at every pod in hand once; wrap up those that are over."""
-        if not self.held:
+    def _watch_all(self) -> list[Failure]:
+        """Look at every pod in hand. While what was handed out before comes back, which it does one at a time, that is
+        not done for each of them: it would take the square of their number.
+        """
+        now = self.clock()
+        if self.inbox.again and now < self.next_watch:
             return []
-        statuses = self.pods.statuses(held.launched.job for held in self.held.values() if not held.launched.refused)
+        self.next_watch = now + WATCH_MS / 1000
+        return self.watch(list(self.held.values()))
+
+    def watch(self, some: Sequence[Held]) -> list[Failure]:
+        """Look at these pods once; wrap up those that are over."""
+        if not some:
+            return []
+        statuses = self.pods.statuses(held.launched.job for held in some if not held.launched.refused)
         over: list[tuple[Held, PodStatus | None]] = []
         ending: list[tuple[Held, PodStatus | None]] = []
         moved: list[tuple[Held, PodStatus]] = []
-        for held in self.held.values():
+        for held in some:
             job = held.launched.job
             if held.launched.refused or job not in statuses:
                 over.append((held, None))
@@ -161,9 +181,12 @@ class Collector:
             else:
                 held.phase = status.phase
 
-    def _renew(self) -> None:
-        for stream in {held.entry.stream for held in self.held.values()}:
-            mine = [held.entry.id for held in self.held.values() if held.entry.stream == stream]
+    def _renew(self, entries: Iterable[tuple[str, str]]) -> None:
+        """Keep these in hand, by stream and id, and let go of those that are this consumer's no more."""
+        by_stream: dict[str, list[str]] = {}
+        for stream, entry in entries:
+            by_stream.setdefault(stream, []).append(entry)
+        for stream, mine in by_stream.items():
             kept = self.inbox.renew(stream, mine)
             for entry in mine:
                 if entry not in kept:

@@ -5,7 +5,16 @@ from pathlib import Path
 import structlog
 
 from helios.dag import EnvSecret, EnvValue
-from helios.localjobs import EnvFromSecret, LocalJob, Unreadable, create_job, delete_job, list_jobs, read_job
+from helios.localjobs import (
+    EnvFromSecret,
+    LocalJob,
+    Unreadable,
+    create_job,
+    delete_job,
+    list_jobs,
+    read_job,
+    remove_partials,
+)
 from services.jobrunner.jobs import ExistingJob, WantedJob
 
 log = structlog.get_logger()
@@ -44,7 +53,8 @@ class LocalLauncher:
         return max(0, self.jobs_alive - len(list_jobs(self.directory)))
 
     def look(self) -> None:
-        """There is nothing to look at: a process has no form."""
+        """A process has no form to look at. What is left of Jobs that a jobrunner was killed over goes."""
+        remove_partials(self.directory)
 
     def trouble(self) -> str:
         return "" if self.directory.is_dir() else f"the folder {self.directory}"

@@ -1,10 +1,12 @@
 """The inbox: new entries, one's own unfinished ones, and those of the dead, each in its turn."""
 
+import time
+
 import redis
 
 from helios.keys import LOSSES
 from helios.losses import Loss, losses_since
-from helios.streams import HANDED_BACK, Inbox
+from helios.streams import HANDED_BACK, READ_BLOCK_MS, Inbox
 from helios.transitions import commit_one, renew
 from tests.redis_servers import commands_sent
 from tests.waiting import wait_until
@@ -111,6 +113,14 @@ def test_entries_of_a_dead_consumer_are_taken_over_after_the_lease(client: redis
     client.xclaim(STREAM, GROUP, "dead", 0, list(owners(client)), idle=10_000_000, justid=True)
     assert read_all(inbox(client, "heir")) == [("0", 2), ("1", 2), ("2", 2)]
     assert set(owners(client).values()) == {"heir"}
+
+
+def test_what_the_dead_held_is_looked_for_often_enough_to_be_moving_soon_after_the_lease(client: redis.Redis) -> None:
+    """Within 5 s of the end of a lease of 15 s: the pause between looks, a read that blocks, and the work itself."""
+    box = inbox(client, lease_seconds=15)
+    box.read(1)
+    pause = box.next_reclaim - time.monotonic()
+    assert pause + READ_BLOCK_MS / 1000 < 5 * 0.75
 
 
 def test_an_entry_that_was_finished_meanwhile_is_not_handed_out(client: redis.Redis) -> None:

@@ -315,7 +315,9 @@ def allowed(server: GuardedRedis, user: str, *command: str) -> bool:
 
 
 def test_the_submit_user_can_submit_and_nothing_else(guarded: GuardedRedis) -> None:
-    """By the server's own list of commands: whatever is not XADD on the ingress is refused, newer commands included."""
+    """By the server's own list of commands: whatever is not XADD on the ingress, or the wait until that is on the disk,
+    is refused, newer commands included.
+    """
     client = guarded.client("submit")
     assert submitted(client, DIAMOND)
     with pytest.raises(NoPermissionError):
@@ -326,7 +328,15 @@ def test_the_submit_user_can_submit_and_nothing_else(guarded: GuardedRedis) -> N
         client.eval("return 1", 0)
     granted = _granted(guarded, "submit")
     # Those that the server lets everybody run, because one logs in and out by them, are its own affair.
-    assert granted == {"xadd", "ping", "client|setinfo"}
+    assert granted == {"xadd", "waitaof", "ping", "client|setinfo"}
+
+
+@pytest.mark.parametrize("user", ["submit", "client"])
+def test_whoever_submits_may_wait_until_it_is_on_the_disk(guarded: GuardedRedis, user: str) -> None:
+    """What docs/cli.md offers to those who must not lose a submission with Redis's last second."""
+    client = guarded.client(user)
+    submitted(client, DIAMOND)
+    assert len(client.execute_command("WAITAOF", 0, 0, 1000)) == 2
 
 
 def _granted(server: GuardedRedis, user: str) -> set[str]:

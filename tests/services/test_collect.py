@@ -1,7 +1,7 @@
 """The collector's loop over pods that are only said to exist: held, watched, wrapped up, taken over."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -38,8 +38,11 @@ class FakePods:
         self.messages: dict[tuple[str, str], str] = {}
         self.logs: dict[tuple[str, str], bytes] = {}
         self.released: list[str] = []
+        self.asked = 0
 
     def statuses(self, jobs: Iterable[str]) -> dict[str, PodStatus | None]:
+        jobs = list(jobs)
+        self.asked += len(jobs)
         return {job: self.found[job] for job in jobs if job in self.found}
 
     def message(self, job: str, step: str) -> str | None:
@@ -76,7 +79,7 @@ class Setting:
         self.pods = FakePods()
         self.collector = self.replica("one")
 
-    def replica(self, name: str) -> Collector:
+    def replica(self, name: str, clock: Callable[[], float] = time.monotonic) -> Collector:
         inbox = Inbox(
             self.client,
             group=COLLECTOR_GROUP,
@@ -85,7 +88,7 @@ class Setting:
             batch_entries=100,
             lease_seconds=600,
         )
-        return Collector(self.client, inbox, self.pods, SETTINGS)
+        return Collector(self.client, inbox, self.pods, SETTINGS, clock=clock)
 
     def launch(self, *tasks: str) -> None:
         self.stage.open({task: [] for task in tasks})
@@ -185,6 +188,25 @@ def test_another_collector_takes_over_after_the_first_died(setting: Setting) -> 
     assert setting.collector.held == {}
 
 
+def test_jobs_that_come_back_one_at_a_time_are_not_all_looked_at_for_each(setting: Setting) -> None:
+    """Else a collector with some hundred Jobs in hand would need minutes after its restart, and not a second."""
+    tasks = [f"t{number}" for number in range(60)]
+    setting.launch(*tasks)
+    for task in tasks:
+        setting.pods.found[f"job-{task}-1"] = None
+    setting.take()
+    setting.pods.asked = 0
+    heir = setting.replica("one", clock=lambda: 1000.0)
+    while len(heir.held) < len(tasks):
+        heir.turn()
+        heir.handle(heir.inbox.read(1))
+    assert setting.pods.asked <= 2 * len(tasks)
+    assert not heir.inbox.again
+    setting.pods.over("job-t0-1")
+    heir.turn()
+    assert setting.stage.status("t0") == "SUCCEEDED", "once all are back, every turn looks at every pod"
+
+
 def test_a_collector_that_slept_lets_go_of_what_another_took(setting: Setting) -> None:
     setting.launch("a")
     setting.pods.found["job-a-1"] = None
@@ -214,6 +236,21 @@ def test_after_a_lost_connection_no_pod_is_let_go_that_redis_does_not_know_of(se
     setting.take()
     assert setting.stage.status("a") == "SUCCEEDED"
     assert setting.pods.released == ["job-a-1"]
+
+
+def test_jobs_outlive_a_collector_that_is_killed_again_and_again_right_after_its_start(setting: Setting) -> None:
+    """What is in hand when others kill a process is no poison: whoever lives on for a turn was not killed by it."""
+    tasks = ["a", "b", "c"]
+    setting.launch(*tasks)
+    for task in tasks:
+        setting.pods.found[f"job-{task}-1"] = None
+    for _ in range(2 * SETTINGS.deliveries_before_dead_letter):
+        collector = setting.replica("one")
+        while entries := collector.inbox.read(1):
+            collector.handle(entries)
+            collector.turn()
+    pending: Any = setting.client.xpending_range(setting.stage.keys.launched, COLLECTOR_GROUP, "-", "+", 10)
+    assert {row["times_delivered"] for row in pending} == {1}
 
 
 def test_entries_of_two_partitions_with_the_same_id_are_both_held(client: redis.Redis) -> None:

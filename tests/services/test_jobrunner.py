@@ -1,5 +1,6 @@
 """Jobs: created once for a wanted attempt, deleted when nobody wants them, never for a stale entry."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import redis
 
 from helios.dag import Task, parse_dag
 from helios.keys import JOBRUNNER_GROUP
-from helios.localjobs import LocalJob, create_job, job_file, list_jobs, read_job
+from helios.localjobs import LocalJob, create_job, job_file, jobs_folder, list_jobs, read_job
 from helios.settings import Settings
 from helios.streams import Entry, Inbox
 from helios.tokens import check
@@ -303,3 +304,16 @@ def test_a_damaged_job_file_does_not_hide_the_others(tmp_path: Path) -> None:
     create_job(tmp_path, LocalJob(job="good", run="1-0", task="a", attempt=1, command=["true"]))
     job_file(tmp_path, "bad").write_bytes(b"{")
     assert [job.job for job in launcher.jobs()] == ["good"]
+
+
+def test_what_is_left_of_a_job_whose_writer_was_killed_goes_after_a_while(tmp_path: Path) -> None:
+    """It may hold a token; one that is being written just now is left alone."""
+    launcher = LocalLauncher(tmp_path, 10)
+    left, fresh = (jobs_folder(tmp_path) / f".{name}.0a1b2c3d.partial" for name in ("left", "fresh"))
+    jobs_folder(tmp_path).mkdir()
+    for file in (left, fresh):
+        file.write_bytes(b'{"job":')
+    os.utime(left, (0, 0))
+    launcher.look()
+    assert not left.exists()
+    assert fresh.exists()
