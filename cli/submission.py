@@ -72,7 +72,8 @@ def problem_line(file: str, problem: Problem) -> str:
 
 
 def submit(
-    link: Link, text: bytes, *, use_cache: bool | None, request_id: str | None, memoize: bool | None = None
+    link: Link, text: bytes, *, use_cache: bool | None, request_id: str | None, memoize: bool | None = None,
+    priority: str | None = None,
 ) -> str:
     """Add a submission; returns its entry's id. A lost reply is asked for again only if there is a request id."""
     fields: dict[Any, Any] = {"dag": text}
@@ -80,6 +81,8 @@ def submit(
         fields["useCache"] = "true" if use_cache else "false"
     if memoize is not None:
         fields["memoize"] = "true" if memoize else "false"
+    if priority is not None:
+        fields["priority"] = priority
     if request_id is not None:
         fields["requestId"] = request_id
     for left in reversed(range(TRIES)):

@@ -20,6 +20,7 @@ from services.jobrunner.forms import LOOK_SECONDS
 from services.jobrunner.jobs import ExistingJob, Launcher, LauncherAway
 from services.jobrunner.launch import Deleter, JobRunner, superseded
 from services.jobrunner.local import LocalLauncher
+from services.jobrunner.reading import ReadyInbox
 from services.process import configure_logging, connect, repeat, run_loops
 
 log = structlog.get_logger()
@@ -49,7 +50,7 @@ def run(settings: Settings, launcher: Launcher, client: redis.Redis, stop: Stop,
     partitions = all_partitions(settings.partitions)
     heartbeat = Heartbeat(client, "jobrunner", settings.replica)
     cancelled = inbox(tuple(keys.cancelled for keys in partitions))
-    ready = inbox(tuple(keys.ready for keys in partitions))
+    ready = ReadyInbox(client, settings, partitions)
     deleter = Deleter(launcher, cancelled)
     is_local = settings.launcher == "local"
     affinity = None if is_local or settings.affinity == "off" else Affinity(client, settings)

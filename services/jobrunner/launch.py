@@ -178,7 +178,14 @@ class JobRunner:
         entry, ready, name, _, look = tried.asked
         keys = keys_of_run(ready.run, self.settings.partitions)
         if look:
-            return check(keys, entry=entry.id, run=ready.run, task=ready.task, attempt=ready.attempt)
+            return check(
+                keys,
+                entry=entry.id,
+                run=ready.run,
+                task=ready.task,
+                attempt=ready.attempt,
+                stream=entry.stream,
+            )
         return launch(
             keys,
             entry=entry.id,
@@ -188,6 +195,7 @@ class JobRunner:
             job=name,
             event=TaskLaunched(ready.run, ready.task, ready.attempt, name),
             refused=tried.refused,
+            stream=entry.stream,
         )
 
     def _delete(self, name: str) -> None:
