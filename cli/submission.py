@@ -72,7 +72,12 @@ def problem_line(file: str, problem: Problem) -> str:
 
 
 def submit(
-    link: Link, text: bytes, *, use_cache: bool | None, request_id: str | None, memoize: bool | None = None,
+    link: Link,
+    text: bytes,
+    *,
+    use_cache: bool | None,
+    request_id: str | None,
+    memoize: bool | None = None,
     priority: str | None = None,
 ) -> str:
     """Add a submission; returns its entry's id. A lost reply is asked for again only if there is a request id."""

@@ -22,7 +22,7 @@ PROBE = "helios:probe"
 """Written and deleted again to see whether Redis takes writes."""
 
 PRIORITIES = ("high", "normal", "low")
-"""The classes of tasks, the one that is taken first first. What is normal has no word of its own in keys and records."""
+"""The classes of tasks, the most urgent first. What is normal has no word of its own in keys and records."""
 
 SUBMITTER_GROUP = "submitter"
 JOBRUNNER_GROUP = "jobrunner"

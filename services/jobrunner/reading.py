@@ -66,7 +66,11 @@ class ReadyInbox(Inbox):
                 failed = failed or reply
                 continue
             entries += [
-                Entry(stream=keys.ready_streams[number - 1], id=entry, fields=dict(zip(flat[::2], flat[1::2], strict=True)))
+                Entry(
+                    stream=keys.ready_streams[number - 1],
+                    id=entry,
+                    fields=dict(zip(flat[::2], flat[1::2], strict=True)),
+                )
                 for number, entry, flat in reply
             ]
         if failed is not None and not entries:

@@ -73,7 +73,7 @@ class Reconciler:
     def _repair(self, keys: Keys, lost: set[Missing]) -> None:
         """Send what is lost again; what may run joins those of its run that stand in line, and the line is mended."""
         lines: dict[str, list[tuple[str, str]]] = {run: [] for run in self.behind}
-        for each in lost:
+        for each in sorted(lost):
             fields = dict(each.fields)
             log.warning("an entry was lost and is sent again", stream=each.stream, **fields)
             if each.stream in keys.ready_streams:

@@ -170,7 +170,8 @@ class Transitions(RuleBasedStateMachine):
 
     def pick(self, data: st.DataObject, stream: str) -> tuple[str, dict[str, str]]:
         """Any entry there ever was: new, pending, or acknowledged long ago and delivered once more."""
-        return data.draw(st.sampled_from(sorted(self.known[stream].items())))
+        in_order = sorted(self.known[stream].items(), key=lambda each: [int(part) for part in each[0].split("-")])
+        return data.draw(st.sampled_from(in_order))
 
     def seen(self, stream: str) -> bool:
         return bool(self.known[stream])

@@ -24,7 +24,12 @@ def rerun(link: Link, run: str, *, use_cache: bool | None, request_id: str) -> s
             raise CommandFailed(f"the DAG of run {run} cannot be read: {error}", hint="submit its file again") from None
         skips, priority = link.client.hmget(link.keys(run).run(run), "memoize", "priority")
         return submit(
-            link, text, use_cache=use_cache, request_id=request_id, memoize=False if skips == "false" else None, priority=priority
+            link,
+            text,
+            use_cache=use_cache,
+            request_id=request_id,
+            memoize=False if skips == "false" else None,
+            priority=priority,
         )
 
 
