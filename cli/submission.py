@@ -155,6 +155,15 @@ def why_idle(link: Link, *services: str) -> str:
     return f"no {' and no '.join(missing)} is alive\n  next: start it; see helios doctor" if missing else ""
 
 
+def why_waiting(link: Link) -> str:
+    """Why submissions wait in their stream although a submitter is alive, as it says. Empty while they do not."""
+    waits = next((beat["waits"] for beat in live_services(link.client) if beat.get("waits")), "")
+    if not waits:
+        return ""
+    length: Any = link.client.xlen(SUBMISSIONS)
+    return f"{length:,} submissions wait for room: {waits}"
+
+
 def cancel(link: Link, run: str) -> None:
     """Ask for a run to be cancelled; asking twice changes nothing."""
     for left in reversed(range(TRIES)):

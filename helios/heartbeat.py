@@ -40,13 +40,20 @@ class Heartbeat:
         pipeline.execute()
         self.due = time.monotonic() + HEARTBEAT_SECONDS
 
+    def say(self, field: str, text: str) -> None:
+        """Tell this as well, at the next beat and from then on."""
+        self.fields[field] = text
+        self.due = 0.0
+
     def end(self) -> None:
         with contextlib.suppress(redis.RedisError):  # it expires by itself
             self.client.delete(self.key)
 
 
 def live_services(client: redis.Redis) -> list[dict[str, str]]:
-    """The heartbeats of all replicas alive, as service, replica, version, image (its tag), pid and since (epoch ms)."""
+    """The heartbeats of all replicas alive, as service, replica, version, image (its tag), pid and since (epoch
+    ms); of a submitter also `waits`, why it takes up no submission just now.
+    """
     found: Any = [client.hgetall(key) for key in _keys_like(client, f"{SERVICES_PREFIX}*")]
     beats: list[dict[str, str]] = [beat for beat in found if beat]
     return sorted(beats, key=lambda beat: (beat["service"], beat["replica"]))

@@ -96,6 +96,8 @@ class Inbox:
         """What was read last had been put off: others have their turn now, however much of it is due again."""
         self.held: Collection[tuple[str, str]] = ()
         """Stream and id of entries that the handler keeps in hand, and renews, beyond a turn."""
+        self.closed: Collection[str] = ()
+        """Streams of which nothing new is taken in hand just now; never all of them."""
         self.next_reclaim = 0.0
 
     def read(self, block_ms: int = READ_BLOCK_MS) -> list[Entry]:
@@ -202,7 +204,7 @@ class Inbox:
         found: list[tuple[str, list[tuple[str, dict[str, str]]]]] = self.client.xreadgroup(  # pyright: ignore[reportAssignmentType] -- the stubs mix in async
             self.group,
             self.consumer,
-            dict.fromkeys(self.streams, ">"),
+            {stream: ">" for stream in self.streams if stream not in self.closed},
             count=self.batch_entries,
             block=block_ms,
         )

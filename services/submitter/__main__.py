@@ -8,6 +8,7 @@ from helios.settings import SettingInvalid, settings_from
 from helios.streams import Inbox
 from helios.worker import Stop, work
 from services.process import configure_logging, connect, repeat, run_loops
+from services.submitter.admission import Admission
 from services.submitter.ingress import STREAMS, Ingress
 from services.submitter.reconcile import EVERY_SECONDS, Reconciler
 from services.submitter.settle import Settler
@@ -38,14 +39,17 @@ def main() -> None:
         )
 
     outside = inbox(STREAMS, INGRESS_ENTRIES)
-    ingress = Ingress(client, outside, settings.partitions)
+    admission = Admission(client, outside, settings, heartbeat)
+    ingress = Ingress(client, outside, settings.partitions, settings.ready_per_run, admission)
     finished = inbox(tuple(keys.finished for keys in all_partitions(settings.partitions)), settings.batch_entries)
     settler = Settler(client, settings.partitions)
     reconciler = Reconciler(client, settings.partitions)
     run_loops(
         stop,
         lambda: work(finished, settler.handle, settings=settings, stop=stop, heartbeat=heartbeat),
-        lambda: work(outside, ingress.handle, settings=settings, stop=stop, on_bury=ingress.bury),
+        lambda: work(
+            outside, ingress.handle, settings=settings, stop=stop, on_turn=admission.turn, on_bury=ingress.bury
+        ),
         lambda: repeat(stop, EVERY_SECONDS, reconciler.look),
     )
     heartbeat.end()

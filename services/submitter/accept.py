@@ -85,18 +85,34 @@ def stated_name(text: str) -> str:
 def reject(client: redis.Redis, run: str, problems: list[str], partitions: int, dag_name: str = UNREADABLE_DAG) -> None:
     """Leave a run with status REJECTED and one problem a line in `problems`."""
     fields = {
-        "dagId": run,
-        "dagName": dag_name,
-        "status": "REJECTED",
-        "cacheEnabled": "false",
-        "cacheHit": "N/A",
-        **_zero_counts(0),
+        **_unopened(run, dag_name, "REJECTED"),
         "problems": "\n".join(problem.replace("\n", " ") for problem in problems),
     }
     event = RunRejected(run, dag_name, len(problems))
     keys = keys_of_run(run, partitions)
     call = reject_run(keys, run=run, score=run_score(run), fields=fields, event=event)
     commit_one(client, call)
+
+
+def withdraw(client: redis.Redis, run: str, dag_name: str, partitions: int) -> bool:
+    """Leave a run with status CANCELLED for a submission that waits; whoever reads that later finds it done. False if
+    the run is open by now.
+    """
+    fields = {**_unopened(run, dag_name, "CANCELLED"), "reason": "cancelled before it was accepted"}
+    keys = keys_of_run(run, partitions)
+    call = reject_run(keys, run=run, score=run_score(run), fields=fields, event=RunRejected(run, dag_name, 0))
+    return commit_one(client, call) == 1
+
+
+def _unopened(run: str, dag_name: str, status: str) -> dict[str, str]:
+    return {
+        "dagId": run,
+        "dagName": dag_name,
+        "status": status,
+        "cacheEnabled": "false",
+        "cacheHit": "N/A",
+        **_zero_counts(0),
+    }
 
 
 def _submission(entry: Entry) -> Submission:

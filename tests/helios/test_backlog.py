@@ -27,6 +27,11 @@ def backlog(stage: Stage, priority: str | None = None) -> list[str]:
     return stage.client.lrange(stage.keys.backlog(RUN, priority), 0, -1)
 
 
+def of_lines(stage: Stage) -> list[str]:
+    """Every key that keeps an account of a line."""
+    return [key for what in ("offered", "backlog") for key in stage.client.scan_iter(match=f"*:{what}*")]
+
+
 def wide(count: int) -> dict[str, list[str]]:
     return {f"t{number}": [] for number in range(count)}
 
@@ -40,7 +45,7 @@ def test_of_a_large_run_a_window_stands_in_line_and_each_launch_lets_the_next_in
     for task in ("t1", "t2", "t3", "t4"):
         stage.launch(task)
     assert (line(stage), backlog(stage)) == ([], [])
-    assert stage.client.keys("*:offered*") == []
+    assert of_lines(stage) == []
 
 
 def test_a_small_run_stands_behind_a_window_of_the_large_one_and_not_behind_all_of_it(stage: Stage) -> None:
@@ -57,7 +62,7 @@ def test_a_run_of_no_more_tasks_than_the_window_keeps_no_account_of_its_line(sta
     stage.open(wide(3), window=3)
     assert len(line(stage)) == 3
     assert "window" not in stage.run()
-    assert stage.client.keys("*:offered*") == []
+    assert of_lines(stage) == []
 
 
 def test_children_and_retries_go_behind_those_of_their_run_that_wait(stage: Stage) -> None:
@@ -101,13 +106,13 @@ def test_a_stale_entry_of_an_attempt_that_was_retried_lets_nobody_else_in(stage:
 
 def test_a_cancelled_run_has_nobody_in_line_or_behind(stage: Stage) -> None:
     stage.open(wide(5), window=2, priorities={"t4": "high", "t3": "low"})
-    assert stage.client.keys("*:offered*") != []
+    assert of_lines(stage) != []
     entries = [(stream, *each) for stream in stage.keys.ready_streams for each in stage.deliver(stream)]
     stage.cancel(list(wide(5)))
-    assert stage.client.keys("*:offered*") + stage.client.keys("*:backlog*") == []
+    assert of_lines(stage) == []
     for stream, entry, fields in entries:
         stage.launch(fields["task"], entry=entry, stream=stream)
-    assert stage.client.keys("*:offered*") + stage.client.keys("*:backlog*") == []
+    assert of_lines(stage) == []
     assert sum(stage.client.xlen(stream) for stream in stage.keys.ready_streams) == 0
     stage.finalise()
     assert stage.run()["status"] == "CANCELLED"
@@ -204,7 +209,7 @@ def test_entries_that_an_older_version_sent_again_for_a_backlog_change_nothing(s
                 launched += [fields["task"]] if found == ["QUEUED", "1"] else []
     assert sorted(launched) == ["t0", "t1", "t2", "t3"]
     assert [line(stage, priority) for priority in PRIORITIES] == [[], [], []]
-    assert stage.client.keys("*:offered*") + stage.client.keys("*:backlog*") == []
+    assert of_lines(stage) == []
 
 
 @pytest.mark.parametrize("broken", ["offered", "backlog"])
