@@ -3,8 +3,8 @@
     python -m bench.fairness [--json FILE] [--tasks N] [--submissions N]
 
 Real Valkey and the services' own code, one process each; Jobs need no time (bench/instant.py). The small run has ten
-tasks and comes when the large one is open. «In one line» is the order without a window: HELIOS_READY_PER_RUN is the number of
-tasks, so that all that may run stands in line at once.
+tasks and comes when the large one is open. «In one line» is the order without a window: HELIOS_READY_PER_RUN is the
+number of tasks, so that all that may run stands in line at once.
 """
 
 import statistics

@@ -72,8 +72,16 @@ class Admission:
     def _memory_percent(self) -> int:
         until, used = self.memory
         if self.clock() >= until:
-            info: Any = self.client.info("memory")
-            limit = int(info.get("maxmemory") or 0)
-            used = int(info["used_memory"]) * 100 // limit if limit else 0
+            used = self._used_percent()
             self.memory = (self.clock() + MEMORY_SECONDS, used)
         return used
+
+    def _used_percent(self) -> int:
+        try:
+            info: Any = self.client.info("memory")
+        except ResponseError as error:
+            if self.memory[0] == 0.0:
+                log.warning("Redis does not say how full it is, so that does not count", error=str(error))
+            return 0
+        limit = int(info.get("maxmemory") or 0)
+        return int(info["used_memory"]) * 100 // limit if limit else 0
