@@ -54,7 +54,7 @@ def run(settings: Settings, launcher: Launcher, client: redis.Redis, stop: Stop,
     deleter = Deleter(launcher, cancelled)
     is_local = settings.launcher == "local"
     affinity = None if is_local or settings.affinity == "off" else Affinity(client, settings)
-    runner = JobRunner(client, launcher, settings, 1 if is_local else settings.job_create_threads, affinity)
+    runner = JobRunner(client, launcher, settings, 1 if is_local else settings.job_create_threads, affinity, ready)
     run_loops(
         stop,
         lambda: work(ready, runner.launch, settings=settings, stop=stop, heartbeat=heartbeat, on_turn=wait_for_room),

@@ -73,12 +73,16 @@ class JobRunner:
         settings: Settings,
         threads: int = 1,
         affinity: Affinity | None = None,
+        inbox: Inbox | None = None,
     ) -> None:
+        """`inbox`: whose entries these are; they are kept in hand for as long as their Jobs take to be created."""
         self.client = client
         self.launcher = launcher
         self.settings = settings
         self.pool = ThreadPoolExecutor(threads, "create") if threads > 1 else None
         self.affinity = affinity
+        self.inbox = inbox
+        self.keep_seconds = settings.lease_seconds / 3
         self.switches: OrderedDict[str, RunSwitches] = OrderedDict()
 
     def launch(self, entries: list[Entry]) -> Sequence[Failure]:
@@ -88,9 +92,22 @@ class JobRunner:
         """
         failures: list[Failure] = []
         asked = self._asked(entries, failures)
+        left = {each.entry.id: each.entry for each in asked}
+        kept_until = time.monotonic() + self.keep_seconds
         for tried in self._create_all(asked) if self.pool else self._create_each(asked):
             failures += self._tell(tried)
+            for each in tried:
+                left.pop(each.asked.entry.id, None)
+            if time.monotonic() >= kept_until:
+                self._keep(list(left.values()))
+                kept_until = time.monotonic() + self.keep_seconds
         return failures
+
+    def _keep(self, entries: list[Entry]) -> None:
+        """Or else every other replica in turn would ask a slow API server for the same, and count a delivery."""
+        if self.inbox is not None:
+            for stream in {entry.stream for entry in entries}:
+                self.inbox.renew(stream, [entry.id for entry in entries if entry.stream == stream])
 
     def _asked(self, entries: list[Entry], failures: list[Failure]) -> list[Asked]:
         """What the entries ask for; those that cannot be understood become failures."""
@@ -124,12 +141,14 @@ class JobRunner:
         yield [self._create(asked, away) for asked in batch]
 
     def _create_all(self, batch: list[Asked]) -> Iterator[list[Tried]]:
-        """Create them side by side; yields those that are done, as they get done."""
+        """Create them side by side; yields those that are done, as they get done, and none in between, so that the
+        others are kept in hand.
+        """
         assert self.pool is not None
         away = threading.Event()
         pending: set[Future[Tried]] = {self.pool.submit(self._create, asked, away) for asked in batch}
         while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            done, pending = wait(pending, self.keep_seconds, return_when=FIRST_COMPLETED)
             yield [future.result() for future in done]
 
     def _create(self, asked: Asked, away: threading.Event) -> Tried:
