@@ -44,25 +44,26 @@ local function place(queue, priority, name, attempt)
   emit(queue, priority, name, attempt)
 end
 
--- Emits from the backlog as long as there is room. The records of what was placed must be QUEUED by now.
+-- Emits from the backlog as long as there is room. The records of what was placed must be QUEUED by now, and the types of
+-- all three keys known, since nothing may fail between a name's leaving the backlog and its entry.
 local function refill(queue, priority)
   if not queue.window then
     return
   end
   local offered, backlog = of_priority(queue.offered, priority), of_priority(queue.backlog, priority)
+  local ready = of_priority(queue.ready, priority)
   local room = queue.window - redis.call('SCARD', offered)
   for _ = 1, LOOKS_AT_MOST do
-    local name = room > 0 and redis.call('LINDEX', backlog, 0)
+    local name = room > 0 and redis.call('LPOP', backlog)
     if not name then
       return
     end
     local state = redis.pcall('HMGET', queue.tasks .. name, 'status', 'attempt')
     -- A record that cannot be read is emitted all the same: who handles its entry says so, and the run ends.
-    if state.err or (state[1] == 'QUEUED' and redis.call('SISMEMBER', offered, name) == 0) then
-      emit(queue, priority, name, state[2] or '1')
+    if (state.err or state[1] == 'QUEUED') and redis.call('SADD', offered, name) == 1 then
+      redis.call('XADD', ready, '*', 'run', queue.id, 'task', name, 'attempt', state[2] or '1')
       room = room - 1
     end
-    redis.call('LPOP', backlog)
   end
 end
 
@@ -77,6 +78,7 @@ end
 -- The same when it must have been so already: only a launch by a version that knew no backlog leaves something here.
 local function leave(queue, priority, name)
   if queue.window and redis.call('SREM', of_priority(queue.offered, priority), name) == 1 then
+    check_types(queue, priority)
     refill(queue, priority)
   end
 end

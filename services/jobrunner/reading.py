@@ -65,13 +65,11 @@ class ReadyInbox(Inbox):
             if isinstance(reply, ResponseError):
                 failed = failed or reply
                 continue
+            streams = keys.ready_streams
+            handed: list[tuple[int, str, list[str]]] = reply
             entries += [
-                Entry(
-                    stream=keys.ready_streams[number - 1],
-                    id=entry,
-                    fields=dict(zip(flat[::2], flat[1::2], strict=True)),
-                )
-                for number, entry, flat in reply
+                Entry(stream=streams[number - 1], id=entry, fields=dict(zip(flat[::2], flat[1::2], strict=True)))
+                for number, entry, flat in handed
             ]
         if failed is not None and not entries:
             raise failed

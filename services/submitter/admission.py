@@ -78,7 +78,7 @@ class Admission:
 
     def _used_percent(self) -> int:
         try:
-            info: Any = self.client.info("memory")
+            info: Any = self.client.info("memory")  # pyright: ignore[reportUnknownMemberType] -- the stubs leave a parameter open
         except ResponseError as error:
             if self.memory[0] == 0.0:
                 log.warning("Redis does not say how full it is, so that does not count", error=str(error))

@@ -79,7 +79,7 @@ class Reconciler:
             if each.stream in keys.ready_streams:
                 lines.setdefault(fields["run"], []).append((fields["task"], fields["attempt"]))
             else:
-                self.client.xadd(each.stream, fields)
+                self.client.xadd(each.stream, {**fields})
         calls = [
             queue_again(keys, run=run, lost=tasks[start : start + NAMES_IN_A_CALL])
             for run, tasks in lines.items()
