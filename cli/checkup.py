@@ -193,10 +193,12 @@ def check_streams(link: Link) -> Iterator[Finding]:
 
 def work_streams(link: Link) -> list[tuple[str, str, bool]]:
     """Each stream, the group that reads it, and whether its entries must be handled promptly."""
-    streams = [(SUBMISSIONS, SUBMITTER_GROUP, True), (CONTROLS, SUBMITTER_GROUP, True)]
+    is_open = not any(beat.get("waits") for beat in live_services(link.client))
+    streams = [(SUBMISSIONS, SUBMITTER_GROUP, is_open), (CONTROLS, SUBMITTER_GROUP, True)]
     for keys in link.partitions:
         streams += [
             (keys.ready, JOBRUNNER_GROUP, False),  # may wait for room
+            *((stream, JOBRUNNER_GROUP, False) for stream in keys.ready_streams if stream != keys.ready),
             (keys.checks, COLLECTOR_GROUP, False),  # may wait for others that do the same work
             (keys.launched, COLLECTOR_GROUP, False),  # stays as long as its task runs
             (keys.cancelled, JOBRUNNER_GROUP, True),

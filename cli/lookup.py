@@ -51,11 +51,13 @@ def find_run(link: Link, named: str) -> str:
 
 
 def _unknown(link: Link, named: str) -> CommandFailed:
+    from cli.submission import why_waiting
     from helios.keys import SUBMISSIONS
 
     if link.client.xrange(SUBMISSIONS, named, named):
+        why = why_waiting(link)
         return CommandFailed(
-            f"run {named} is submitted but not accepted yet",
+            f"run {named} is submitted but not accepted yet{f': {why}' if why else ''}",
             hint="try again in a moment; `helios doctor` says whether a submitter is alive",
         )
     if _is_forgotten(link, named):

@@ -22,9 +22,15 @@ def rerun(link: Link, run: str, *, use_cache: bool | None, request_id: str) -> s
             text = written(str(dag).encode("utf-8", "surrogateescape"))
         except msgspec.DecodeError as error:
             raise CommandFailed(f"the DAG of run {run} cannot be read: {error}", hint="submit its file again") from None
-        skips: Any = link.client.hget(link.keys(run).run(run), "memoize")
+        found: Any = link.client.hmget(link.keys(run).run(run), "memoize", "priority")
+        skips, priority = found
         return submit(
-            link, text, use_cache=use_cache, request_id=request_id, memoize=False if skips == "false" else None
+            link,
+            text,
+            use_cache=use_cache,
+            request_id=request_id,
+            memoize=False if skips == "false" else None,
+            priority=priority,
         )
 
 

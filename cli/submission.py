@@ -73,7 +73,13 @@ def problem_line(file: str, problem: Problem) -> str:
 
 
 def submit(
-    link: Link, text: bytes, *, use_cache: bool | None, request_id: str | None, memoize: bool | None = None
+    link: Link,
+    text: bytes,
+    *,
+    use_cache: bool | None,
+    request_id: str | None,
+    memoize: bool | None = None,
+    priority: str | None = None,
 ) -> str:
     """Add a submission; returns its entry's id. A lost reply is asked for again only if there is a request id."""
     fields: dict[Any, Any] = {"dag": text}
@@ -81,6 +87,8 @@ def submit(
         fields["useCache"] = "true" if use_cache else "false"
     if memoize is not None:
         fields["memoize"] = "true" if memoize else "false"
+    if priority is not None:
+        fields["priority"] = priority
     if request_id is not None:
         fields["requestId"] = request_id
     for left in reversed(range(TRIES)):
@@ -150,6 +158,15 @@ def why_idle(link: Link, *services: str) -> str:
         return trouble
     missing = [service for service in services if not is_alive(link, service)]
     return f"no {' and no '.join(missing)} is alive\n  next: start it; see helios doctor" if missing else ""
+
+
+def why_waiting(link: Link) -> str:
+    """Why submissions wait in their stream although a submitter is alive, as it says. Empty while they do not."""
+    waits = next((beat["waits"] for beat in live_services(link.client) if beat.get("waits")), "")
+    if not waits:
+        return ""
+    length: Any = link.client.xlen(SUBMISSIONS)
+    return f"{length:,} submissions wait for room: {waits}"
 
 
 def cancel(link: Link, run: str) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from msgspec import Struct, field
 
-from helios.dag_format import DagSpec, EnvSpec, InputSpec, MemoizeSpec, SecretRef, TaskSpec, plain_text
+from helios.dag_format import DagSpec, EnvSpec, InputSpec, MemoizeSpec, Priority, SecretRef, TaskSpec, plain_text
 from helios.dag_graph import Graph
 from helios.dag_names import duration_seconds
 from helios.dag_problem import LIMITS, DagInvalid, DagLimits, Findings, Problem
@@ -119,6 +119,8 @@ class Task(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True
     """The task's own or else the DAG's; Kubernetes only."""
     memoize: Memoize | None = None
     """None: it always runs."""
+    priority: Priority | None = None
+    """None: its run's."""
 
 
 class Dag(Struct, frozen=True, rename="camel", kw_only=True):
@@ -128,6 +130,7 @@ class Dag(Struct, frozen=True, rename="camel", kw_only=True):
     use_cache: bool = True
     tasks: tuple[Task, ...]
     """At least one, in the order in which they are written."""
+    priority: Priority = "normal"
 
     def graph(self) -> Graph:
         """The order of the tasks. Cost: linear in tasks and edges; keep it rather than ask again."""
@@ -171,6 +174,7 @@ def _normalised(spec: DagSpec) -> Dag:
     return Dag(
         dag_name=spec.dag_name,
         use_cache=spec.use_cache,
+        priority=spec.priority,
         tasks=tuple(_task(task, spec.service_account_name) for task in spec.tasks),
     )
 
@@ -203,6 +207,7 @@ def _task(spec: TaskSpec, account: str | None) -> Task:
         ),
         service_account_name=spec.service_account_name or account,
         memoize=_memoize(spec.memoize),
+        priority=spec.priority,
     )
 
 

@@ -136,6 +136,9 @@ InputItem = Annotated[
 ]
 
 
+Priority = Literal["high", "normal", "low"]
+
+
 class TaskSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
     """One container to run."""
 
@@ -180,6 +183,7 @@ class TaskSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", 
     ) = None
     tolerations: Annotated[list[TolerationSpec], Meta(description="Taints it tolerates (Kubernetes).")] | None = None
     service_account_name: Annotated[str, _text("Overrides the DAG's (Kubernetes).")] | None = None
+    priority: Annotated[Priority, Meta(description="Overrides the DAG's.")] | None = None
     type: Annotated[Literal["command"], Meta(description="The only kind there is; carried by older DAGs.")] = "command"
 
 
@@ -196,6 +200,10 @@ class DagSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", k
     api_version: Annotated[Literal["v1"], Meta(description="Version of this format.")] = "v1"
     artifact_repository: Annotated[Any, Meta(description="Without effect; carried by older DAGs.")] = None
     service_account_name: Annotated[str, _text("The service account of the tasks (Kubernetes).")] | None = None
+    priority: Annotated[
+        Priority,
+        Meta(description="Which of the tasks that may run get a place first. A submission may override it."),
+    ] = "normal"
 
 
 def dag_schema() -> bytes:

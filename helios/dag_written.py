@@ -10,7 +10,8 @@ from helios.dag import Dag, EnvSecret, Input, Memoize, Task, TaskInput
 def written(stored: bytes) -> bytes:
     """JSON that `parse_dag` reads as the same DAG, from the DAG as Redis keeps it. Raises msgspec.DecodeError."""
     dag = msgspec.json.decode(stored, type=Dag)
-    document = {"dagName": dag.dag_name, "useCache": dag.use_cache, "tasks": [_task(task) for task in dag.tasks]}
+    document: dict[str, Any] = {"dagName": dag.dag_name, "useCache": dag.use_cache, "priority": dag.priority}
+    document["tasks"] = [_task(task) for task in dag.tasks]
     return msgspec.json.encode(document)
 
 
@@ -36,6 +37,7 @@ def _task(task: Task) -> dict[str, Any]:
         "tolerations": task.tolerations,
         "serviceAccountName": task.service_account_name,
         "memoize": _memoize(task.memoize) if task.memoize is not None else None,
+        "priority": task.priority,
     }
     return {**shown, **{name: value for name, value in optional.items() if value}}
 

@@ -63,6 +63,11 @@ class Heartbeat:
     def _trouble(self) -> str:
         return next((words for trouble in self.troubles if (words := trouble())), "")
 
+    def say(self, field: str, text: str) -> None:
+        """Tell this as well, at the next beat and from then on."""
+        self.fields[field] = text
+        self.due = 0.0
+
     def end(self) -> None:
         """Tells that this replica is no more, unless Redis has been out of reach of late."""
         if time.monotonic() > self.due + HEARTBEAT_SECONDS / 2:
@@ -73,7 +78,8 @@ class Heartbeat:
 
 def live_services(client: redis.Redis) -> list[dict[str, str]]:
     """The heartbeats of all replicas alive, as service, replica, version, image (its tag), pid, since (epoch ms) and
-    waitsFor (empty when it is ready)."""
+    waitsFor (empty when it is ready); of a submitter also `waits`, why it takes up no submission just now.
+    """
     found: Any = [client.hgetall(key) for key in _keys_like(client, f"{SERVICES_PREFIX}*")]
     beats: list[dict[str, str]] = [beat for beat in found if beat]
     return sorted(beats, key=lambda beat: (beat["service"], beat["replica"]))

@@ -25,6 +25,9 @@ LOSSES = "helios:losses"
 PROBE = "helios:probe"
 """Written and deleted again to see whether Redis takes writes."""
 
+PRIORITIES = ("high", "normal", "low")
+"""The classes of tasks, the most urgent first. What is normal has no word of its own in keys and records."""
+
 SUBMITTER_GROUP = "submitter"
 JOBRUNNER_GROUP = "jobrunner"
 COLLECTOR_GROUP = "collector"
@@ -80,6 +83,8 @@ class Keys:
         self.partition = partition
         self.prefix = f"helios:{{p{partition}}}:"
         self.ready = f"{self.prefix}tasks:ready"
+        """What may run and is of priority normal; the other two have streams of their own."""
+        self.ready_streams = tuple(self.ready_of(priority) for priority in PRIORITIES)
         self.checks = f"{self.prefix}tasks:checks"
         self.launched = f"{self.prefix}jobs:launched"
         self.cancelled = f"{self.prefix}jobs:cancelled"
@@ -98,8 +103,19 @@ class Keys:
         self.counted = f"{self.prefix}dag::counted"
         """Sorted set of whose sums are kept, scored by their last run's end: DAGs' names, and `:node:<node>`."""
 
+    def ready_of(self, priority: str | None) -> str:
+        return _of_priority(self.ready, priority)
+
     def run(self, run: str) -> str:
         return f"{self.prefix}run:{run}"
+
+    def offered(self, run: str, priority: str | None = None) -> str:
+        """Set of the run's tasks that have an entry in the ready stream of that priority, or are being looked at."""
+        return _of_priority(f"{self.prefix}run:{run}:offered", priority)
+
+    def backlog(self, run: str, priority: str | None = None) -> str:
+        """List of the run's tasks that may run and have no such entry yet, in the order in which they will get one."""
+        return _of_priority(f"{self.prefix}run:{run}:backlog", priority)
 
     def dag(self, run: str) -> str:
         """The normalised DAG, as JSON."""
@@ -138,6 +154,10 @@ class Keys:
     def request(self, request_id: str) -> str:
         """Which run a request id stands for."""
         return f"{self.prefix}request:{request_id}"
+
+
+def _of_priority(key: str, priority: str | None) -> str:
+    return key if priority in (None, "", "normal") else f"{key}:{priority}"
 
 
 def node_counted(node: str) -> str:

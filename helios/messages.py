@@ -16,6 +16,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     useCache: str | None = None
     requestId: str | None = None
     memoize: str | None = None
+    priority: str | None = None
 
 
 class Control(msgspec.Struct, frozen=True, kw_only=True):

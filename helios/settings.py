@@ -70,6 +70,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     batch_entries: Annotated[int, Meta(ge=1, le=10_000)] = 128
     """Entries read and committed at a time."""
 
+    ready_per_run: Annotated[int, Meta(ge=1, le=10_000)] = 64
+    """Attempts of one run, and of one priority, that stand in line for Jobs at once; the others wait in the run's own
+    backlog, and runs take turns. Fewer are fairer; a run keeps what it was opened with."""
+
+    runs_active: Annotated[int, Meta(ge=1, le=1_000_000)] = 2_000
+    """Runs that may be open and not ended at once; above that, submissions wait in their stream. Each replica of the
+    submitter looks before it reads, so there may be a few more."""
+
+    redis_full_percent: Annotated[int, Meta(ge=1, le=100)] = 85
+    """Above this share of Redis's maxmemory no run is opened, so that those that are open have room to end; 100: never
+    mind."""
+
     runs_kept_per_dag: Annotated[int, Meta(ge=1, le=1_000_000)] = 100
     """Finished runs of one DAG name that stay readable; older ones are deleted."""
 

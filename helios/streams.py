@@ -115,6 +115,8 @@ class Inbox:
         """Stream and id of entries that the handler keeps in hand, and renews, beyond a turn."""
         self.failed: set[tuple[str, str]] = set()
         """Stream and id of entries whose handling failed, and that wait for their next delivery."""
+        self.closed: Collection[str] = ()
+        """Streams of which nothing new is taken in hand just now; never all of them."""
         self.next_reclaim = 0.0
         self.turned = time.monotonic()
         """When its loop came round last."""
@@ -256,7 +258,7 @@ class Inbox:
         found: list[tuple[str, list[tuple[str, dict[str, str]]]]] = self.client.xreadgroup(  # pyright: ignore[reportAssignmentType] -- the stubs mix in async
             self.group,
             self.consumer,
-            dict.fromkeys(self.streams, ">"),
+            {stream: ">" for stream in self.streams if stream not in self.closed},
             count=self.batch_entries,
             block=block_ms,
         )

@@ -30,7 +30,13 @@ Tasks = Mapping[str, Sequence[str]]
 """Task names with the names of their parents."""
 
 
-def dag_text(tasks: Tasks, *, name: str = "trial", retries: Mapping[str, int] | None = None) -> bytes:
+def dag_text(
+    tasks: Tasks,
+    *,
+    name: str = "trial",
+    retries: Mapping[str, int] | None = None,
+    priorities: Mapping[str, str] | None = None,
+) -> bytes:
     return msgspec.json.encode(
         {
             "dagName": name,
@@ -41,6 +47,7 @@ def dag_text(tasks: Tasks, *, name: str = "trial", retries: Mapping[str, int] | 
                     "command": ["true"],
                     "depends_on": list(parents),
                     "retries": {"count": (retries or {}).get(task, 0)},
+                    "priority": (priorities or {}).get(task),
                 }
                 for task, parents in tasks.items()
             ],
@@ -59,7 +66,7 @@ class Stage:
         self.client = client
         self.keys = Keys(partition)
         self.groups = {
-            self.keys.ready: JOBRUNNER_GROUP,
+            **dict.fromkeys(self.keys.ready_streams, JOBRUNNER_GROUP),
             self.keys.cancelled: JOBRUNNER_GROUP,
             self.keys.checks: COLLECTOR_GROUP,
             self.keys.launched: COLLECTOR_GROUP,
@@ -69,9 +76,9 @@ class Stage:
         for stream, group in self.groups.items():
             client.xgroup_create(stream, group, id="0", mkstream=True)
 
-    def open(self, tasks: Tasks, *, run: str = RUN, **options: Any) -> ParsedDag:
+    def open(self, tasks: Tasks, *, run: str = RUN, window: int | None = None, **options: Any) -> ParsedDag:
         dag = parsed(tasks, **options)
-        for call in open_calls(self.keys, run, dag, None):
+        for call in open_calls(self.keys, run, dag, None, window=window):
             commit_one(self.client, call)
         return dag
 
@@ -115,11 +122,14 @@ class Stage:
 
     # What may happen.
 
-    def launch_call(self, task: str, attempt: int = 1, *, entry: str | None = None, run: str = RUN) -> Call:
+    def launch_call(
+        self, task: str, attempt: int = 1, *, entry: str | None = None, run: str = RUN, stream: str | None = None
+    ) -> Call:
         job = f"job-{task}-{attempt}"
-        entry = entry or self.entry_of(self.keys.ready, task, attempt, run)
+        stream = stream or self.keys.ready_of(self.task(task, run).get("priority"))
+        entry = entry or self.entry_of(stream, task, attempt, run)
         event = TaskLaunched(run, task, attempt, job)
-        return launch(self.keys, entry=entry, run=run, task=task, attempt=attempt, job=job, event=event)
+        return launch(self.keys, entry=entry, run=run, task=task, attempt=attempt, job=job, event=event, stream=stream)
 
     def end_call(
         self,

@@ -186,8 +186,10 @@ def test_every_script_has_its_function_and_is_shipped() -> None:
     scripts = {path.stem for path in (ROOT / "helios" / "transitions").glob("*.lua")}
     source = tree(ROOT / "helios" / "transitions" / "__init__.py")
     loaded = {
-        node.args[0].value
+        part.value
         for node in ast.walk(source)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Script" and isinstance(node.args[0], ast.Constant)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Script"
+        for part in node.args
+        if isinstance(part, ast.Constant)
     }
     assert scripts == loaded

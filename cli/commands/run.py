@@ -11,9 +11,21 @@ from cli.forecast import Forecast
 from cli.object_store import storing
 from cli.output import Format, harmless, narrate, put, put_json
 from cli.run_object import read_run, whole_object
-from cli.submission import File, await_verdict, cancel, name_of, problem_line, read_dag, submit, tell_rejected, why_idle
+from cli.submission import (
+    File,
+    await_verdict,
+    cancel,
+    name_of,
+    problem_line,
+    read_dag,
+    submit,
+    tell_rejected,
+    why_idle,
+    why_waiting,
+)
 from cli.watch import watch
 from helios.dag import Dag, DagInvalid, ParsedDag, parse_dag
+from helios.dag_format import Priority
 
 ACCEPT_SECONDS = 60.0
 QUIET_SECONDS = 4.0
@@ -26,6 +38,7 @@ def run(
     *,
     no_cache: Annotated[bool, Parameter(negative=())] = False,
     no_memoize: Annotated[bool, Parameter(negative=())] = False,
+    priority: Priority | None = None,
     plan: Annotated[bool, Parameter(negative=())] = False,
     output: Annotated[Format, Parameter(name=["--output", "-o"])] = "table",
 ) -> int:
@@ -41,6 +54,8 @@ def run(
         Fetch every input anew, whatever the DAG says.
     no_memoize
         Run every task, whatever the DAG says of memoize.
+    priority
+        high, normal or low, whatever the DAG says; tasks that say it themselves keep theirs.
     plan
         Say before what it would cost, as `helios plan` does, and afterwards how good that was.
     output
@@ -56,14 +71,22 @@ def run(
         # With an id of its own a submission whose reply is lost can be sent again, and is one run all the same.
         request = f"cli-{uuid.uuid4().hex}"
         entry = submit(
-            link, text, use_cache=False if no_cache else None, request_id=request, memoize=False if no_memoize else None
+            link,
+            text,
+            use_cache=False if no_cache else None,
+            request_id=request,
+            memoize=False if no_memoize else None,
+            priority=priority,
         )
         try:
             verdict = await_verdict(link, entry, QUIET_SECONDS)
             if verdict.status is None:
-                why = why_idle(link, "submitter")
+                why = why_idle(link, "submitter") or why_waiting(link)
                 narrate(f"not accepted yet{f': {why}' if why else ''}")
                 verdict = await_verdict(link, entry, ACCEPT_SECONDS - QUIET_SECONDS)
+            while verdict.status is None and (why := why_waiting(link)):
+                narrate(f"not accepted yet: {why}")
+                verdict = await_verdict(link, entry, ACCEPT_SECONDS)
         except KeyboardInterrupt:
             cancel(link, entry)
             raise

@@ -8,9 +8,10 @@ from cyclopts import Parameter
 from cli.connection import ALL, REDIS, connected
 from cli.failure import SUCCEEDED, USAGE, CommandFailed
 from cli.output import narrate, put
-from cli.submission import File, await_verdict, is_alive, name_of, read_dag, tell_rejected
+from cli.submission import File, await_verdict, is_alive, name_of, read_dag, tell_rejected, why_waiting
 from cli.submission import submit as send
 from cli.watch import watch as follow
+from helios.dag_format import Priority
 
 VERDICT_SECONDS = 5.0
 WATCHED_VERDICT_SECONDS = 60.0
@@ -24,6 +25,7 @@ def submit(
     watch: Annotated[bool, Parameter(negative=())] = False,
     no_cache: Annotated[bool, Parameter(negative=())] = False,
     no_memoize: Annotated[bool, Parameter(negative=())] = False,
+    priority: Priority | None = None,
     request_id: str | None = None,
 ) -> int:
     """Submit a DAG and print the run's id.
@@ -40,6 +42,8 @@ def submit(
         Fetch every input anew, whatever the DAG says.
     no_memoize
         Run every task, whatever the DAG says of memoize.
+    priority
+        high, normal or low, whatever the DAG says; tasks that say it themselves keep theirs.
     request_id
         Names this submission: sending the same DAG again with the same id starts no second run. Generated unless given.
     """
@@ -49,7 +53,12 @@ def submit(
     with connected(ALL if watch else REDIS) as link:
         request = request_id or f"cli-{uuid.uuid4().hex}"
         entry = send(
-            link, text, use_cache=False if no_cache else None, request_id=request, memoize=False if no_memoize else None
+            link,
+            text,
+            use_cache=False if no_cache else None,
+            request_id=request,
+            memoize=False if no_memoize else None,
+            priority=priority,
         )
         alive = is_alive(link, "submitter") or link.stack is not None
         patience = WATCHED_VERDICT_SECONDS if watch else VERDICT_SECONDS if alive else NO_SUBMITTER_SECONDS
@@ -61,7 +70,7 @@ def submit(
             tell_rejected(verdict, name_of(file))
             return USAGE
         if verdict.status is None:
-            why = "no submitter is alive" if not alive else "the submitter has not come to it yet"
+            why = "no submitter is alive" if not alive else why_waiting(link) or "the submitter has not come to it yet"
             narrate(f"submitted, but not accepted yet: {why}; it waits in the stream")
             narrate(f"  next: helios doctor, or helios show {entry} in a while")
             return SUCCEEDED

@@ -42,9 +42,12 @@ NAMES_IN_A_CALL = 1_000
 class Script:
     """The source of one script and the digest that EVALSHA knows it by."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *before: str) -> None:
+        """`before`: what its functions are taken from."""
         self.name = name
-        self.source = files("helios.transitions").joinpath(f"{name}.lua").read_text(encoding="utf-8")
+        self.source = "".join(
+            files("helios.transitions").joinpath(f"{part}.lua").read_text(encoding="utf-8") for part in (*before, name)
+        )
         self.sha = sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -57,15 +60,15 @@ class Call(NamedTuple):
 
 
 OPEN_TASKS = Script("open_tasks")
-OPEN_RUN = Script("open_run")
+OPEN_RUN = Script("open_run", "backlog")
 REJECT_RUN = Script("reject_run")
 CLAIM_REQUEST = Script("claim_request")
-LAUNCH = Script("launch")
+LAUNCH = Script("launch", "backlog")
 CHECK = Script("check")
-UNSKIP = Script("unskip")
-SKIP = Script("skip")
+UNSKIP = Script("unskip", "backlog")
+SKIP = Script("skip", "backlog")
 NOTE_MEMO = Script("note_memo")
-NOTE_WAIT = Script("note_wait")
+NOTE_WAIT = Script("note_wait", "backlog")
 WARN_RUN = Script("warn_run")
 MEMO_CLAIM = Script("memo_claim")
 MEMO_RELEASE = Script("memo_release")
@@ -80,12 +83,14 @@ NOTE_HEARD = Script("note_heard")
 DROP_LOGS = Script("drop_logs")
 HAND_BACK = Script("hand_back")
 NOTE_PHASE = Script("note_phase")
-SETTLE = Script("settle")
+SETTLE = Script("settle", "backlog")
+QUEUE_AGAIN = Script("queue_again", "backlog")
 FAIL_TASK = Script("fail_task")
-CANCEL_RUN = Script("cancel_run")
-FINALISE = Script("finalise")
+CANCEL_RUN = Script("cancel_run", "backlog")
+FINALISE = Script("finalise", "backlog")
 DEAD_LETTER = Script("dead_letter")
 RENEW = Script("renew")
+READ_READY = Script("read_ready")
 TAKE = Script("take")
 TAKE_FLIGHT = Script("take_flight")
 TIDY_CONSUMERS = Script("tidy_consumers")
@@ -148,13 +153,15 @@ class NewTask(NamedTuple):
     retries: int
     children: Sequence[str]
     spec: bytes
+    priority: str = ""
+    """One of PRIORITIES; empty if it is normal."""
 
 
 def open_tasks(keys: Keys, *, run: str, before: int, tasks: Sequence[NewTask]) -> Call:
     """`before` tasks were written by earlier calls. Returns 0 when these are too, or the run is open."""
     args: list[Any] = [keys.task_prefix(run), before]
     for task in tasks:
-        args += (task.name, task.waiting, task.retries, "\n".join(task.children), task.spec)
+        args += (task.name, task.waiting, task.retries, "\n".join(task.children), task.spec, task.priority)
     return Call(OPEN_TASKS, (keys.run(run), keys.task_names(run)), tuple(args))
 
 
@@ -166,10 +173,13 @@ def open_run(
     dag_name: str,
     dag: bytes,
     fields: dict[str, str],
-    roots: Sequence[str],
+    roots: Sequence[tuple[str, str]],
     event: Event,
+    window: int | None = None,
 ) -> Call:
-    """Returns 0 when the run is open already."""
+    """`roots`: name and priority of each. Of one priority `window` attempts stand in line at once; None: all that may
+    run. Returns 0 when the run is open already.
+    """
     flat = [text for pair in fields.items() for text in pair]
     return Call(
         OPEN_RUN,
@@ -181,8 +191,20 @@ def open_run(
             keys.active,
             keys.dag_runs(dag_name),
             keys.dag(run),
+            keys.offered(run),
+            keys.backlog(run),
         ),
-        (run, score, encode_event(event), EVENTS_KEPT, dag, len(fields), *flat, *roots),
+        (
+            run,
+            score,
+            encode_event(event),
+            EVENTS_KEPT,
+            dag,
+            len(fields),
+            *flat,
+            "" if window is None else window,
+            *(part for root in roots for part in root),
+        ),
     )
 
 
@@ -202,24 +224,56 @@ def claim_request(keys: Keys, *, request_id: str, run: str, digest: str) -> Call
 
 
 def launch(
-    keys: Keys, *, entry: str, run: str, task: str, attempt: int, job: str, event: Event, refused: str = ""
+    keys: Keys,
+    *,
+    entry: str,
+    run: str,
+    task: str,
+    attempt: int,
+    job: str,
+    event: Event,
+    refused: str = "",
+    stream: str | None = None,
 ) -> Call:
     """Returns [status, attempt] as found: the launch counts only if that is QUEUED and this attempt.
 
-    `refused` says why there is no Job: the collector ends the attempt with that reason.
+    `refused` says why there is no Job: the collector ends the attempt with that reason. `stream` is where the entry is,
+    that of priority normal unless given.
     """
     return Call(
         LAUNCH,
-        (keys.task(run, task), keys.ready, keys.launched, keys.events),
-        (JOBRUNNER_GROUP, entry, run, task, attempt, job, encode_event(event), EVENTS_KEPT, refused),
+        (
+            keys.task(run, task),
+            stream or keys.ready,
+            keys.launched,
+            keys.events,
+            keys.run(run),
+            keys.ready,
+            keys.offered(run),
+            keys.backlog(run),
+        ),
+        (
+            JOBRUNNER_GROUP,
+            entry,
+            run,
+            task,
+            attempt,
+            job,
+            encode_event(event),
+            EVENTS_KEPT,
+            refused,
+            keys.task_prefix(run),
+        ),
     )
 
 
-def check(keys: Keys, *, entry: str, run: str, task: str, attempt: int) -> Call:
-    """Returns 1 if the attempt now waits to be looked at, 0 when it does already, was, or is not QUEUED any more."""
+def check(keys: Keys, *, entry: str, run: str, task: str, attempt: int, stream: str | None = None) -> Call:
+    """Returns 1 if the attempt now waits to be looked at, 0 when it does already, was, or is not QUEUED any more.
+    `stream` as in `launch`.
+    """
     return Call(
         CHECK,
-        (keys.task(run, task), keys.ready, keys.checks),
+        (keys.task(run, task), stream or keys.ready, keys.checks),
         (JOBRUNNER_GROUP, entry, run, task, attempt),
     )
 
@@ -228,7 +282,7 @@ def unskip(keys: Keys, *, entry: str, run: str, task: str, attempt: int, memo: b
     """Returns 1 if this call made the attempt ready again. `memo` is JSON of a MemoCheck (helios/memo.py)."""
     return Call(
         UNSKIP,
-        (keys.task(run, task), keys.checks, keys.ready),
+        (keys.task(run, task), keys.checks, keys.run(run), keys.ready, keys.offered(run)),
         (COLLECTOR_GROUP, entry, run, task, attempt, memo),
     )
 
@@ -239,14 +293,38 @@ def skip(
     """Returns 1 if this call ended the attempt: another task's success stands for it."""
     return Call(
         SKIP,
-        (keys.task(run, task), keys.run(run), keys.checks, keys.finished, keys.events),
-        (COLLECTOR_GROUP, entry, run, task, attempt, record, memo, encode_event(event), EVENTS_KEPT),
+        (
+            keys.task(run, task),
+            keys.run(run),
+            keys.checks,
+            keys.finished,
+            keys.events,
+            keys.ready,
+            keys.offered(run),
+            keys.backlog(run),
+        ),
+        (
+            COLLECTOR_GROUP,
+            entry,
+            run,
+            task,
+            attempt,
+            record,
+            memo,
+            encode_event(event),
+            EVENTS_KEPT,
+            keys.task_prefix(run),
+        ),
     )
 
 
 def note_wait(keys: Keys, *, run: str, task: str, attempt: int, waits_for: str) -> Call:
     """Returns 1 if that is news of an attempt that is being looked at."""
-    return Call(NOTE_WAIT, (keys.task(run, task),), (attempt, waits_for))
+    return Call(
+        NOTE_WAIT,
+        (keys.task(run, task), keys.run(run), keys.ready, keys.offered(run), keys.backlog(run)),
+        (attempt, waits_for, run, task, keys.task_prefix(run)),
+    )
 
 
 def note_memo(keys: Keys, *, run: str, task: str, attempt: int, memo: bytes) -> Call:
@@ -420,8 +498,21 @@ def settle(keys: Keys, *, entry: str, run: str, task: str, attempt: int) -> Call
             keys.ready,
             keys.settled,
             keys.events,
+            keys.offered(run),
+            keys.backlog(run),
         ),
         (SUBMITTER_GROUP, entry, run, task, attempt, keys.task_prefix(run), EVENTS_KEPT, DISRUPTIONS_ALLOWED),
+    )
+
+
+def queue_again(keys: Keys, *, run: str, lost: Sequence[tuple[str, str]] = ()) -> Call:
+    """Repairs what of a run stands in line; `lost`: task and attempt of ready entries that are in no stream. Returns
+    how many tasks were queued again.
+    """
+    return Call(
+        QUEUE_AGAIN,
+        (keys.run(run), keys.ready, keys.offered(run), keys.backlog(run)),
+        (run, keys.task_prefix(run), *(part for each in lost for part in each)),
     )
 
 
@@ -460,7 +551,7 @@ def cancel_run(keys: Keys, *, run: str, tasks: Sequence[str], reason: str = "") 
     return [
         Call(
             CANCEL_RUN,
-            (keys.run(run), keys.cancelled, keys.settled, keys.events),
+            (keys.run(run), keys.cancelled, keys.settled, keys.events, keys.offered(run), keys.backlog(run)),
             (run, keys.task_prefix(run), EVENTS_KEPT, reason, int(number == len(chunks) - 1), *chunk),
         )
         for number, chunk in enumerate(chunks)
@@ -521,6 +612,13 @@ def retry_letter(dead: str, stream: str, *, run: str, letter: str) -> Call:
     Returns 1, 0 when the letter is gone already, or -1 when the run does not go on, which leaves the letter.
     """
     return Call(RETRY_LETTER, (dead, stream, run), (letter,))
+
+
+def read_ready(streams: Sequence[str], *, group: str, consumer: str, entries: int, shares: Sequence[int]) -> Call:
+    """Returns [number of the stream, entry, fields and values] of at most so many new entries: of each stream its
+    share, then what is left in the streams' order. The streams share a partition.
+    """
+    return Call(READ_READY, tuple(streams), (group, consumer, entries, *shares))
 
 
 def take(stream: str, *, group: str, consumer: str, entry: str, lease_ms: int) -> Call:

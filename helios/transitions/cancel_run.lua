@@ -1,6 +1,6 @@
 -- Cancels a run, a chunk of its tasks at a time: fences what waits, is queued or runs, and asks for live Jobs' removal.
 -- With a reason the run fails instead, and a task whose record is unreadable is passed over.
--- KEYS: run, jobs cancelled, runs settled, events
+-- KEYS: run, jobs cancelled, runs settled, events, offered, backlog
 -- ARGV: run, task prefix, events kept, reason or '', last chunk (0 or 1), tasks …
 local run, jobs_cancelled, runs_settled, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local id, prefix, events_kept, reason, last = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
@@ -47,6 +47,7 @@ end
 if #names > 0 then
   redis.call('HINCRBY', run, 'taskCancelled', #names)
 end
+drop(KEYS[5], KEYS[6])
 if not run_state[3] then
   redis.call('HSET', run, 'cancelledAt', now)
 end

@@ -1,7 +1,8 @@
 -- A ready attempt of a memoized task gets no Job yet: the collector looks whether an earlier success may stand for it.
--- KEYS: task, ready, checks
+-- It keeps its place among those of its run that stand in line, until it is skipped, launched, or waits for another.
+-- KEYS: task, the entry's stream, checks
 -- ARGV: group, entry, run, task, attempt
-local task, ready, checks = KEYS[1], KEYS[2], KEYS[3]
+local task, stream, checks = KEYS[1], KEYS[2], KEYS[3]
 local group, entry, attempt = ARGV[1], ARGV[2], ARGV[5]
 local state = redis.call('HMGET', task, 'status', 'attempt', 'checking', 'checked')
 local applied = 0
@@ -10,6 +11,6 @@ if state[1] == 'QUEUED' and state[2] == attempt and state[3] ~= attempt and stat
   redis.call('HSET', task, 'checking', attempt)
   applied = 1
 end
-redis.call('XACK', ready, group, entry)
-redis.call('XDEL', ready, entry)
+redis.call('XACK', stream, group, entry)
+redis.call('XDEL', stream, entry)
 return applied

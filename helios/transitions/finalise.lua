@@ -30,6 +30,7 @@ local function forget(old)
   redis.call('ZREM', runs, old)
   redis.call('ZREM', prefix .. 'runs:logs', old)
   redis.call('UNLINK', base, base .. ':dag', base .. ':tasks', base .. ':watched')
+  drop(base .. ':offered', base .. ':backlog')
 end
 
 local function trim(index, kept)
@@ -76,6 +77,7 @@ if state[1] == 'RUNNING' then
   end
   redis.call('HSET', run, 'endTime', now, 'durationMs', now - (tonumber(state[2]) or now))
   redis.call('ZREM', active, id)
+  drop(run .. ':offered', run .. ':backlog')
   count(first_sum, now)
   trim(dag_runs, tonumber(ARGV[5]))
   trim(runs, tonumber(ARGV[6]))

@@ -1,8 +1,8 @@
 -- Settles a task whose attempt ended: a success releases its children, a failure with attempts left queues the next.
 -- Returns 'settled', 'retried', 'failed' (nothing written: the caller settles it by fail_task) or 'stale'.
--- KEYS: task, run, finished, ready, runs settled, events
+-- KEYS: task, run, finished, ready, runs settled, events, offered, backlog
 -- ARGV: group, entry, run, task, attempt, task prefix, events kept, disruptions allowed
-local task, run, finished, ready, runs_settled, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local task, run, finished, runs_settled, events = KEYS[1], KEYS[2], KEYS[3], KEYS[5], KEYS[6]
 local group, entry, id, name, attempt, prefix = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 
 local function acknowledge()
@@ -15,13 +15,17 @@ local function announce(event)
 end
 
 local state = redis.call('HMGET', task, 'status', 'attempt', 'settled', 'children', 'retriesLeft', 'disrupted', 'disruptions',
-  'hitBytes', 'missBytes', 'record')
+  'hitBytes', 'missBytes', 'record', 'priority')
 if (state[1] ~= 'SUCCEEDED' and state[1] ~= 'FAILED') or state[2] ~= attempt or state[3] ~= '0' then
   acknowledge()
   return 'stale'
 end
 local run_state = redis.call('HMGET', run, 'status', 'cancelledAt', 'taskCount', 'taskSucceeded', 'taskFailed',
-  'taskUpstreamFailed', 'taskCancelled', 'settledAt')
+  'taskUpstreamFailed', 'taskCancelled', 'settledAt', 'window')
+local queue = {id = id, tasks = prefix, ready = KEYS[4], offered = KEYS[7], backlog = KEYS[8],
+  window = tonumber(run_state[9])}
+local time = redis.call('TIME')
+local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 local running = run_state[1] == 'RUNNING' and not run_state[2]
 local ended = (run_state[4] or 0) + (run_state[5] or 0) + (run_state[6] or 0) + (run_state[7] or 0)
 
@@ -33,7 +37,9 @@ if state[1] == 'FAILED' then
     return 'failed'
   end
   local following = tostring(tonumber(attempt) + 1)
-  local emitted = redis.call('XADD', ready, '*', 'run', id, 'task', name, 'attempt', following)
+  check_types(queue, state[11])
+  leave(queue, state[11], name)
+  place(queue, state[11], name, following)
   if disrupted then
     redis.call('HSET', task, 'disruptions', disruptions + 1)
   else
@@ -56,31 +62,36 @@ if state[1] == 'FAILED' then
         string.format('%.0f', number))
     end
   end
-  redis.call('HSET', task, 'status', 'QUEUED', 'attempt', following, 'queuedAt', string.match(emitted, '^%d+'))
+  redis.call('HSET', task, 'status', 'QUEUED', 'attempt', following, 'queuedAt', now)
+  refill(queue, state[11])
   announce('{"type":"TasksQueued","run":"' .. id .. '","attempt":' .. following .. ',"tasks":["' .. name .. '"]}')
   acknowledge()
   return 'retried'
 end
 
 -- Every child's record is read before the first write, so that one of the wrong type leaves nothing half done.
-local children = {}
+local children, kinds = {}, {}
 if running then
   for child in string.gmatch(state[4], '[^\n]+') do
-    local found = redis.call('HMGET', prefix .. child, 'status', 'waiting')
+    local found = redis.call('HMGET', prefix .. child, 'status', 'waiting', 'priority')
     if found[1] == 'WAITING' then
       if not tonumber(found[2]) then
         return redis.error_reply('WRONGTYPE task ' .. child .. ' waits for no number of tasks')
       end
-      children[#children + 1] = {child, found[2]}
+      children[#children + 1] = {child, found[2], found[3]}
+      kinds[found[3] or ''] = true
     end
   end
+end
+for priority in pairs(kinds) do
+  check_types(queue, priority)
 end
 local queued = {}
 for _, found in ipairs(children) do
   local child = prefix .. found[1]
   if found[2] == '1' then
-    local emitted = redis.call('XADD', ready, '*', 'run', id, 'task', found[1], 'attempt', '1')
-    redis.call('HSET', child, 'status', 'QUEUED', 'attempt', '1', 'waiting', '0', 'queuedAt', string.match(emitted, '^%d+'))
+    place(queue, found[3], found[1], '1')
+    redis.call('HSET', child, 'status', 'QUEUED', 'attempt', '1', 'waiting', '0', 'queuedAt', now)
     queued[#queued + 1] = '"' .. found[1] .. '"'
   else
     redis.call('HINCRBY', child, 'waiting', -1)
@@ -93,6 +104,10 @@ if run_state[1] == 'RUNNING' and not run_state[8] and ended == tonumber(run_stat
 end
 if #children > 0 then
   redis.call('HSET', task, 'settled', '1')
+end
+leave(queue, state[11], name)
+for priority in pairs(kinds) do
+  refill(queue, priority)
 end
 if #queued > 0 then
   announce('{"type":"TasksQueued","run":"' .. id .. '","attempt":1,"tasks":[' .. table.concat(queued, ',') .. ']}')

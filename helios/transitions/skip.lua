@@ -1,12 +1,16 @@
 -- An earlier success stands for the attempt: the task has succeeded without running, and the submitter is told.
--- KEYS: task, run, checks, finished, events
--- ARGV: group, entry, run, task, attempt, record, what the look came to, event, events kept
+-- KEYS: task, run, checks, finished, events, ready, offered, backlog
+-- ARGV: group, entry, run, task, attempt, record, what the look came to, event, events kept, task prefix
 local task, run, checks, finished, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group, entry, attempt = ARGV[1], ARGV[2], ARGV[5]
-local state = redis.call('HMGET', task, 'status', 'attempt', 'checking')
+local queue = {id = ARGV[3], tasks = ARGV[10], ready = KEYS[6], offered = KEYS[7], backlog = KEYS[8]}
+local state = redis.call('HMGET', task, 'status', 'attempt', 'checking', 'priority')
 local applied = 0
 if state[1] == 'QUEUED' and state[2] == attempt and state[3] == attempt then
-  redis.call('HGET', run, 'status')
+  queue.window = tonumber(redis.call('HGET', run, 'window'))
+  if queue.window then
+    check_types(queue, state[4])
+  end
   local emitted = redis.call('XADD', finished, '*', 'run', ARGV[3], 'task', ARGV[4], 'attempt', attempt)
   local now = string.match(emitted, '^%d+')
   redis.call('HSET', task, 'status', 'SUCCEEDED', 'launchedAt', now, 'endedAt', now, 'record', ARGV[6], 'memo', ARGV[7],
@@ -14,6 +18,7 @@ if state[1] == 'QUEUED' and state[2] == attempt and state[3] == attempt then
   redis.call('HDEL', task, 'waitsFor', 'pendingAt', 'scheduledAt', 'fetchingAt', 'runningAt', 'publishingAt')
   redis.call('HINCRBY', run, 'taskSucceeded', 1)
   redis.call('HINCRBY', run, 'taskSkipped', 1)
+  release(queue, state[4], ARGV[4])
   redis.pcall('XADD', events, 'MAXLEN', '~', ARGV[9], '*', 'event', ARGV[8])
   applied = 1
 end

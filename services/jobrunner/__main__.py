@@ -22,6 +22,7 @@ from services.jobrunner.forms import LOOK_SECONDS
 from services.jobrunner.jobs import ExistingJob, Launcher, LauncherAway
 from services.jobrunner.launch import Deleter, JobRunner, superseded
 from services.jobrunner.local import LocalLauncher
+from services.jobrunner.reading import ReadyInbox
 from services.process import begin, connect, end_in_time, refuse, repeat, run_loops
 
 log = structlog.get_logger()
@@ -52,11 +53,12 @@ def run(settings: Settings, launcher: Launcher, client: redis.Redis, stop: Stop,
     partitions = all_partitions(settings.partitions)
     heartbeat = Heartbeat(client, "jobrunner", settings.replica)
     cancelled = inbox(tuple(keys.cancelled for keys in partitions))
-    ready = inbox(tuple(keys.ready for keys in partitions))
+    ready = ReadyInbox(client, settings, partitions)
     deleter = Deleter(launcher, cancelled)
     is_local = settings.launcher == "local"
     affinity = None if is_local or settings.affinity == "off" else Affinity(client, settings)
-    runner = JobRunner(client, launcher, settings, 1 if is_local else settings.job_create_threads, affinity, stop)
+    threads = 1 if is_local else settings.job_create_threads
+    runner = JobRunner(client, launcher, settings, threads, affinity, stop, ready)
     heartbeat.troubles += [ready.trouble, cancelled.trouble, launcher.trouble]
     end_in_time(stop, settings, (ready, cancelled))
     run_loops(

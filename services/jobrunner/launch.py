@@ -74,7 +74,9 @@ class JobRunner:
         threads: int = 1,
         affinity: Affinity | None = None,
         stop: Stop | None = None,
+        inbox: Inbox | None = None,
     ) -> None:
+        """`inbox`: whose entries these are; they are kept in hand for as long as their Jobs take to be created."""
         self.client = client
         self.launcher = launcher
         self.settings = settings
@@ -82,6 +84,8 @@ class JobRunner:
         self.affinity = affinity
         self.stop = stop or Stop()
         """Once it is wanted no further Job is begun, so that a batch does not outlast the time there is to end."""
+        self.inbox = inbox
+        self.keep_seconds = settings.lease_seconds / 3
         self.switches: dict[str, RunSwitches | ResponseError] = {}
 
     def launch(self, entries: list[Entry]) -> Sequence[Failure]:
@@ -91,9 +95,22 @@ class JobRunner:
         """
         failures: list[Failure] = []
         asked = self._asked(entries, failures)
+        left = {each.entry.id: each.entry for each in asked}
+        kept_until = time.monotonic() + self.keep_seconds
         for tried in self._create_all(asked) if self.pool else self._create_each(asked):
             failures += self._tell(tried)
+            for each in tried:
+                left.pop(each.asked.entry.id, None)
+            if time.monotonic() >= kept_until:
+                self._keep(list(left.values()))
+                kept_until = time.monotonic() + self.keep_seconds
         return failures
+
+    def _keep(self, entries: list[Entry]) -> None:
+        """Or else every other replica in turn would ask a slow API server for the same, and count a delivery."""
+        if self.inbox is not None:
+            for stream in {entry.stream for entry in entries}:
+                self.inbox.renew(stream, [entry.id for entry in entries if entry.stream == stream])
 
     def _asked(self, entries: list[Entry], failures: list[Failure]) -> list[Asked]:
         """What the entries ask for; those that cannot be understood become failures."""
@@ -128,12 +145,14 @@ class JobRunner:
         yield [self._create(asked, away) for asked in batch]
 
     def _create_all(self, batch: list[Asked]) -> Iterator[list[Tried]]:
-        """Create them side by side; yields those that are done, as they get done."""
+        """Create them side by side; yields those that are done, as they get done, and none in between, so that the
+        others are kept in hand.
+        """
         assert self.pool is not None
         away = threading.Event()
         pending: set[Future[Tried]] = {self.pool.submit(self._create, asked, away) for asked in batch}
         while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            done, pending = wait(pending, self.keep_seconds, return_when=FIRST_COMPLETED)
             yield [future.result() for future in done]
 
     def _create(self, asked: Asked, away: threading.Event) -> Tried:
@@ -191,7 +210,14 @@ class JobRunner:
         entry, ready, name, _, look = tried.asked
         keys = keys_of_run(ready.run, self.settings.partitions)
         if look:
-            return check(keys, entry=entry.id, run=ready.run, task=ready.task, attempt=ready.attempt)
+            return check(
+                keys,
+                entry=entry.id,
+                run=ready.run,
+                task=ready.task,
+                attempt=ready.attempt,
+                stream=entry.stream,
+            )
         return launch(
             keys,
             entry=entry.id,
@@ -201,6 +227,7 @@ class JobRunner:
             job=name,
             event=TaskLaunched(ready.run, ready.task, ready.attempt, name),
             refused=tried.refused,
+            stream=entry.stream,
         )
 
     def _delete(self, name: str) -> None:

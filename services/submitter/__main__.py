@@ -5,6 +5,7 @@ from helios.keys import SUBMITTER_GROUP, all_partitions
 from helios.streams import Inbox
 from helios.worker import Stop, work
 from services.process import begin, connect, end_in_time, repeat, run_loops
+from services.submitter.admission import Admission
 from services.submitter.damage import IngressWatch
 from services.submitter.ingress import STREAMS, Ingress
 from services.submitter.reconcile import EVERY_SECONDS, Reconciler
@@ -31,8 +32,14 @@ def main() -> None:
         )
 
     outside = inbox(STREAMS, INGRESS_ENTRIES)
-    ingress = Ingress(client, outside, settings.partitions)
+    admission = Admission(client, outside, settings, heartbeat)
+    ingress = Ingress(client, outside, settings.partitions, settings.ready_per_run, admission)
     watch = IngressWatch(client, STREAMS)
+
+    def before_reading() -> int | None:
+        watch.look()
+        return admission.turn()
+
     finished = inbox(tuple(keys.finished for keys in all_partitions(settings.partitions)), settings.batch_entries)
     settler = Settler(client, settings.partitions)
     reconciler = Reconciler(client, settings.partitions)
@@ -41,7 +48,9 @@ def main() -> None:
     run_loops(
         stop,
         lambda: work(finished, settler.handle, settings=settings, stop=stop, heartbeat=heartbeat),
-        lambda: work(outside, ingress.handle, settings=settings, stop=stop, on_turn=watch.look, on_bury=ingress.bury),
+        lambda: work(
+            outside, ingress.handle, settings=settings, stop=stop, on_turn=before_reading, on_bury=ingress.bury
+        ),
         lambda: repeat(stop, EVERY_SECONDS, reconciler.look),
     )
     heartbeat.end()

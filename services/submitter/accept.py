@@ -14,7 +14,7 @@ from helios.dag import Dag, DagInvalid, ParsedDag, parse_dag
 from helios.dag_graph import Graph
 from helios.deadletter import has_raw_bytes
 from helios.events import RunAccepted, RunRejected
-from helios.keys import Keys, keys_of_run, partition_of, run_score
+from helios.keys import PRIORITIES, Keys, keys_of_run, partition_of, run_score
 from helios.messages import Control, Submission, decode
 from helios.records import RUN_COUNTERS
 from helios.recovery import WARNING
@@ -50,8 +50,11 @@ class Refusal(Exception):
         self.problems = problems
 
 
-def accept(client: redis.Redis, entry: Entry, partitions: int) -> str:
-    """Open the run of a submission; returns `accepted`, `rejected`, `alias` or `repeated`. Raises redis.RedisError."""
+def accept(client: redis.Redis, entry: Entry, partitions: int, window: int | None = None) -> str:
+    """Open the run of a submission; returns `accepted`, `rejected`, `alias` or `repeated`. Raises redis.RedisError.
+
+    `window`: of the run and of one priority so many attempts stand in line at once.
+    """
     keys = keys_of_run(entry.id, partitions)
     if client.exists(keys.run(entry.id)):
         return "repeated"
@@ -60,6 +63,7 @@ def accept(client: redis.Redis, entry: Entry, partitions: int) -> str:
         text = submission.dag.encode("utf-8", "surrogateescape")
         use_cache = _switch("useCache", submission.useCache)
         memoize = _switch("memoize", submission.memoize)
+        priority = _priority(submission.priority)
         first = _claim(client, entry.id, submission, text, partitions)
         if first != entry.id:
             _alias(client, keys, entry.id, first)
@@ -68,11 +72,12 @@ def accept(client: redis.Redis, entry: Entry, partitions: int) -> str:
     except Refusal as refusal:
         reject(client, entry.id, refusal.problems, partitions, stated_name(entry.fields.get("dag", "")))
         return "rejected"
-    _open(client, keys, entry.id, parsed, use_cache, memoize)
+    for call in open_calls(keys, entry.id, parsed, use_cache, memoize, priority, window):
+        commit_one(client, call)
     return "accepted"
 
 
-def recover(client: redis.Redis, message: Control, partitions: int) -> str:
+def recover(client: redis.Redis, message: Control, partitions: int, window: int | None = None) -> str:
     """Open a run under its old id, because Redis lost it; returns `recovered`, or `known` where it is there. Its tasks
     that had succeeded are found by the collector. Raises Refusal, redis.RedisError.
     """
@@ -81,7 +86,7 @@ def recover(client: redis.Redis, message: Control, partitions: int) -> str:
         return "known"
     parsed = _parse(message.dag.encode("utf-8", "surrogateescape"))
     use_cache, memoize = _switch("useCache", message.useCache), _switch("memoize", message.memoize)
-    for call in open_calls(keys, message.run, parsed, use_cache, memoize, recovered=True):
+    for call in open_calls(keys, message.run, parsed, use_cache, memoize, window=window, recovered=True):
         commit_one(client, call)
     return "recovered"
 
@@ -95,18 +100,34 @@ def stated_name(text: str) -> str:
 def reject(client: redis.Redis, run: str, problems: list[str], partitions: int, dag_name: str = UNREADABLE_DAG) -> None:
     """Leave a run with status REJECTED and one problem a line in `problems`."""
     fields = {
-        "dagId": run,
-        "dagName": dag_name,
-        "status": "REJECTED",
-        "cacheEnabled": "false",
-        "cacheHit": "N/A",
-        **_zero_counts(0),
+        **_unopened(run, dag_name, "REJECTED"),
         "problems": "\n".join(problem.replace("\n", " ") for problem in problems),
     }
     event = RunRejected(run, dag_name, len(problems))
     keys = keys_of_run(run, partitions)
     call = reject_run(keys, run=run, score=run_score(run), fields=fields, event=event)
     commit_one(client, call)
+
+
+def withdraw(client: redis.Redis, run: str, dag_name: str, partitions: int) -> bool:
+    """Leave a run with status CANCELLED for a submission that waits; whoever reads that later finds it done. False if
+    the run is open by now.
+    """
+    fields = {**_unopened(run, dag_name, "CANCELLED"), "reason": "cancelled before it was accepted"}
+    keys = keys_of_run(run, partitions)
+    call = reject_run(keys, run=run, score=run_score(run), fields=fields, event=RunRejected(run, dag_name, 0))
+    return commit_one(client, call) == 1
+
+
+def _unopened(run: str, dag_name: str, status: str) -> dict[str, str]:
+    return {
+        "dagId": run,
+        "dagName": dag_name,
+        "status": status,
+        "cacheEnabled": "false",
+        "cacheHit": "N/A",
+        **_zero_counts(0),
+    }
 
 
 def _submission(entry: Entry) -> Submission:
@@ -134,13 +155,21 @@ def _switch(field: str, text: str | None) -> bool | None:
             raise Refusal([f"{field} is {other[:40]!r}, but it takes true or false"])
 
 
+def _priority(text: str | None) -> str | None:
+    word = (text or "").strip().lower()
+    if word and word not in PRIORITIES:
+        raise Refusal([f"priority is {word[:40]!r}, but it takes {', '.join(PRIORITIES[:-1])} or {PRIORITIES[-1]}"])
+    return word or None
+
+
 def _claim(client: redis.Redis, run: str, submission: Submission, text: bytes, partitions: int) -> str:
     """The run that the submission's request id stands for; the run itself when it has none or is the first."""
     if submission.requestId is None:
         return run
     keys = Keys(partition_of(submission.requestId, partitions))
-    # A submission without the newer field keeps the digest that it had before there was one.
+    # A submission without the newer fields keeps the digest that it had before there were any.
     switches = (submission.useCache or "") + (f"\0{submission.memoize}" if submission.memoize else "")
+    switches += f"\0priority {submission.priority}" if submission.priority else ""
     digest = hashlib.sha256(text + b"\0" + switches.encode("utf-8", "surrogateescape")).hexdigest()
     first, known = commit_one(client, claim_request(keys, request_id=submission.requestId, run=run, digest=digest))
     if known != digest:
@@ -162,8 +191,8 @@ def _parse(text: bytes) -> ParsedDag:
         raise Refusal([str(problem) for problem in invalid.problems]) from None
 
 
-def new_tasks(dag: Dag, graph: Graph) -> list[NewTask]:
-    """The task records of a run that is about to open."""
+def new_tasks(dag: Dag, graph: Graph, priority: str = "normal") -> list[NewTask]:
+    """The task records of a run that is about to open. `priority`: of those that do not say."""
     return [
         NewTask(
             name=task.name,
@@ -171,9 +200,15 @@ def new_tasks(dag: Dag, graph: Graph) -> list[NewTask]:
             retries=task.retries,
             children=graph.children[task.name],
             spec=encode(task),
+            priority=_kept(task.priority or priority),
         )
         for task in dag.tasks
     ]
+
+
+def _kept(priority: str) -> str:
+    """As records keep it."""
+    return "" if priority == "normal" else priority
 
 
 def open_calls(
@@ -182,15 +217,18 @@ def open_calls(
     parsed: ParsedDag,
     use_cache: bool | None,
     memoize: bool | None = None,
+    priority: str | None = None,
+    window: int | None = None,
     *,
     recovered: bool = False,
 ) -> list[Call]:
     """The calls that open a run; only the last makes it visible. `memoize` False: none of its tasks is skipped.
-    `recovered`: tasks whose success is stored are skipped.
+    `priority`: instead of the DAG's. `window`: as in `accept`. `recovered`: tasks whose success is stored are skipped.
     """
     dag = parsed.dag
     graph = dag.graph()
-    tasks = new_tasks(dag, graph)
+    priority = priority or dag.priority
+    tasks = new_tasks(dag, graph, priority)
     enabled = dag.use_cache if use_cache is None else use_cache
     fields = {
         "dagId": run,
@@ -202,6 +240,8 @@ def open_calls(
     }
     if memoize is False:
         fields["memoize"] = "false"
+    if {priority, dag.priority} != {"normal"}:
+        fields["priority"] = priority
     warnings = [str(warning) for warning in parsed.warnings]
     if recovered:
         fields["recovered"] = "true"
@@ -220,18 +260,13 @@ def open_calls(
             dag_name=dag.dag_name,
             dag=encode(dag),
             fields=fields,
-            roots=graph.roots,
+            roots=[(task.name, task.priority) for task in tasks if not task.waiting],
+            # A run of no more tasks than that can never have too many in line.
+            window=window if window is not None and len(tasks) > window else None,
             event=RunAccepted(run, dag.dag_name, len(tasks), enabled),
         )
     )
     return calls
-
-
-def _open(
-    client: redis.Redis, keys: Keys, run: str, parsed: ParsedDag, use_cache: bool | None, memoize: bool | None
-) -> None:
-    for call in open_calls(keys, run, parsed, use_cache, memoize):
-        commit_one(client, call)
 
 
 def _zero_counts(tasks: int) -> dict[str, str]:

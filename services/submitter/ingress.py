@@ -14,7 +14,8 @@ from helios.messages import Control, decode
 from helios.streams import Entry, Inbox
 from helios.transitions import cancel_run, commit
 from helios.worker import Failure, Later, Refused
-from services.submitter.accept import Refusal, accept, recover, reject
+from services.submitter.accept import Refusal, accept, recover, reject, stated_name, withdraw
+from services.submitter.admission import Admission
 
 log = structlog.get_logger()
 
@@ -22,19 +23,30 @@ log = structlog.get_logger()
 class Ingress:
     """Handles entries of both streams, one after the other, in the order of their arrival."""
 
-    def __init__(self, client: redis.Redis, inbox: Inbox, partitions: int) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        inbox: Inbox,
+        partitions: int,
+        window: int | None = None,
+        admission: Admission | None = None,
+    ) -> None:
+        """`window`: as in `accept`. `admission`: what it says, if anything, of submissions that wait."""
         self.client = client
         self.inbox = inbox
         self.partitions = partitions
+        self.window = window
+        self.admission = admission
 
     def handle(self, entries: list[Entry]) -> Sequence[Failure]:
         for entry in entries:
             with about_entry(entry.stream, entry.id, entry.fields):
                 if entry.stream == SUBMISSIONS:
-                    outcome = accept(self.client, entry, self.partitions)
+                    outcome = accept(self.client, entry, self.partitions, self.window)
                     log.info("submission", outcome=outcome)
                 else:
-                    control(self.client, entry, self.partitions)
+                    is_closed = self.admission is not None and bool(self.admission.reason)
+                    control(self.client, entry, self.partitions, self.window, submissions_wait=is_closed)
                 acknowledge(self.inbox, entry)
         return ()
 
@@ -44,21 +56,30 @@ class Ingress:
             reject(self.client, entry.id, [f"the submission could not be handled: {reason}"], self.partitions)
 
 
-def control(client: redis.Redis, entry: Entry, partitions: int) -> None:
-    """Carry out a control entry. Raises Refused for one that makes no sense, Later while its run is not open yet."""
+def control(
+    client: redis.Redis, entry: Entry, partitions: int, window: int | None = None, *, submissions_wait: bool = False
+) -> None:
+    """Carry out a control entry. Raises Refused for one that makes no sense, Later while its run is not open yet.
+
+    While `submissions_wait`, for who knows how long, the run of one that waits is cancelled without ever being opened.
+    """
     message = decode(entry.fields, Control)
     run = resolve(client, message.run, partitions)
     if message.action == "recover":
-        _recover(client, message, partitions)
+        _recover(client, message, partitions, window)
         return
     if message.action != "cancel":
         raise Refused(f"action {message.action[:40]!r} is not known; there are 'cancel' and 'recover'")
     keys = keys_of_run(run, partitions)
     status: Any = client.hget(keys.run(run), "status")
     if status is None:
-        if client.xrange(SUBMISSIONS, run, run):
+        waiting: Any = client.xrange(SUBMISSIONS, run, run)
+        if not waiting:
+            raise Refused(f"there is no run {run[:80]!r} to cancel")
+        if not submissions_wait or not withdraw(client, run, stated_name(waiting[0][1].get("dag", "")), partitions):
             raise Later(f"run {run} is not open yet")
-        raise Refused(f"there is no run {run[:80]!r} to cancel")
+        log.info("cancel", run=run, found="a submission that waits")
+        return
     tasks: Any = client.lrange(keys.task_names(run), 0, -1)
     for result in commit(client, cancel_run(keys, run=run, tasks=tasks)):
         if isinstance(result, ResponseError):
@@ -66,9 +87,9 @@ def control(client: redis.Redis, entry: Entry, partitions: int) -> None:
     log.info("cancel", run=run, found=status)
 
 
-def _recover(client: redis.Redis, message: Control, partitions: int) -> None:
+def _recover(client: redis.Redis, message: Control, partitions: int, window: int | None) -> None:
     try:
-        outcome = recover(client, message, partitions)
+        outcome = recover(client, message, partitions, window)
     except Refusal as refusal:
         raise Refused(f"run {message.run} cannot be rebuilt: {refusal}") from None
     log.info("recovery", outcome=outcome)

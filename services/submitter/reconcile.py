@@ -13,10 +13,10 @@ import redis
 import structlog
 from redis.exceptions import ResponseError
 
-from helios.keys import Keys, all_partitions
+from helios.keys import PRIORITIES, Keys, all_partitions
 from helios.logged import about_entry
 from helios.records import END_COUNTERS
-from helios.transitions import pipelined
+from helios.transitions import NAMES_IN_A_CALL, commit, pipelined, queue_again
 
 log = structlog.get_logger()
 
@@ -25,7 +25,7 @@ ENTRIES_AT_MOST = 50_000
 """A stream longer than this is busy, not lost; the look at it is left for the next time."""
 
 
-STATE = ("status", "attempt", "settled", "children", "job", "checking")
+STATE = ("status", "attempt", "settled", "children", "job", "checking", "priority")
 
 
 class Missing(NamedTuple):
@@ -37,10 +37,10 @@ class Missing(NamedTuple):
 
 def wanted(keys: Keys, run: str, task: str, state: Iterable[str | None]) -> Missing | None:
     """The entry that a task in this state waits for. `state` are the values of STATE."""
-    status, attempt, settled, children, job, checking = state
+    status, attempt, settled, children, job, checking, priority = state
     named = (("run", run), ("task", task), ("attempt", attempt or ""))
     if status == "QUEUED":
-        return Missing(keys.checks if checking == attempt else keys.ready, named)
+        return Missing(keys.checks if checking == attempt else keys.ready_of(priority), named)
     if status == "RUNNING":
         return Missing(keys.launched, (*named, ("job", job or "")))
     if settled == "0" and (status == "FAILED" or (status == "SUCCEEDED" and children)):
@@ -55,19 +55,40 @@ class Reconciler:
         self.client = client
         self.partitions = partitions
         self.suspected: set[Missing] = set()
+        self.behind: set[str] = set()
+        """Runs with tasks that wait for room in the line, seen in the look that goes on."""
 
     def look(self) -> int:
         """One pass over the runs that have not ended; returns how many entries were sent again."""
         missing: set[Missing] = set()
+        repaired = 0
         for keys in all_partitions(self.partitions):
-            missing |= self._missing(keys)
-        repaired = missing & self.suspected
-        self.suspected = missing - repaired
-        for each in repaired:
+            self.behind = set()
+            of_one = self._missing(keys)
+            self._repair(keys, of_one & self.suspected)
+            missing |= of_one - self.suspected
+            repaired += len(of_one & self.suspected)
+        self.suspected = missing
+        return repaired
+
+    def _repair(self, keys: Keys, lost: set[Missing]) -> None:
+        """Send what is lost again; what may run joins those of its run that stand in line, and the line is mended."""
+        lines: dict[str, list[tuple[str, str]]] = {run: [] for run in self.behind}
+        for each in sorted(lost):
             with about_entry(each.stream, "", fields := dict(each.fields)):
                 log.warning("an entry was lost and is sent again", stream=each.stream, job=fields.get("job"))
-            self.client.xadd(each.stream, dict(each.fields))
-        return len(repaired)
+            if each.stream in keys.ready_streams:
+                lines.setdefault(fields["run"], []).append((fields["task"], fields["attempt"]))
+            else:
+                self.client.xadd(each.stream, {**fields})
+        calls = [
+            queue_again(keys, run=run, lost=tasks[start : start + NAMES_IN_A_CALL])
+            for run, tasks in lines.items()
+            for start in range(0, len(tasks) or 1, NAMES_IN_A_CALL)
+        ]
+        for result in commit(self.client, calls):
+            if isinstance(result, ResponseError):
+                log.error("a run's line cannot be mended", error=str(result))
 
     def _missing(self, keys: Keys) -> set[Missing]:
         expected: set[Missing] = set()
@@ -90,13 +111,21 @@ class Reconciler:
         names: Any = self.client.lrange(keys.task_names(run), 0, -1)
         pipeline = pipelined(self.client)
         pipeline.hmget(keys.run(run), "taskCount", *END_COUNTERS)
+        for priority in PRIORITIES:
+            pipeline.lrange(keys.backlog(run, priority), 0, -1)
         for name in names:
             pipeline.hmget(keys.task(run, name), *STATE)
-        counts, *states = pipeline.execute(raise_on_error=False)
+        counts, *rest = pipeline.execute(raise_on_error=False)
+        backlogs, states = rest[: len(PRIORITIES)], rest[len(PRIORITIES) :]
+        behind = {name for backlog in backlogs if not isinstance(backlog, ResponseError) for name in backlog}
+        if behind:
+            self.behind.add(run)
         found = {
             each
             for name, state in zip(names, states, strict=True)
-            if not isinstance(state, ResponseError) and (each := wanted(keys, run, name, state))
+            if not isinstance(state, ResponseError)
+            and not (name in behind and state[0] == "QUEUED")
+            and (each := wanted(keys, run, name, state))
         }
         if not isinstance(counts, ResponseError) and _adds_up(counts):
             found.add(Missing(keys.settled, (("run", run),)))

@@ -34,7 +34,7 @@ def stored(valkey: redis.Redis) -> Link:
 
 def content(client: redis.Redis, keys: Keys) -> dict[str, Any]:
     """Everything there is about runs, but not the work streams of the services."""
-    services = {keys.ready, keys.checks, keys.launched, keys.cancelled, keys.finished, keys.settled}
+    services = {*keys.ready_streams, keys.checks, keys.launched, keys.cancelled, keys.finished, keys.settled}
     found: dict[str, Any] = {}
     for key in client.scan_iter(f"{keys.prefix}*"):
         if key in services:

@@ -88,7 +88,9 @@ def test_every_key_of_a_partition_is_in_one_slot() -> None:
     """The first hash tag decides, whatever a name holds."""
     keys = Keys(3)
     made = [
-        keys.ready,
+        *keys.ready_streams,
+        keys.offered("r", "high"),
+        keys.backlog("{p0}", "low"),
         keys.run("r"),
         keys.task("r", "{x}"),
         keys.request("{p0}"),

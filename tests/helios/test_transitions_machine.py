@@ -24,10 +24,11 @@ from hypothesis.stateful import (
 
 from helios import transitions
 from helios.dag_graph import Graph
-from helios.keys import Keys
+from helios.keys import PRIORITIES, Keys
 from helios.records import ENDED
 from helios.transitions import DISRUPTIONS_ALLOWED, Call, commit, commit_one, fail_task
 from services.submitter.accept import open_calls
+from services.submitter.reconcile import Reconciler
 from tests.stage import Stage, counters, parsed
 
 STARTED = ("QUEUED", "RUNNING", "SUCCEEDED", "FAILED")
@@ -140,11 +141,25 @@ class Transitions(RuleBasedStateMachine):
             self.stage.deliver(stream)
             self.known[stream].update(self.stage.entries(stream))
 
-    @initialize(shape=tasks(), retries=st.lists(st.integers(0, 2), min_size=5, max_size=5), crashes=st.integers(0, 3))
-    def accept(self, shape: dict[str, list[str]], retries: list[int], crashes: int) -> None:
+    @initialize(
+        shape=tasks(),
+        retries=st.lists(st.integers(0, 2), min_size=5, max_size=5),
+        crashes=st.integers(0, 3),
+        priorities=st.lists(st.sampled_from((*PRIORITIES, "normal")), min_size=5, max_size=5),
+        window=st.sampled_from((None, 1, 2)),
+    )
+    def accept(
+        self,
+        shape: dict[str, list[str]],
+        retries: list[int],
+        crashes: int,
+        priorities: list[str],
+        window: int | None,
+    ) -> None:
         allowed = dict(zip(shape, retries, strict=False))
-        dag = parsed(shape, retries=allowed)
-        calls = open_calls(self.keys, self.run_id, dag, None)
+        dag = parsed(shape, retries=allowed, priorities=dict(zip(shape, priorities, strict=False)))
+        self.window = window if window is not None and window < len(shape) else None
+        calls = open_calls(self.keys, self.run_id, dag, None, window=window)
         for call in (*calls[:crashes], *calls, *calls[-1:]):
             commit_one(self.stage.client, call)
         graph = dag.dag.graph()
@@ -155,19 +170,21 @@ class Transitions(RuleBasedStateMachine):
 
     def pick(self, data: st.DataObject, stream: str) -> tuple[str, dict[str, str]]:
         """Any entry there ever was: new, pending, or acknowledged long ago and delivered once more."""
-        return data.draw(st.sampled_from(sorted(self.known[stream].items())))
+        in_order = sorted(self.known[stream].items(), key=lambda each: [int(part) for part in each[0].split("-")])
+        return data.draw(st.sampled_from(in_order))
 
     def seen(self, stream: str) -> bool:
         return bool(self.known[stream])
 
-    @precondition(lambda self: self.seen(self.keys.ready))
+    @precondition(lambda self: any(map(self.seen, self.keys.ready_streams)))
     @rule(data=st.data())
     def launch(self, data: st.DataObject) -> None:
-        self.do_launch(*self.pick(data, self.keys.ready))
+        stream = data.draw(st.sampled_from([each for each in self.keys.ready_streams if self.seen(each)]))
+        self.do_launch(*self.pick(data, stream), stream)
 
-    def do_launch(self, entry: str, fields: dict[str, str]) -> None:
+    def do_launch(self, entry: str, fields: dict[str, str], stream: str) -> None:
         task, attempt = fields["task"], int(fields["attempt"])
-        self.stage.launch(task, attempt, entry=entry, run=self.run_id)
+        self.stage.launch(task, attempt, entry=entry, run=self.run_id, stream=stream)
         self.model.launch(task, attempt)
         self.note_entries()
 
@@ -252,6 +269,29 @@ class Transitions(RuleBasedStateMachine):
         else:
             commit_one(self.stage.client, call)
 
+    @rule(data=st.data(), mood=st.integers(0, 9))
+    def lose(self, data: st.DataObject, mood: int) -> None:
+        """A stream of ready entries, or what the run has in line, is gone; two looks of the submitter make it good."""
+        if mood < 2:
+            of_run = self.keys.offered if data.draw(st.booleans()) else self.keys.backlog
+            lost = [of_run(self.run_id, priority) for priority in PRIORITIES]
+            if mood == 0:
+                # Emptied, not deleted: else a later entry might get the id of an earlier one, or not, by the clock.
+                self.stage.client.xtrim(data.draw(st.sampled_from(self.keys.ready_streams)), maxlen=0)
+            self.stage.client.delete(*lost)
+            self.mend()
+
+    @rule()
+    def mend(self) -> None:
+        reconciler = Reconciler(self.stage.client, 1)
+        reconciler.look()
+        reconciler.look()
+        self.lost_nothing = False
+        self.note_entries()
+
+    lost_nothing = True
+    window: int | None = None
+
     @precondition(lambda self: self.kept_calls)
     @rule()
     def write_what_was_folded(self) -> None:
@@ -264,6 +304,32 @@ class Transitions(RuleBasedStateMachine):
         for task, status in self.model.status.items():
             found = self.stage.task(task, self.run_id)
             assert (found["status"], int(found["attempt"])) == (status, self.model.attempt[task]), task
+
+    @invariant()
+    def what_may_run_has_its_entry_or_waits_for_room_that_will_come(self) -> None:
+        if not hasattr(self, "model") or self.cancel_unfinished:
+            return
+        for priority in PRIORITIES:
+            entries = {
+                (fields["task"], fields["attempt"])
+                for stream in self.keys.ready_streams
+                for _, fields in self.stage.entries(stream)
+            }
+            queued = {
+                (task, str(self.model.attempt[task]))
+                for task, status in self.model.status.items()
+                if status == "QUEUED" and (self.stage.task(task, self.run_id).get("priority") or "normal") == priority
+            }
+            in_line = queued & entries
+            backlog = set(self.stage.client.lrange(self.keys.backlog(self.run_id, priority), 0, -1))
+            assert {task for task, _ in queued - in_line} <= backlog
+            if self.window is None:
+                assert not backlog
+            elif self.lost_nothing:
+                assert len(in_line) <= self.window
+                assert queued == in_line or len(in_line) == self.window
+            else:
+                assert queued == in_line or in_line
 
     @invariant()
     def no_task_starts_before_all_its_parents_have_succeeded(self) -> None:
@@ -301,8 +367,8 @@ class Transitions(RuleBasedStateMachine):
             if not left:
                 break
             for stream, (entry, fields) in left:
-                if stream == self.keys.ready:
-                    self.do_launch(entry, fields)
+                if stream in self.keys.ready_streams:
+                    self.do_launch(entry, fields, stream)
                 elif stream == self.keys.launched:
                     self.do_end(entry, fields, ("SUCCEEDED", False))
                 elif stream == self.keys.finished:

@@ -496,7 +496,7 @@ def test_the_scaler_looks_at_streams_and_groups_that_exist(manifests: Manifests)
     assert looked_at == {
         (SUBMISSIONS, SUBMITTER_GROUP),
         (keys.finished, SUBMITTER_GROUP),
-        (keys.ready, JOBRUNNER_GROUP),
+        *((stream, JOBRUNNER_GROUP) for stream in keys.ready_streams),
         (keys.launched, COLLECTOR_GROUP),
         (keys.settled, COLLECTOR_GROUP),
     }

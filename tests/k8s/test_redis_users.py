@@ -24,6 +24,7 @@ from helios.heartbeat import live_services
 from helios.keys import (
     CONTROLS,
     NODES,
+    PRIORITIES,
     RECOVERY_DUTY,
     RETENTION,
     SUBMISSIONS,
@@ -41,6 +42,7 @@ from helios.records import ENDED
 from helios.settings import Settings
 from helios.streams import CLIENT_OPTIONS
 from helios.tokens import Attempt
+from helios.transitions import check, commit_one, note_wait
 from services.collector.demand import Demand
 from services.collector.endpoint import PodEndpoint
 from services.collector.locate import Declared, Locator
@@ -48,6 +50,7 @@ from services.collector.nodes import Nodes
 from services.collector.recovery import Recorder
 from services.collector.seed import Seeding
 from services.collector.store import Store
+from services.submitter.reconcile import Reconciler
 from tests.k8s.conftest import K8S, ROOT, GuardedRedis
 from tests.services.pod_calls import SETTINGS, as_pod
 from tests.stage import RUN, Stage
@@ -78,6 +81,7 @@ def services(guarded: GuardedRedis, tmp_path: Path) -> Iterator[GuardedRedis]:
                 "HELIOS_TOKEN_KEY": "test",
                 "HELIOS_LEASE_SECONDS": "1",
                 "HELIOS_RUNS_KEPT_PER_DAG": "1",
+                "HELIOS_READY_PER_RUN": "1",
             }
             with (tmp_path / f"{name}.log").open("wb") as file:
                 process = subprocess.Popen(
@@ -137,6 +141,7 @@ def test_runs_of_every_kind_end_as_they_should_and_nobody_is_refused_anything(se
     assert ended(client, submitted(sender, tasks({"name": "lost"}, name="other")))["status"] == "SUCCEEDED"
     assert client.xlen(KEYS.log(failed, "bad", 1, "task")) == 1
     _memoized(client, sender)
+    _in_lines(client, sender)
     _cancelled(services, client, sender)
     _dead_letters(services, client)
     assert services.refused() == []
@@ -149,6 +154,15 @@ def _memoized(client: redis.Redis, sender: redis.Redis) -> None:
     assert ended(client, submitted(sender, document, memoize="false"))["taskSkipped"] == "0"
     verified = tasks({"name": "m", "memoize": {"verify": 1}}, name="memoized")
     assert ended(client, submitted(sender, verified))["taskSkipped"] == "0"
+
+
+def _in_lines(client: redis.Redis, sender: redis.Redis) -> None:
+    """Of runs of every priority one task at a time stands in line; some of the same work are skipped."""
+    for priority in PRIORITIES:
+        several = tasks(*({"name": f"t{number}"} for number in range(5)), name="line")
+        assert ended(client, submitted(sender, several, priority=priority))["taskSucceeded"] == "5"
+    twins = tasks(*({"name": f"m{number}", "memoize": True, "env": {"X": "1"}} for number in range(3)), name="twins")
+    assert ended(client, submitted(sender, twins, priority="low"))["taskSkipped"] == "2"
 
 
 def _cancelled(services: GuardedRedis, client: redis.Redis, sender: redis.Redis) -> None:
@@ -344,6 +358,23 @@ def _granted(server: GuardedRedis, user: str) -> set[str]:
     rules: Any = server.admin.execute_command("ACL GETUSER", user)
     flat = json.dumps(rules)
     return set(re.findall(r"\+([a-z|]+)", flat))
+
+
+def test_what_stands_in_line_is_mended_and_moved_under_the_services_own_users(guarded: GuardedRedis) -> None:
+    """What the services call seldom: the mending of a line, and a look that waits for the same work elsewhere."""
+    stage = Stage(guarded.admin)
+    stage.open({f"t{number}": [] for number in range(4)}, window=1, priorities={"t3": "high"})
+    entry = stage.entry_of(KEYS.ready, "t0")
+    looked = {"run": RUN, "task": "t0", "attempt": 1}
+    commit_one(guarded.client("jobrunner"), check(KEYS, entry=entry, **looked))
+    assert commit_one(guarded.client("collector"), note_wait(KEYS, **looked, waits_for="another")) == 1
+    assert [task for task, _ in stage.emitted(KEYS.ready)] == ["t1"]
+    guarded.admin.delete(KEYS.offered(RUN))
+    reconciler = Reconciler(guarded.client("submitter"), 1)
+    assert reconciler.look() == 0
+    reconciler.look()
+    assert [task for task, _ in stage.emitted(KEYS.ready)][:2] == ["t1", "t2"]
+    assert guarded.refused() == []
 
 
 @pytest.mark.parametrize("user", ["submitter", "jobrunner", "collector", "client", "submit", "scaler"])

@@ -113,7 +113,7 @@ def check_all_well(client: redis.Redis, runs: list[str], partitions: int) -> Non
         assert {client.hget(keys.task(run, name), "attempt") for name in names} == {"1"}
         assert counters(fields)["taskFailed"] == "0"
     for keys in (Keys(number) for number in range(partitions)):
-        for stream in (keys.ready, keys.checks, keys.launched, keys.finished, keys.settled, keys.cancelled):
+        for stream in (*keys.ready_streams, keys.checks, keys.launched, keys.finished, keys.settled, keys.cancelled):
             wait_until(f"{stream} is empty", lambda stream=stream: client.xlen(stream) == 0, 30)
             for group in client.xinfo_groups(stream):
                 assert group["pending"] == 0
