@@ -190,7 +190,7 @@ class Bench:
 
     def one(self) -> Shape:
         tasks = [self.task("t0", "echo 0 > out", outputs=["out"])]
-        return Shape({"dagName": "one", "tasks": tasks}, lambda: {"t0": Bare(self.container("echo 0 > out"))})
+        return Shape({"dagName": "one", "tasks": tasks}, lambda: {"t0": Bare(self.container("echo 0"))})
 
     def chain(self) -> Shape:
         """Each task reads what the one before has made."""

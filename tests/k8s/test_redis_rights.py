@@ -41,8 +41,9 @@ SAMPLES = {
     "source": "s/b/k",
     "reference": "image:1",
     "replica": "x",
+    "priority": "low",
 }
-NOT_KEYS = {"partition", "prefix", "task_prefix", "log_prefix"}
+NOT_KEYS = {"partition", "prefix", "task_prefix", "log_prefix", "ready_streams"}
 """What keys begin with, and no key."""
 
 KEYED: dict[str, tuple[str, ...]] = {
@@ -59,10 +60,16 @@ KEYED: dict[str, tuple[str, ...]] = {
     "hmget": ("HMGET", "KEY", "f"),
     "hset": ("HSET", "KEY", "f", "v"),
     "llen": ("LLEN", "KEY"),
+    "lpop": ("LPOP", "KEY"),
     "lrange": ("LRANGE", "KEY", "0", "-1"),
     "mget": ("MGET", "KEY"),
     "rpush": ("RPUSH", "KEY", "v"),
+    "sadd": ("SADD", "KEY", "v"),
+    "scard": ("SCARD", "KEY"),
     "set": ("SET", "KEY", "v"),
+    "sismember": ("SISMEMBER", "KEY", "v"),
+    "smembers": ("SMEMBERS", "KEY"),
+    "srem": ("SREM", "KEY", "v"),
     "type": ("TYPE", "KEY"),
     "unlink": ("UNLINK", "KEY"),
     "xack": ("XACK", "KEY", "g", "1-1"),
@@ -100,9 +107,11 @@ KEYLESS: dict[str, tuple[str, ...]] = {
     "scan": ("SCAN", "0"),
     "script|load": ("SCRIPT", "LOAD", "return 1"),
     "time": ("TIME",),
+    "waitaof": ("WAITAOF", "1", "0", "1"),
 }
-DANGEROUS = {"client": {"info"}, "scaler": {"info"}}
-"""What is given of that which the server calls dangerous or administration: the doctor and KEDA read INFO."""
+DANGEROUS = {"client": {"info"}, "scaler": {"info"}, "submitter": {"info"}}
+"""What is given of that which the server calls dangerous or administration: the doctor, KEDA and the submitter, which has
+submissions wait when memory is short, read INFO."""
 
 
 def every_key() -> dict[str, str]:
