@@ -110,8 +110,8 @@ KEYLESS: dict[str, tuple[str, ...]] = {
     "waitaof": ("WAITAOF", "1", "0", "1"),
 }
 DANGEROUS = {"client": {"info"}, "scaler": {"info"}, "submitter": {"info"}}
-"""What is given of that which the server calls dangerous or administration: INFO is read by the doctor, by KEDA and by the
-submitter, which has submissions wait when memory is short."""
+"""What is given of that which the server calls dangerous or administration: INFO is read by the doctor, by KEDA, and by
+the submitter, which has submissions wait when memory is short."""
 
 
 def every_key() -> dict[str, str]:
