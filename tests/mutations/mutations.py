@@ -700,8 +700,8 @@ MUTATIONS = (
         "that a submission which waits can be withdrawn",
         "tests/services/test_admission.py::test_a_cancel_passes_while_submissions_wait",
         "services/submitter/ingress.py",
-        "            if not submissions_wait or not withdraw(",
-        "            if True or not withdraw(",
+        "        if not submissions_wait or not withdraw(",
+        "        if True or not withdraw(",
     ),
     Mutation(
         "that what nobody has touched for a lease may be taken",

@@ -32,6 +32,12 @@ def test_a_mutation_is_of_code_that_is_there(mutation: Mutation) -> None:
     assert f"def {name_of(mutation)}(" in (PROJECT / file).read_text()
 
 
+def test_every_promise_has_a_mutation() -> None:
+    shown = {name_of(each) for each in MUTATIONS}
+    bare = [sorted(tests) for tests in rows() if not tests & shown]
+    assert not bare, f"{len(bare)} promises without a mutation that takes their mechanism out: {bare}"
+
+
 def test_the_first_mutations_are_killed() -> None:
     survivors = [each for each in verdicts_on(MUTATIONS[:FEW], 2) if not each.killed]
     assert not survivors
