@@ -275,6 +275,7 @@ class Crew:
             "HELIOS_POD_ENDPOINT_URL": f"http://{self.endpoint}",
             "HELIOS_PARTITIONS": str(self.config.partitions),
             "HELIOS_LEASE_SECONDS": str(self.lease),
+            "HELIOS_UNKNOWN_JOB_SECONDS": "0",
             "HELIOS_RUNS_KEPT_PER_DAG": "1000000",
             "HELIOS_RUNS_KEPT_IN_ALL": "1000000",
             "HELIOS_GC_HOURS": "0",
