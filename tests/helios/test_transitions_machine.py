@@ -381,7 +381,8 @@ class Transitions(RuleBasedStateMachine):
                 self.redis_agrees_with_the_model()
         run = self.stage.run(self.run_id)
         assert run["status"] in ENDED, f"the run never ends: {run}"
-        assert self.stage.pending() == 0
+        # A group keeps the id of an entry that was lost until somebody takes it over (tests/helios/test_streams.py).
+        assert self.stage.pending() == 0 or not self.lost_nothing
         assert counters(run) == counters(self.stage.folded(self.run_id))
         statuses = Counter(self.model.status.values())
         assert (run["taskSucceeded"], run["taskCancelled"]) == (

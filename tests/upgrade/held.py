@@ -16,7 +16,6 @@ from helios.settings import settings_from
 from helios.worker import Stop
 from services.collector.__main__ import run as run_collector
 from services.jobrunner.__main__ import run as run_jobrunner
-from services.log_lines import configure_logging
 from services.process import connect
 
 
@@ -44,7 +43,6 @@ class HeldPods(InstantPods):
 
 def main() -> None:
     settings = settings_from()
-    configure_logging(f"held-{sys.argv[1]}", settings)
     stop = Stop()
     stop.listen()
     client = connect(settings)
