@@ -47,7 +47,8 @@ def dag_text(
                     "command": ["true"],
                     "depends_on": list(parents),
                     "retries": {"count": (retries or {}).get(task, 0)},
-                    "priority": (priorities or {}).get(task),
+                    # Only where it is given: earlier versions know no such field.
+                    **({"priority": priorities[task]} if priorities and task in priorities else {}),
                 }
                 for task, parents in tasks.items()
             ],
