@@ -129,7 +129,7 @@ def test_a_redis_that_refuses_costs_no_processor_and_is_said_without_secrets(tri
     for service in COMMANDS:
         wait_until(
             f"{service} asks less and less often",
-            lambda service=service: '"retry_in_seconds": 2' in trial.services.log(service)[known[service] :],
+            lambda service=service: "retry_in_seconds=2" in trial.services.log(service)[known[service] :],
         )
     away = time.monotonic() - began
     used = {service: seconds - before[service] for service, seconds in trial.services.cpu_seconds().items()}
