@@ -124,7 +124,7 @@ def test_an_api_server_that_refuses_costs_no_processor_and_is_said_without_secre
     before, began = trial.services.cpu_seconds(), time.monotonic()
     wait_until(
         "the collector asks less and less often",
-        lambda: "retry_in_seconds=2" in trial.services.log("collector")[known["collector"] :],
+        lambda: '"retry_in_seconds": 2' in trial.services.log("collector")[known["collector"] :],
     )
     wait_until("the jobrunner says it", lambda: "put off" in trial.services.log("jobrunner")[known["jobrunner"] :])
     away = time.monotonic() - began
