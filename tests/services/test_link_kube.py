@@ -132,7 +132,8 @@ def test_an_api_server_that_refuses_costs_no_processor_and_is_said_without_secre
     trial.link.heal()
     trial.wait_for_the_end(run, BACK_SECONDS + 10)
     trial.check(run)
-    assert max(used.values()) < 0.2 + 0.25 * away
+    # What the run's start still costs is in it, too; a tight loop takes a whole processor for all of that time.
+    assert max(used.values()) < 1.0 + 0.25 * away
     assert SECRET not in trial.services.logs()
     assert "Traceback" not in trial.services.logs()
 
