@@ -124,9 +124,9 @@ lock: ## pin the newest versions that pyproject.toml allows
 	  --no-annotate --extra embedded --extra tui --extra install pyproject.toml --output-file requirements.lock
 	@# Not universal: pip judges markers by the Python that runs it, but the image's may be another 3.11.
 	@uv pip compile --quiet --upgrade --python-platform linux --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --no-header --no-annotate --extra cluster --constraint requirements.lock pyproject.toml --output-file requirements-image.lock
+	  --no-header --no-annotate --extra cluster --extra http --extra otel --constraint requirements.lock pyproject.toml --output-file requirements-image.lock
 	@uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-	  --no-annotate --extra dev --extra cluster --extra tui --constraint requirements.lock --constraint requirements-image.lock \
+	  --no-annotate --extra dev --extra cluster --extra tui --extra http --extra otel --constraint requirements.lock --constraint requirements-image.lock \
 	  pyproject.toml --output-file requirements-dev.lock
 
 clean: ## remove what make and the tests made

@@ -31,12 +31,13 @@ def test_a_full_cache_lets_go_of_blobs_and_a_later_miss_says_so(
         helios.succeed(dag("filling", reader(helios, f"read{n}", each, **on("node1"))))
     # Blobs of tasks that were over between two looks count as in use until the collector was asked.
     wait_until("one is evicted", lambda: told(helios, "node1")["evictedBlobs"] > before, 90)
-    wait_until("the inventory lost one", lambda: sum(holds(helios, "node1", each.sha256) for each in objects) < 3)
+    wait_until("the inventory lost one", lambda: any(not holds(helios, "node1", each.sha256) for each in objects))
     wait_until("the limit is kept", lambda: told(helios, "node1")["bytes"] <= 40 * MIB, 90)
-    again = helios.succeed(dag("filling", reader(helios, "again", *objects[:2], **on("node1"))))
-    causes = {name: each["cause"] for name, each in inputs(again, "again").items()}
-    assert "evicted" in causes.values(), causes
-    gone = next(each for each in inputs(again, "again").values() if each["cause"] == "evicted")
+    # Which one goes is the keeper's choice: it weighs size, price and time since use, and these are nearly equal.
+    lost = next(each for each in objects if not holds(helios, "node1", each.sha256))
+    again = helios.succeed(dag("filling", reader(helios, "again", lost, **on("node1"))))
+    gone = inputs(again, "again")[lost.name]
+    assert gone["cause"] == "evicted", gone
     assert "to make room" in gone["detail"]
 
 
