@@ -5,6 +5,7 @@ streams, `submissions` and `controls`, the services' heartbeats and what is know
 runs stand outside, and no script touches those together with a partition.
 """
 
+from functools import cache
 from hashlib import sha256
 from zlib import crc32
 
@@ -170,7 +171,13 @@ def all_partitions(partitions: int) -> list[Keys]:
 
 
 def keys_of_run(run: str, partitions: int) -> Keys:
-    return Keys(partition_of(run, partitions))
+    return _keys(partition_of(run, partitions))
+
+
+@cache
+def _keys(partition: int) -> Keys:
+    """Asked for several times a task, and never changed."""
+    return Keys(partition)
 
 
 def run_score(run: str) -> float:

@@ -254,12 +254,13 @@ class Inbox:
                     raise
         self.groups_exist = True
 
-    def _new(self, block_ms: int) -> list[Entry]:
+    def _new(self, block_ms: int, entries_at_most: int | None = None) -> list[Entry]:
+        """`entries_at_most`: of each stream; a batch unless given."""
         found: list[tuple[str, list[tuple[str, dict[str, str]]]]] = self.client.xreadgroup(  # pyright: ignore[reportAssignmentType] -- the stubs mix in async
             self.group,
             self.consumer,
             {stream: ">" for stream in self.streams if stream not in self.closed},
-            count=self.batch_entries,
+            count=entries_at_most or self.batch_entries,
             block=block_ms,
         )
         new = [

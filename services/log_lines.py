@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 import structlog
 from structlog.typing import Processor
 
-from helios.logged import SUBJECT
+from helios.logged import SUBJECT, subject
 from helios.settings import Settings
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -60,13 +60,18 @@ def configure_logging(service: str, settings: Settings) -> None:
     _take_over_the_rest()
 
 
+def _subject(_logger: Any, _method: str, event: Event) -> Event:
+    """What a message says itself counts."""
+    return {**subject(), **event}
+
+
 def _processors(service: str, settings: Settings, *, as_json: bool) -> list[Processor]:
     def named(_logger: Any, _method: str, event: Event) -> Event:
         # Not bound: what is bound is one thread's, and every thread says it.
         return {**event, "service": service, "replica": settings.replica}
 
     return [
-        structlog.contextvars.merge_contextvars,
+        _subject,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         structlog.processors.EventRenamer("message"),

@@ -4,24 +4,24 @@
 -- ARGV: group, consumer, entries at most, then each stream's share of them
 local group, consumer, left = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local found = {}
+local dry = {}
 local failed
 
 local function read(number, count)
-  if count <= 0 then
+  if count <= 0 or dry[number] then
     return
   end
   local reply = redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', count, 'STREAMS', KEYS[number], '>')
-  if not reply then
-    return
-  end
-  if reply.err then
-    failed = reply
+  if not reply or reply.err then
+    failed = reply or failed
+    dry[number] = true
     return
   end
   for _, entry in ipairs(reply[1][2]) do
     found[#found + 1] = {number, entry[1], entry[2]}
     left = left - 1
   end
+  dry[number] = #reply[1][2] < count
 end
 
 for number = 1, #KEYS do

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 
 import msgspec
@@ -345,7 +344,7 @@ class Collector:
                     log.error("live counters differ from the tasks' records", counters=wrong)
 
 
-def _about(held: Held) -> AbstractContextManager[None]:
+def _about(held: Held) -> about:
     launched = held.launched
     return about(run=launched.run, task=launched.task, attempt=launched.attempt, entry=held.entry.id)
 

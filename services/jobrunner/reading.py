@@ -41,11 +41,16 @@ class ReadyInbox(Inbox):
         self.partitions = partitions
         self.given = 0
         """Places that were given so far."""
+        self.is_calm = False
+        """There was less than one turn's worth the last time, so that it does not matter whose right a place is."""
 
-    def _new(self, block_ms: int) -> list[Entry]:
+    def _new(self, block_ms: int, entries_at_most: int | None = None) -> list[Entry]:
         """Waits only when nothing is there; what comes first is then taken, whatever its class."""
-        found = self._by_class()
-        return found or super()._new(block_ms)
+        found = [] if self.is_calm else self._by_class()
+        if not found:
+            found = super()._new(block_ms, min(self.batch_entries, entries_at_most or len(TURN)))
+        self.is_calm = len(found) < min(self.batch_entries, len(TURN))
+        return found
 
     def _by_class(self) -> list[Entry]:
         """At most a batch of each partition."""
