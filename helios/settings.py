@@ -145,6 +145,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pod_endpoint_url: str = "http://127.0.0.1:8414"
     """Where pods reach that endpoint."""
 
+    metrics_bind: str = ""
+    """Where this process serves Prometheus metrics: host:port, or unix: and the path of a socket; nowhere unless set.
+    """
+
+    otlp_endpoint: str = ""
+    """Where the collector sends traces of ended runs: the URL of an OTLP/HTTP receiver, without /v1/traces; nowhere
+    unless set. Needs the extra `otel`. `OTEL_EXPORTER_OTLP_HEADERS` and the like count as usual."""
+
     launcher: str = "local"
     """Where Jobs run: local (processes on this machine) or kubernetes."""
 

@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,15 @@ def run(
     skipper = Skipper(client, store or Store(settings), settings)
     heartbeat = heartbeat or Heartbeat(client, "collector", settings.replica)
     heartbeat.troubles += [inbox.trouble, checks.trouble]
+    beside = list(others)
+    if settings.metrics_bind:
+        # Only then, because it takes 50 ms to import.
+        from services.collector.shared_figures import READ_SECONDS, SharedFigures
+        from services.scrape import COUNTED
+
+        figures = SharedFigures(client, settings)
+        COUNTED.more.append(figures.collect)
+        beside.append(lambda: repeat(stop, READ_SECONDS, figures.look))
     end_in_time(stop, settings, (inbox, checks))
     run_loops(
         stop,
@@ -89,7 +99,7 @@ def run(
             inbox, collector.handle, settings=settings, stop=stop, heartbeat=heartbeat, on_turn=collector.turn
         ),
         lambda: work(checks, skipper.handle, settings=settings, stop=stop),
-        *others,
+        *beside,
     )
     skipper.close()
     heartbeat.end()
@@ -229,9 +239,9 @@ def main() -> None:
     log.info("serving pods", bind=settings.pod_endpoint_bind)
     patience = Patience(settings.unknown_job_seconds)
     others: list[Callable[[], None]] = [
-        lambda: repeat(stop, SWEEP_SECONDS, lambda: sweep(pods, client, settings, patience)),
-        lambda: repeat(stop, LOOK_SECONDS, lambda: make_room(client, settings)),
-        lambda: repeat(stop, RETENTION_SECONDS, lambda: tidy_store(client, settings, stop)),
+        lambda: repeat(stop, SWEEP_SECONDS, partial(sweep, pods, client, settings, patience)),
+        lambda: repeat(stop, LOOK_SECONDS, partial(make_room, client, settings)),
+        lambda: repeat(stop, RETENTION_SECONDS, partial(tidy_store, client, settings, stop)),
         lambda: repeat(stop, RECORD_SECONDS, Recorder(client, store, settings).look),
         lambda: endpoint.supervise(stop),
     ]
