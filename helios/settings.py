@@ -258,6 +258,8 @@ def settings_from(environ: Mapping[str, str] = os.environ) -> Settings:
         raise SettingInvalid(f"HELIOS_CACHE_HOST_PATH is {settings.cache_host_path!r}, but it takes an absolute path")
     if settings.task_user == AGENT_USER:
         raise SettingInvalid(f"HELIOS_TASK_USER is {AGENT_USER}, but that is the agent's own user; it takes any other")
+    if settings.otlp_endpoint and not settings.otlp_endpoint.startswith(("http://", "https://")):
+        raise SettingInvalid(f"HELIOS_OTLP_ENDPOINT is {settings.otlp_endpoint!r}, but it takes http://… or https://…")
     try:
         address_of(settings.redis_url)
     except AddressInvalid as error:

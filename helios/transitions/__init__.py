@@ -596,14 +596,20 @@ def finalise(
     runs_kept_per_dag: int,
     runs_kept_in_all: int,
     event: Event,
+    traced: bool = False,
 ) -> Call:
-    """Returns 1 if this call ended the run. `sums`: by member of `keys.counted`, what this run adds to its counters."""
+    """Returns 1 if this call ended the run. `sums`: by member of `keys.counted`, what this run adds to its counters.
+    `traced`: its trace is to be sent.
+    """
     flat: list[str | int] = [text for pair in fields.items() for text in pair]
     for whose, counters in sums.items():
         flat += (whose, len(counters), *(part for pair in counters.items() for part in pair))
     return Call(
         FINALISE,
-        (keys.run(run), keys.settled, keys.events, keys.runs, keys.active, keys.dag_runs(dag_name), keys.counted),
+        (
+            *(keys.run(run), keys.settled, keys.events, keys.runs, keys.active, keys.dag_runs(dag_name), keys.counted),
+            *((keys.traced,) if traced else ()),
+        ),
         (
             COLLECTOR_GROUP,
             entry,

@@ -350,6 +350,7 @@ class Collector:
                 runs_kept_per_dag=self.settings.runs_kept_per_dag,
                 runs_kept_in_all=self.settings.runs_kept_in_all,
                 event=RunEnded(run, final["status"]),
+                traced=bool(self.settings.otlp_endpoint),
             ),
         )
         if result == 1:

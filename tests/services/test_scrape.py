@@ -1,99 +1,24 @@
 """What services serve to Prometheus, asked of real processes on a real Valkey while they work."""
 
-import os
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
-from helios.keys import SUBMISSIONS, Keys, keys_of_run, node_cache, without_partition
+from helios.keys import NODES, SUBMISSIONS, Keys, node_cache, without_partition
 from helios.measures import MEASURES, Count, Shared, Spread
-from tests.redis_servers import Valkey, free_port
+from helios.settings import settings_from
+from services.collector.shared_figures import SharedFigures
+from tests.services.served import COMMANDS, Served, run_dag, serving
 from tests.stage import dag_text
 from tests.waiting import wait_until
-
-ROOT = Path(__file__).parent.parent.parent
-COMMANDS = {
-    "submitter": ("-m", "services.submitter"),
-    "jobrunner": ("-m", "bench.instant", "jobrunner"),
-    "collector": ("-m", "bench.instant", "collector"),
-}
-Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
-
-
-class Served:
-    """One process of each service with its metrics."""
-
-    def __init__(self, server: Valkey, folder: Path) -> None:
-        self.server = server
-        self.ports = {service: free_port() for service in COMMANDS}
-        self.processes = {service: self._start(service, folder) for service in COMMANDS}
-
-    def _start(self, service: str, folder: Path) -> subprocess.Popen[bytes]:
-        environment = {
-            **os.environ,
-            "HELIOS_REDIS_URL": self.server.url,
-            "HELIOS_REPLICA": f"{service}-0",
-            "HELIOS_TOKEN_KEY": "k",
-            "HELIOS_LOG_LEVEL": "warning",
-            "HELIOS_METRICS_BIND": f"127.0.0.1:{self.ports[service]}",
-            "PYTHONPATH": str(ROOT),
-        }
-        with (folder / f"{service}.log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, *COMMANDS[service]], cwd=ROOT, env=environment, stderr=log, stdin=subprocess.DEVNULL
-            )
-
-    def text(self, service: str, accept: str = "") -> str:
-        request = urllib.request.Request(f"http://127.0.0.1:{self.ports[service]}/metrics", headers={"Accept": accept})
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return answer.read().decode()
-
-    def samples(self, service: str) -> Samples:
-        return {
-            (sample.name, frozenset(sample.labels.items())): sample.value
-            for family in text_string_to_metric_families(self.text(service))
-            for sample in family.samples
-        }
-
-    def value(self, service: str, name: str, **labels: str) -> float | None:
-        return self.samples(service).get((name, frozenset(labels.items())))
-
-    def answers(self, service: str) -> bool:
-        try:
-            return bool(self.text(service))
-        except OSError:
-            return False
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    server = Valkey(tmp_path_factory.mktemp("valkey"))
-    server.start()
-    found = Served(server, tmp_path_factory.mktemp("logs"))
-    try:
-        for service in COMMANDS:
-            wait_until(f"the {service} serves metrics", lambda service=service: found.answers(service))
+    with serving(tmp_path_factory.mktemp("served")) as found:
         yield found
-    finally:
-        for process in found.processes.values():
-            process.terminate()
-        for process in found.processes.values():
-            process.wait(20)
-        server.kill()
-
-
-def run_dag(served: Served, text: str | bytes) -> str:
-    client = served.server.client()
-    run = str(client.xadd(SUBMISSIONS, {"dag": text}))
-    key = keys_of_run(run, 1).run(run)
-    wait_until("the run ends", lambda: client.hget(key, "status") in ("SUCCEEDED", "FAILED", "REJECTED"))
-    return run
 
 
 def test_each_service_counts_its_own_transitions_and_what_it_ended(served: Served) -> None:
@@ -141,7 +66,7 @@ def test_the_collector_serves_what_redis_says_of_all(served: Served) -> None:
     client = served.server.client()
     client.xadd(Keys(0).dead, {"reason": "a test's"})
     client.hset(node_cache("n1"), mapping={"bytes": "7", "evictedBytes": "70", "corruptBlobs": "1"})
-    client.zadd("helios:nodes", {"n1": client.time()[0] * 1000})
+    client.zadd(NODES, {"n1": client.time()[0] * 1000})
     wait_until("the dead letter is seen", lambda: served.value("collector", "helios_cluster_dead_letters") == 1)
     found = served.samples("collector")
     for service in COMMANDS:
@@ -161,9 +86,6 @@ def test_the_collector_serves_what_redis_says_of_all(served: Served) -> None:
 
 def test_lag_and_pending_are_of_entries_unread_and_in_hand(served: Served) -> None:
     """By a stream of another partition's name that nobody reads here: the figures are the streams' own."""
-    from helios.settings import settings_from
-    from services.collector.shared_figures import SharedFigures, family_of  # noqa: F401
-
     client = served.server.client()
     keys = Keys(5)
     for number in range(5):
