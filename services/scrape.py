@@ -35,24 +35,23 @@ LISTENING: dict[str, Any] = {
     "clear_untrusted_proxy_headers": True,
 }
 
-More = Callable[[], Iterable[Metric]]
+END = b"# EOF\n"
+"""How OpenMetrics ends."""
+
+Encode = Callable[[Any], bytes]
+"""From a registry to the text of one format."""
+Rendered = Callable[[str, Encode], bytes]
+"""The same of what somebody has read before: by the format's name, and how it is made."""
+
+RENDERED: list[Rendered] = []
+"""What is served beside what this process has counted."""
 
 
 class Counted(Collector):
-    """What this process has counted, and whatever else was given to be served with it."""
-
-    def __init__(self) -> None:
-        self.more: list[More] = []
+    """What this process has counted."""
 
     def collect(self) -> Iterable[Metric]:
-        for measure in MEASURES:
-            if (family := family_of(measure)) is not None:
-                yield family
-        for more in self.more:
-            yield from more()
-
-
-COUNTED = Counted()
+        return [family for measure in MEASURES if (family := family_of(measure)) is not None]
 
 
 def family_of(measure: Measure) -> Metric | None:
@@ -87,7 +86,7 @@ def registry_of(service: str) -> CollectorRegistry:
     """What a service serves, its process's own figures included."""
     INFO.source = lambda: {(service, VERSION): 1}
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(COUNTED)
+    registry.register(Counted())
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
@@ -106,7 +105,9 @@ class Application:
         if environ.get("REQUEST_METHOD") not in ("GET", "HEAD"):
             return _answer(start_response, "405 Method Not Allowed", "text/plain; charset=utf-8", b"")
         encode, kind = choose_encoder(environ.get("HTTP_ACCEPT", ""))
-        return _answer(start_response, "200 OK", kind, encode(self.registry))
+        parts = [encode(self.registry), *(rendered(kind, encode) for rendered in RENDERED)]
+        body = b"".join(part.removesuffix(END) for part in parts) + (END if parts[0].endswith(END) else b"")
+        return _answer(start_response, "200 OK", kind, body)
 
 
 def _answer(start_response: Callable[..., Any], status: str, kind: str, body: bytes) -> list[bytes]:

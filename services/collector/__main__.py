@@ -91,10 +91,10 @@ def run(
     if settings.metrics_bind:
         # Only then, because it takes 50 ms to import.
         from services.collector.shared_figures import READ_SECONDS, SharedFigures
-        from services.scrape import COUNTED
+        from services.scrape import RENDERED
 
         figures = SharedFigures(client, settings)
-        COUNTED.more.append(figures.collect)
+        RENDERED.append(figures.rendered)
         beside.append(lambda: repeat(stop, READ_SECONDS, figures.look))
     inboxes = [inbox, checks]
     tracer: Tracer | None = None

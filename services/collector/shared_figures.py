@@ -29,6 +29,7 @@ from helios.keys import (
 from helios.measures import Labels, Shared
 from helios.settings import Settings
 from helios.wire import Command, send
+from services.scrape import Encode
 
 log = structlog.get_logger()
 
@@ -67,6 +68,9 @@ class SharedFigures:
         self.families: list[Metric] = []
         self.read_at: float | None = None
         self.up = False
+        self.encoders: dict[str, Encode] = {}
+        """The formats that were asked for."""
+        self.texts: dict[str, bytes] = {}
 
     def look(self) -> None:
         """Read anew. Raises redis.RedisError."""
@@ -74,16 +78,27 @@ class SharedFigures:
             found = self._found()
         except redis.RedisError:
             self.up = False
+            self.texts.clear()
             raise
-        self.families = [family_of(measure, values) for measure, values in found.items()]
         self.read_at = time.time()
+        found[measures.CLUSTER_AT] = {(): self.read_at}
+        self.families = [family_of(measure, values) for measure, values in found.items()]
         self.up = True
+        # Here and not at the scrape: with many nodes it takes longer than a scrape should.
+        self.texts.update({kind: encode(self) for kind, encode in self.encoders.items()})
+
+    def rendered(self, kind: str, encode: Encode) -> bytes:
+        """The text that is ready, or made now the first time that this format is asked for."""
+        self.encoders[kind] = encode
+        known = self.texts.get(kind)
+        return encode(self) if known is None or not self.is_true() else known
+
+    def is_true(self) -> bool:
+        return self.read_at is not None and time.time() - self.read_at < TRUE_SECONDS
 
     def collect(self) -> Iterable[Metric]:
         yield family_of(measures.CLUSTER_UP, {(): float(self.up)})
-        read_at = self.read_at
-        if read_at is not None and time.time() - read_at < TRUE_SECONDS:
-            yield family_of(measures.CLUSTER_AT, {(): read_at})
+        if self.is_true():
             yield from self.families
 
     def _found(self) -> Found:
