@@ -90,8 +90,12 @@ class SharedFigures:
     def rendered(self, kind: str, encode: Encode) -> bytes:
         """The text that is ready, or made now the first time that this format is asked for."""
         self.encoders[kind] = encode
+        if not self.is_true():
+            return encode(self)
         known = self.texts.get(kind)
-        return encode(self) if known is None or not self.is_true() else known
+        if known is None:
+            known = self.texts[kind] = encode(self)
+        return known
 
     def is_true(self) -> bool:
         return self.read_at is not None and time.time() - self.read_at < TRUE_SECONDS
