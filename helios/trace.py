@@ -46,6 +46,8 @@ def attempt_traceparent(run: str, task: str, attempt: int, given: str | None, *,
     """What an attempt's command finds as TRACEPARENT. Where no trace is sent (not `traced`, or not sampled) that is
     what the submission had, since there will be no span between; None if that had nothing.
     """
+    if not given and not traced:
+        return None
     context = context_of(run, given)
     if traced and context.is_sampled:
         return f"00-{context.trace}-{span_id(run, task, str(attempt))}-01"

@@ -17,7 +17,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector, CollectorRegistry
 from waitress.server import create_server
 
-from helios.measures import INFO, MEASURES, Count, Level, Measure, Spread
+from helios.measures import INFO, MEASURES, SERVED, Count, Level, Measure, Spread
 from helios.version import VERSION
 
 PATH = "/metrics"
@@ -118,6 +118,7 @@ def _answer(start_response: Callable[..., Any], status: str, kind: str, body: by
 def serve_metrics(service: str, bind: str) -> None:
     """Serve until the process ends, on threads of its own. Raises OSError or ValueError where `bind` cannot be had."""
     listen(Application(registry_of(service)), bind)
+    SERVED.set()
 
 
 def listen(application: Any, bind: str) -> None:

@@ -15,6 +15,7 @@ from helios.measures import (
     RUN,
     RUNS,
     SAVED_SECONDS,
+    SERVED,
     STAGE,
 )
 from helios.phases import MOMENTS, Moments, Timed, attempt_phases
@@ -33,6 +34,8 @@ def count_end(ended: Ended, times: Sequence[str | None], *, local: bool) -> None
     """An attempt that this process has just ended; `times`: when its run began, which is when its first tasks were
     queued, and the values of TIMES.
     """
+    if not SERVED.is_set():
+        return
     outcome = "disrupted" if ended.disrupted else "succeeded" if ended.status == "SUCCEEDED" else "failed"
     ATTEMPTS.add((outcome,))
     stages = stages_of(ended, [_number(each) for each in times], int(time.time() * 1000), local=local)
