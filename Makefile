@@ -18,7 +18,7 @@ IMAGE_PLATFORM := --only-binary=:all: --python-version 3.11 --implementation cp 
   --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-links test-cluster test-cluster-long mutations bench-cluster bench-kwok bench-kwok-smoke exec images check fmt lock clean audit fuzz crash soak
+.PHONY: help install dev demo test test-links test-cluster test-cluster-long mutations bench-cluster bench-kwok bench-kwok-smoke exec images check fmt lock clean audit docs fuzz crash soak
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -105,12 +105,16 @@ images: build/image/.made ## build the image and name it in k8s/: TAG=1.2.3 [REG
 	@$(if $(PUSH),$(BUILDER) push $(IMAGE))
 	@$(if $(MANIFESTS),$(PYTHON) k8s/set-image $(REGISTRY)/helios $(TAG) $(MANIFESTS))
 
-check: $(VENV)/.dev ## lint, formatting, strict types, and whether all tests can be imported
+check: $(VENV)/.dev ## lint, formatting, strict types, the documentation, and whether all tests can be imported
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright --project pyproject.toml
+	@$(MAKE) --silent docs
 	@$(BIN)/python -m pytest --collect-only -q tests tests/cluster >/dev/null || \
 	  { $(BIN)/python -m pytest --collect-only -q tests tests/cluster | tail -n 40 >&2; exit 1; }
+
+docs: $(VENV)/.dev ## the documentation's site in build/site; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 audit: $(VENV)/.dev ## what Helios is built from: pins, hashes, licences and, with pip-audit on PATH, advisories
 	@$(BIN)/python -m tests.security.audit
