@@ -19,6 +19,7 @@ from services.jobrunner.__main__ import run as run_jobrunner
 from services.jobrunner.jobs import ExistingJob, WantedJob
 from services.log_lines import configure_logging
 from services.process import connect
+from services.scrape import serve_metrics
 
 
 class InstantLauncher:
@@ -69,6 +70,8 @@ class InstantPods:
 def main() -> None:
     settings = settings_from({"HELIOS_LOG_LEVEL": "warning", **os.environ})
     configure_logging(f"bench-{sys.argv[1]}", settings)
+    if settings.metrics_bind:
+        serve_metrics(sys.argv[1], settings.metrics_bind)
     stop = Stop()
     stop.listen()
     client = connect(settings)

@@ -80,6 +80,7 @@ def submit(
     request_id: str | None,
     memoize: bool | None = None,
     priority: str | None = None,
+    traceparent: str | None = None,
 ) -> str:
     """Add a submission; returns its entry's id. A lost reply is asked for again only if there is a request id."""
     fields: dict[Any, Any] = {"dag": text}
@@ -89,6 +90,8 @@ def submit(
         fields["memoize"] = "true" if memoize else "false"
     if priority is not None:
         fields["priority"] = priority
+    if traceparent:
+        fields["traceparent"] = traceparent
     if request_id is not None:
         fields["requestId"] = request_id
     for left in reversed(range(TRIES)):

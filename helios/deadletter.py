@@ -5,7 +5,8 @@ import structlog
 from redis.exceptions import ResponseError
 
 from helios.events import RunEnded
-from helios.keys import Keys, partition_of
+from helios.keys import Keys, partition_of, without_partition
+from helios.measures import DEAD_LETTERS
 from helios.settings import Settings
 from helios.streams import Entry, Inbox
 from helios.transitions import abandon_run, cancel_run, commit, commit_one, dead_letter, pipelined
@@ -55,9 +56,11 @@ def bury(inbox: Inbox, entry: Entry, reason: str, settings: Settings) -> None:
                 fields=small,
             ),
         )
+        DEAD_LETTERS.add((without_partition(entry.stream),))
         return
     # An ingress stream shares no partition with the dead letters, so this takes two steps: the letter may be doubled.
     pipelined(inbox.client).xadd(keys.dead, {**small, **letter}).execute()
+    DEAD_LETTERS.add((without_partition(entry.stream),))
     acknowledge(inbox, entry)
 
 

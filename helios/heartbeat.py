@@ -9,6 +9,7 @@ from typing import Any
 import redis
 
 from helios.keys import SERVICES_PREFIX, heartbeat
+from helios.measures import WAITING
 from helios.transitions import pipelined
 from helios.version import VERSION, image_tag
 
@@ -40,6 +41,7 @@ class Heartbeat:
         self.told: str | None = None
         self.beaten: float | None = None
         """When Redis last took one."""
+        WAITING.source = lambda: {(): float(bool(self.waits_for()))}
 
     def beat(self) -> None:
         """When it is time, or there is something new to say."""

@@ -91,6 +91,8 @@ class Keys:
         self.cancelled = f"{self.prefix}jobs:cancelled"
         self.finished = f"{self.prefix}tasks:finished"
         self.settled = f"{self.prefix}runs:settled"
+        self.traced = f"{self.prefix}runs:traced"
+        """Stream of runs that ended and whose traces are to be sent."""
         self.dead = f"{self.prefix}dead"
         self.events = f"{self.prefix}events"
         self.runs = f"{self.prefix}runs"
@@ -178,6 +180,11 @@ def keys_of_run(run: str, partitions: int) -> Keys:
 def _keys(partition: int) -> Keys:
     """Asked for several times a task, and never changed."""
     return Keys(partition)
+
+
+def without_partition(stream: str) -> str:
+    """What the stream is called in every partition: `tasks:ready`, `submissions`."""
+    return stream.removeprefix("helios:").partition("}:")[2] or stream.removeprefix("helios:")
 
 
 def run_score(run: str) -> float:

@@ -17,6 +17,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     requestId: str | None = None
     memoize: str | None = None
     priority: str | None = None
+    traceparent: str | None = None
 
 
 class Control(msgspec.Struct, frozen=True, kw_only=True):

@@ -145,6 +145,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pod_endpoint_url: str = "http://127.0.0.1:8414"
     """Where pods reach that endpoint."""
 
+    metrics_bind: str = ""
+    """Where this process serves Prometheus metrics: host:port, or unix: and the path of a socket; nowhere unless set.
+    """
+
+    otlp_endpoint: str = ""
+    """Where the collector sends traces of ended runs: the URL of an OTLP/HTTP receiver, without /v1/traces; nowhere
+    unless set. Needs the extra `otel`. `OTEL_EXPORTER_OTLP_HEADERS` and the like count as usual."""
+
     launcher: str = "local"
     """Where Jobs run: local (processes on this machine) or kubernetes."""
 
@@ -250,6 +258,8 @@ def settings_from(environ: Mapping[str, str] = os.environ) -> Settings:
         raise SettingInvalid(f"HELIOS_CACHE_HOST_PATH is {settings.cache_host_path!r}, but it takes an absolute path")
     if settings.task_user == AGENT_USER:
         raise SettingInvalid(f"HELIOS_TASK_USER is {AGENT_USER}, but that is the agent's own user; it takes any other")
+    if settings.otlp_endpoint and not settings.otlp_endpoint.startswith(("http://", "https://")):
+        raise SettingInvalid(f"HELIOS_OTLP_ENDPOINT is {settings.otlp_endpoint!r}, but it takes http://… or https://…")
     try:
         address_of(settings.redis_url)
     except AddressInvalid as error:

@@ -5,6 +5,7 @@ meet the same handler.
 """
 
 import time
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +15,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 from redis.retry import Retry
 
+from helios.keys import without_partition
 from helios.losses import Loss, newest_id, note_loss, order
+from helios.measures import ENTRIES, ENTRIES_AGAIN
 from helios.transitions import commit_one, hand_back, renew, take, tidy_consumers
 
 CONSUMER_DEAD_AFTER_MS = 3_600_000
@@ -159,7 +162,10 @@ class Inbox:
                 entry = self._take(self.again.pop(0))
                 if entry is not None:
                     return [entry]
-            return self._new(block_ms)
+            new = self._new(block_ms)
+            for stream, number in Counter(entry.stream for entry in new).items():
+                ENTRIES.add((without_partition(stream),), number)
+            return new
         except ResponseError as error:
             if not str(error).startswith("NOGROUP"):
                 raise
@@ -322,6 +328,9 @@ class Inbox:
         if not taken:
             return None
         self.failed.discard((each.stream, each.id))
+        counted = (without_partition(each.stream),)
+        ENTRIES.add(counted)
+        ENTRIES_AGAIN.add(counted)
         deliveries, flat = taken
         return Entry(
             stream=each.stream,

@@ -17,7 +17,9 @@ from redis.exceptions import ResponseError
 
 from helios.deadletter import bury
 from helios.heartbeat import Heartbeat
+from helios.keys import without_partition
 from helios.logged import about_entry
+from helios.measures import ENTRIES_FAILED, REDIS_ERRORS
 from helios.settings import Settings
 from helios.streams import BACKOFF_SECONDS, Entry, Inbox
 from helios.wire import PERMANENT, TRANSIENT, error_code
@@ -101,6 +103,7 @@ def work(
                 _handle(inbox, handle, entries, settings, on_bury)
             trouble = 0
         except redis.RedisError as error:
+            REDIS_ERRORS.add()
             log.warning("redis is not usable", error=str(error), retry_in_seconds=_backoff(trouble))
             inbox.history_unread = True
             if not isinstance(error, ResponseError):
@@ -171,7 +174,9 @@ def _decide(
 ) -> None:
     """What becomes of an entry whose handling failed."""
     text = str(error)
-    if isinstance(error, Later) or error_code(error) in TRANSIENT:
+    later = isinstance(error, Later) or error_code(error) in TRANSIENT
+    ENTRIES_FAILED.add((without_partition(entry.stream), "later" if later else "error"))
+    if later:
         if not isinstance(error, Waits):
             log.warning("an entry is put off", reason=text, stream=entry.stream)
         inbox.put_off(entry)

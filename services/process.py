@@ -10,6 +10,7 @@ from typing import NoReturn
 import redis
 import structlog
 
+from helios.measures import LOOKS_FAILED
 from helios.redis_client import client_of
 from helios.settings import CHOICES, SettingInvalid, Settings, settings_from
 from helios.streams import Inbox
@@ -41,6 +42,14 @@ def begin(service: str, stop: Stop) -> Settings:
         configure_logging(service, Settings(log_format=form, launcher=launcher))
         refuse(error)
     configure_logging(service, settings)
+    if settings.metrics_bind:
+        # Only then, because it takes 50 ms to import.
+        from services.scrape import serve_metrics
+
+        try:
+            serve_metrics(service, settings.metrics_bind)
+        except (OSError, ValueError) as error:
+            refuse(SettingInvalid(f"HELIOS_METRICS_BIND is {settings.metrics_bind!r}, which cannot be served: {error}"))
     return settings
 
 
@@ -103,12 +112,14 @@ def repeat(stop: Stop, seconds: float, look: Callable[[], object]) -> None:
     a look repairs is worth less than the service that it would take down.
     """
     while True:
-        name = getattr(look, "__qualname__", "")
+        name = getattr(getattr(look, "func", look), "__qualname__", "")
         try:
             look()
         except (redis.RedisError, OSError) as error:
+            LOOKS_FAILED.add((name,))
             log.warning("a periodic look is put off", look=name, error=str(error))
         except Exception:
+            LOOKS_FAILED.add((name,))
             log.exception("a periodic look failed", look=name)
         if stop.wait(seconds):
             return

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from cli.checkup import server_ms
 from cli.commands.runs import paint
 from cli.connection import Link, connected
-from cli.critical_path import MOMENTS, PHASES, CriticalPath, Moments, Step, Timed, critical_path
+from cli.critical_path import CriticalPath, Step, critical_path
 from cli.failure import SUCCEEDED, CommandFailed
 from cli.figures import count, duration
 from cli.lookup import find_run, task_names
@@ -17,6 +17,7 @@ from cli.run_object import read_run
 from cli.run_text import STATUS_STYLES
 from cli.table import Cell, Column, Painter, lay_out, plain
 from helios.dag import Dag, parents
+from helios.phases import MOMENTS, PHASES, Moments, Timed
 from helios.records import read_tasks
 from helios.wire import hash_values
 

@@ -1,5 +1,6 @@
 """`helios run`: a DAG from its file to its metrics."""
 
+import os
 import uuid
 from typing import Annotated
 
@@ -39,6 +40,7 @@ def run(
     no_cache: Annotated[bool, Parameter(negative=())] = False,
     no_memoize: Annotated[bool, Parameter(negative=())] = False,
     priority: Priority | None = None,
+    traceparent: str | None = None,
     plan: Annotated[bool, Parameter(negative=())] = False,
     output: Annotated[Format, Parameter(name=["--output", "-o"])] = "table",
 ) -> int:
@@ -60,6 +62,8 @@ def run(
         Say before what it would cost, as `helios plan` does, and afterwards how good that was.
     output
         table for people, json for one object on stdout.
+    traceparent
+        The trace that the run belongs to, as W3C has it; that of the variable TRACEPARENT unless given.
     """
     text = read_dag(file)
     name = name_of(file)
@@ -77,6 +81,7 @@ def run(
             request_id=request,
             memoize=False if no_memoize else None,
             priority=priority,
+            traceparent=traceparent or os.environ.get("TRACEPARENT"),
         )
         try:
             verdict = await_verdict(link, entry, QUIET_SECONDS)

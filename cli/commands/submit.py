@@ -1,5 +1,6 @@
 """`helios submit`: a DAG into the submissions stream; stdout gets the run's id and nothing else."""
 
+import os
 import uuid
 from typing import Annotated
 
@@ -26,6 +27,7 @@ def submit(
     no_cache: Annotated[bool, Parameter(negative=())] = False,
     no_memoize: Annotated[bool, Parameter(negative=())] = False,
     priority: Priority | None = None,
+    traceparent: str | None = None,
     request_id: str | None = None,
 ) -> int:
     """Submit a DAG and print the run's id.
@@ -46,6 +48,8 @@ def submit(
         high, normal or low, whatever the DAG says; tasks that say it themselves keep theirs.
     request_id
         Names this submission: sending the same DAG again with the same id starts no second run. Generated unless given.
+    traceparent
+        The trace that the run belongs to, as W3C has it; that of the variable TRACEPARENT unless given.
     """
     text = read_dag(file)
     if request_id == "":
@@ -59,6 +63,7 @@ def submit(
             request_id=request,
             memoize=False if no_memoize else None,
             priority=priority,
+            traceparent=traceparent or os.environ.get("TRACEPARENT"),
         )
         alive = is_alive(link, "submitter") or link.stack is not None
         patience = WATCHED_VERDICT_SECONDS if watch else VERDICT_SECONDS if alive else NO_SUBMITTER_SECONDS

@@ -1,5 +1,6 @@
 """`helios up`: the embedded stack in the foreground, until Ctrl-C or SIGTERM."""
 
+import os
 import time
 
 from cli.connection import ALL, place_of, stack_ready, uses_own_servers
@@ -15,7 +16,7 @@ LOOK_SECONDS = 0.25
 MOST_REPLICAS = 16
 
 
-def up(*, replicas: int = 1) -> int:
+def up(*, replicas: int = 1, metrics: str | None = None) -> int:
     """Run everything in the foreground and say how to reach it.
 
     Valkey, S3, the services and the node keep running until Ctrl-C or SIGTERM. Other commands use them meanwhile; those
@@ -25,6 +26,9 @@ def up(*, replicas: int = 1) -> int:
     ----------
     replicas
         How many of each service run side by side.
+    metrics
+        Serve the metrics of all services for Prometheus, at /metrics of this host:port; that of the variable
+        HELIOS_METRICS_BIND unless given.
     """
     if uses_own_servers():
         raise CommandFailed(
@@ -33,6 +37,8 @@ def up(*, replicas: int = 1) -> int:
         )
     if not 1 <= replicas <= MOST_REPLICAS:
         raise CommandFailed(f"--replicas is {replicas}", hint=f"give 1 to {MOST_REPLICAS}")
+    if metrics:
+        os.environ["HELIOS_METRICS_BIND"] = metrics  # the supervisor, which this command may start, goes by it
     home = home_from()
     lost = False
     with noting_interrupts() as interrupts:

@@ -9,8 +9,10 @@ import contextlib
 import importlib.metadata
 import os
 import select
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -65,9 +67,13 @@ class Supervisor:
                 lifeline_fd=self._lifeline,
             )
         )
+        bind = os.environ.get("HELIOS_METRICS_BIND", "")
+        # Not in the home: a socket's path may have 107 bytes.
+        self._sockets = tempfile.mkdtemp(prefix="helios-metrics-") if bind else ""
         self._services = [
             self._component(self._service(module, replica)) for replica in range(replicas) for module in services
         ]
+        self._metrics = [self._component(self._metrics_port(bind))] if bind else []
 
     def start(self) -> None:
         """Start everything at once; the services wait for Valkey by themselves."""
@@ -97,25 +103,39 @@ class Supervisor:
         """The node first, so that its pods end and their statuses are written; then services, store and Valkey."""
         self.state.phase = "stopping"
         self._write()
-        for group in ([self._node], self._services, [self._s3], [self._valkey]):
+        for group in ([self._node], [*self._services, *self._metrics], [self._s3], [self._valkey]):
             for component in group:
                 component.stop()
             for component in group:
                 component.join()
+        if self._sockets:
+            shutil.rmtree(self._sockets, ignore_errors=True)
 
     def _all(self) -> list[Component]:
-        return [self._valkey, self._s3, self._node, *self._services]
+        return [self._valkey, self._s3, self._node, *self._services, *self._metrics]
 
     def _service(self, module: str, replica: int) -> PythonModule:
         kind = module.rpartition(".")[2]
+        name = kind if replica == 0 else f"{kind}-{replica + 1}"
+        # Those of one machine cannot all have the port that was asked for.
+        metrics = f"unix:{self._sockets}/{name}.sock" if self._sockets else ""
         return PythonModule(
-            kind if replica == 0 else f"{kind}-{replica + 1}",
+            name,
             module,
             # One name over all restarts: a service that comes back finds its own pending entries at once.
-            lambda: {**self._environ(), "HELIOS_REPLICA": f"local-{replica + 1}"},
+            lambda: {**self._environ(), "HELIOS_REPLICA": f"local-{replica + 1}", "HELIOS_METRICS_BIND": metrics},
             stop_seconds=SERVICE_STOP_SECONDS,
             lifeline_fd=self._lifeline,
             wait_for=lambda: self._valkey.state.phase == "ready",
+        )
+
+    def _metrics_port(self, bind: str) -> PythonModule:
+        return PythonModule(
+            "metrics",
+            "services.gathered",
+            lambda: {**self._environ(), "HELIOS_METRICS_BIND": bind, "HELIOS_METRICS_SOCKETS": self._sockets},
+            stop_seconds=SERVICE_STOP_SECONDS,
+            lifeline_fd=self._lifeline,
         )
 
     def _environ(self) -> dict[str, str]:

@@ -19,6 +19,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from helios.events import EVENTS_KEPT, Event, encode_event
 from helios.keys import COLLECTOR_GROUP, JOBRUNNER_GROUP, SUBMITTER_GROUP, Keys
 from helios.keys import flight as flight_key
+from helios.measures import TRANSITIONS
 from helios.wire import send
 
 DISRUPTIONS_ALLOWED = 5
@@ -49,6 +50,7 @@ class Script:
             files("helios.transitions").joinpath(f"{part}.lua").read_text(encoding="utf-8") for part in (*before, name)
         )
         self.sha = sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+        self.applied, self.unchanged, self.failed = (name, "applied"), (name, "unchanged"), (name, "failed")
 
 
 class Call(NamedTuple):
@@ -125,6 +127,12 @@ def commit(client: redis.Redis, calls: Sequence[Call]) -> list[Any]:
     """
     if not calls:
         return []
+    results = _sent(client, calls)
+    TRANSITIONS.add_all([(_outcome(call, result), 1) for call, result in zip(calls, results, strict=True)])
+    return results
+
+
+def _sent(client: redis.Redis, calls: Sequence[Call]) -> list[Any]:
     results = send(client, [("EVALSHA", call.script.sha, len(call.keys), *call.keys, *call.args) for call in calls])
     missing = {call.script for call, result in zip(calls, results, strict=True) if isinstance(result, NoScriptError)}
     if not missing:
@@ -132,9 +140,23 @@ def commit(client: redis.Redis, calls: Sequence[Call]) -> list[Any]:
     for script in missing:
         client.script_load(script.source)
     again = [index for index, result in enumerate(results) if isinstance(result, NoScriptError)]
-    for index, result in zip(again, commit(client, [calls[index] for index in again]), strict=True):
+    for index, result in zip(again, _sent(client, [calls[index] for index in again]), strict=True):
         results[index] = result
     return results
+
+
+def _outcome(call: Call, result: Any) -> tuple[str, str]:
+    """The labels that a call is counted by."""
+    script = call.script
+    if isinstance(result, ResponseError):
+        return script.failed
+    if script is LAUNCH:
+        applied = result == ["QUEUED", str(call.args[4])]
+    elif script is SETTLE:
+        applied = result in ("settled", "retried")
+    else:
+        applied = bool(result)
+    return script.applied if applied else script.unchanged
 
 
 def commit_one(client: redis.Redis, call: Call) -> Any:
@@ -574,14 +596,20 @@ def finalise(
     runs_kept_per_dag: int,
     runs_kept_in_all: int,
     event: Event,
+    traced: bool = False,
 ) -> Call:
-    """Returns 1 if this call ended the run. `sums`: by member of `keys.counted`, what this run adds to its counters."""
+    """Returns 1 if this call ended the run. `sums`: by member of `keys.counted`, what this run adds to its counters.
+    `traced`: its trace is to be sent.
+    """
     flat: list[str | int] = [text for pair in fields.items() for text in pair]
     for whose, counters in sums.items():
         flat += (whose, len(counters), *(part for pair in counters.items() for part in pair))
     return Call(
         FINALISE,
-        (keys.run(run), keys.settled, keys.events, keys.runs, keys.active, keys.dag_runs(dag_name), keys.counted),
+        (
+            *(keys.run(run), keys.settled, keys.events, keys.runs, keys.active, keys.dag_runs(dag_name), keys.counted),
+            *((keys.traced,) if traced else ()),
+        ),
         (
             COLLECTOR_GROUP,
             entry,

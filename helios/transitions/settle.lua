@@ -62,6 +62,19 @@ if state[1] == 'FAILED' then
         string.format('%.0f', number))
     end
   end
+  -- For the run's trace: the next attempt's times take the place of this one's.
+  local was, fields = {}, {'queuedAt', 'launchedAt', 'endedAt', 'node', 'pendingAt', 'scheduledAt', 'fetchingAt', 'runningAt',
+    'publishingAt'}
+  for number, value in ipairs(redis.call('HMGET', task, unpack(fields))) do
+    was[fields[number]] = value or nil
+  end
+  if known and type(record) == 'table' then
+    was.record = {}
+    for _, field in ipairs({'exitCode', 'reason', 'cache', 'fetchElapsedMs', 'fetchedAt', 'startedAt', 'finishedAt', 'publishedAt'}) do
+      was.record[field] = record[field]
+    end
+  end
+  redis.call('HSET', task, 'was:' .. attempt, cjson.encode(was))
   redis.call('HSET', task, 'status', 'QUEUED', 'attempt', following, 'queuedAt', now)
   refill(queue, state[11])
   announce('{"type":"TasksQueued","run":"' .. id .. '","attempt":' .. following .. ',"tasks":["' .. name .. '"]}')

@@ -4,8 +4,9 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import redis
 import structlog
@@ -38,8 +39,12 @@ from services.collector.skip import THREADS, WAITING_AT_MOST, Skipper
 from services.collector.store import Store
 from services.process import begin, connect, end_in_time, refuse, repeat, run_loops
 
+if TYPE_CHECKING:
+    from services.collector.traces import Tracer
+
 log = structlog.get_logger()
 
+TRACES_AT_A_TIME = 8
 SWEEP_SECONDS = 30
 ENDPOINT_THREADS = 8
 DRAIN_SECONDS_AT_LEAST, DRAIN_SECONDS_AT_MOST, DRAIN_LOOK_SECONDS = 0.2, 5.0, 0.02
@@ -82,17 +87,52 @@ def run(
     skipper = Skipper(client, store or Store(settings), settings)
     heartbeat = heartbeat or Heartbeat(client, "collector", settings.replica)
     heartbeat.troubles += [inbox.trouble, checks.trouble]
-    end_in_time(stop, settings, (inbox, checks))
+    beside = list(others)
+    if settings.metrics_bind:
+        # Only then, because it takes 50 ms to import.
+        from services.collector.shared_figures import READ_SECONDS, SharedFigures
+        from services.scrape import RENDERED
+
+        figures = SharedFigures(client, settings)
+        RENDERED.append(figures.rendered)
+        beside.append(lambda: repeat(stop, READ_SECONDS, figures.look))
+    inboxes = [inbox, checks]
+    tracer: Tracer | None = None
+    if settings.otlp_endpoint:
+        traced = Inbox(
+            client,
+            group=COLLECTOR_GROUP,
+            consumer=settings.replica,
+            streams=[keys.traced for keys in partitions],
+            batch_entries=TRACES_AT_A_TIME,
+            lease_seconds=settings.lease_seconds,
+        )
+        tracer = tracer_of(client, traced, settings)
+        inboxes.append(traced)
+        beside.append(partial(work, traced, tracer.handle, settings=settings, stop=stop))
+    end_in_time(stop, settings, inboxes)
     run_loops(
         stop,
         lambda: work(
             inbox, collector.handle, settings=settings, stop=stop, heartbeat=heartbeat, on_turn=collector.turn
         ),
         lambda: work(checks, skipper.handle, settings=settings, stop=stop),
-        *others,
+        *beside,
     )
     skipper.close()
+    if tracer is not None:
+        tracer.close()
     heartbeat.end()
+
+
+def tracer_of(client: redis.Redis, inbox: Inbox, settings: Settings) -> "Tracer":
+    """Ends the process where what traces need is not installed."""
+    try:
+        # Only where it is wanted: it takes 0.3 s and 20 MB, and comes with the extra `otel` alone.
+        from services.collector.traces import Tracer
+    except ImportError:
+        refuse(SettingInvalid("HELIOS_OTLP_ENDPOINT is set, but the extra `otel` is not installed"))
+    return Tracer(client, inbox, settings)
 
 
 class Endpoint:
@@ -229,9 +269,9 @@ def main() -> None:
     log.info("serving pods", bind=settings.pod_endpoint_bind)
     patience = Patience(settings.unknown_job_seconds)
     others: list[Callable[[], None]] = [
-        lambda: repeat(stop, SWEEP_SECONDS, lambda: sweep(pods, client, settings, patience)),
-        lambda: repeat(stop, LOOK_SECONDS, lambda: make_room(client, settings)),
-        lambda: repeat(stop, RETENTION_SECONDS, lambda: tidy_store(client, settings, stop)),
+        lambda: repeat(stop, SWEEP_SECONDS, partial(sweep, pods, client, settings, patience)),
+        lambda: repeat(stop, LOOK_SECONDS, partial(make_room, client, settings)),
+        lambda: repeat(stop, RETENTION_SECONDS, partial(tidy_store, client, settings, stop)),
         lambda: repeat(stop, RECORD_SECONDS, Recorder(client, store, settings).look),
         lambda: endpoint.supervise(stop),
     ]

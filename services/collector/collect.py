@@ -1,6 +1,7 @@
 """The collector's loop: take Jobs in hand, watch their pods, wrap up those that ended, finalise settled runs."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
@@ -13,6 +14,7 @@ from helios.events import RunEnded, TaskPhase
 from helios.keys import Keys, keys_of_run
 from helios.localjobs import PodStatus
 from helios.logged import about, about_entry
+from helios.measures import JOBS_HELD
 from helios.messages import Launched, Settled, decode
 from helios.records import read_tasks
 from helios.settings import Settings
@@ -20,6 +22,7 @@ from helios.streams import Entry, Inbox
 from helios.transitions import Call, commit, commit_one, finalise, note_phase, pipelined
 from helios.wire import hash_values
 from helios.worker import Failure
+from services.collector.counted import TIMES, count_end, count_run
 from services.collector.ends import TASK_VALUES, Manifest, end_overdue, ended_of, fetch_lines_of, no_manifest
 from services.collector.kept import KeptReports
 from services.collector.manifests import NotYet
@@ -41,6 +44,9 @@ put another version in its place, whose image it may have to pull, or to boot.
 
 REPORT_LOOK_SECONDS = 0.5
 """What a pod that is over waits for is looked up this often: an upload may take hours, and most reports come first."""
+
+PHASES_HELD = ("Unseen", "Pending", "Fetching", "Running", "Publishing", "Ended")
+"""What a Job in hand may be at: its pod was not seen yet, is in a phase, or is over and waits to be wrapped up."""
 
 
 class Held(msgspec.Struct):
@@ -80,14 +86,21 @@ class Collector:
         self.kept = kept or KeptReports()
         self.manifest = manifest
         self.clock = clock
+        self.is_local = settings.launcher == "local"
         self.held: dict[tuple[str, str], Held] = {}
         """By stream and entry id: entries of two partitions may well have the same id."""
         inbox.held = self.held.keys()
+        JOBS_HELD.source = self._phases_held
         self.next_renewal = 0.0
         self.unproven: set[tuple[str, str]] = set()
         """Of `held`, what others were handed before: whoever held it then may have been killed by it."""
         self.next_watch = 0.0
         self.next_tail = 0.0
+
+    def _phases_held(self) -> dict[tuple[str, ...], float]:
+        """Asked from another thread: `list` of a dict's values is one step."""
+        phases = Counter("Ended" if held.ended else held.phase or "Unseen" for held in list(self.held.values()))
+        return {(phase,): phases[phase] for phase in PHASES_HELD}
 
     def handle(self, entries: list[Entry]) -> Sequence[Failure]:
         failures: list[Failure] = []
@@ -224,11 +237,11 @@ class Collector:
         """Commit the ends of attempts. To wrap up is to acknowledge their entries too; then the pods may go."""
         failures: list[Failure] = []
         runs = {held.launched.run: held.keys.run(held.launched.run) for held, _ in over}
-        switches = hash_values(self.client, list(runs.values()), ("cacheEnabled",))
+        switches = hash_values(self.client, list(runs.values()), ("cacheEnabled", "startTime"))
         enabled = dict(zip(runs, switches, strict=True))
         tasks = [held.keys.task(held.launched.run, held.launched.task) for held, _ in over]
         calls: list[Call] = []
-        committing: list[tuple[Held, Ended, bool]] = []
+        committing: list[tuple[Held, Ended, bool, Sequence[str | None]]] = []
         storing: list[tuple[Held, PodStatus]] = []
         for (held, pod), values in zip(over, hash_values(self.client, tasks, TASK_VALUES), strict=True):
             switch = enabled[held.launched.run]
@@ -274,13 +287,14 @@ class Collector:
                     reason = pod.reason if pod else None
                     log.warning("a pod failed whose attempt had succeeded; the success stays", reason=reason)
             calls.append(self._end_call(held, ended, disagrees=disagrees, wrap_up=done))
-            committing.append((held, ended, done))
+            committing.append((held, ended, done, (switch[1], *values[-len(TIMES) :])))
         self._note_phases(storing)
-        for (held, ended, done), result in zip(committing, commit(self.client, calls), strict=True):
+        for (held, ended, done, times), result in zip(committing, commit(self.client, calls), strict=True):
             if isinstance(result, ResponseError):
                 failures.append(Failure(held.entry, result))
                 continue
             if result == 1:
+                count_end(ended, times, local=self.is_local)
                 with _about(held):
                     record = ended.record
                     log.info("an attempt ended", status=ended.status, reason=record.reason, node=record.node)
@@ -297,7 +311,7 @@ class Collector:
 
     def _may_be_reported(self, held: Held, pod: PodStatus, values: Sequence[str | None]) -> bool:
         """Whether the report that says how the attempt ended may still come from its node's agent."""
-        status, attempt, _, _, reported, _, heard = values
+        status, attempt, _, _, reported, _, heard = values[: -len(TIMES)]
         current = str(held.launched.attempt)
         if not pod.agent_reports or (status, attempt) != ("RUNNING", current) or reported == current:
             return False
@@ -335,9 +349,11 @@ class Collector:
                 runs_kept_per_dag=self.settings.runs_kept_per_dag,
                 runs_kept_in_all=self.settings.runs_kept_in_all,
                 event=RunEnded(run, final["status"]),
+                traced=bool(self.settings.otlp_endpoint),
             ),
         )
         if result == 1:
+            count_run(final, fields)
             with about(run=run, entry=entry.id):
                 log.info("run ended", status=final["status"], cache=final["cacheHit"])
                 if wrong := disagreements(fields, final):

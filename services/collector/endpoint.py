@@ -36,6 +36,7 @@ from helios.settings import Settings
 from helios.tokens import Attempt, TokenInvalid, check
 from helios.transitions import commit_one, keep_report, note_heard, pipelined
 from services.collector.classify import classify
+from services.collector.counted import TIMES, count_end
 from services.collector.demand import Demand
 from services.collector.keepers import Keepers, Over, nobody_knows
 from services.collector.kept import KeptReports
@@ -174,11 +175,16 @@ class PodEndpoint:
 
     def _current(self, attempt: Attempt, keys: Keys) -> tuple[str, Task]:
         """The attempt's state and task; raises 410 when the attempt is over."""
-        found: Any = self.client.hmget(keys.task(attempt.run, attempt.task), "status", "attempt", "spec")
-        status, current, spec = found
+        status, task, _ = self._current_timed(attempt, keys)
+        return status, task
+
+    def _current_timed(self, attempt: Attempt, keys: Keys) -> tuple[str, Task, list[str | None]]:
+        """The same, with its TIMES."""
+        found: Any = self.client.hmget(keys.task(attempt.run, attempt.task), "status", "attempt", "spec", *TIMES)
+        status, current, spec, *times = found
         if status not in ("QUEUED", "RUNNING") or current != str(attempt.attempt):
             raise _over(attempt)
-        return status, _task_decoder.decode(spec)
+        return status, _task_decoder.decode(spec), times
 
     def plan(self, attempt: Attempt, pod: str, node: str) -> Plan:
         keys = keys_of_run(attempt.run, self.settings.partitions)
@@ -327,7 +333,7 @@ class PodEndpoint:
             raise Answer("403 Forbidden", "the report is not on the attempt that the token names")
         keys = keys_of_run(attempt.run, self.settings.partitions)
         try:
-            status, task = self._current(attempt, keys)
+            status, task, times = self._current_timed(attempt, keys)
         except Answer:
             return ResultAnswer("stale")
         if status == "QUEUED":
@@ -351,9 +357,10 @@ class PodEndpoint:
                 return ResultAnswer("stale")
             self.kept.add(attempt, report)
             return ResultAnswer("recorded")
+        switch: Any = self.client.hmget(keys.run(attempt.run), "cacheEnabled", "startTime")
         classification = classify(
             inputs_declared=len(task.inputs),
-            cache_enabled=self.client.hget(keys.run(attempt.run), "cacheEnabled") == "true",
+            cache_enabled=switch[0] == "true",
             manifest=report.fetch,
             message=None,
             log=None,
@@ -366,6 +373,7 @@ class PodEndpoint:
         call = end_call(keys, "", attempt.run, attempt.task, attempt.attempt, ended, deletes_job=final)
         applied = commit_one(self.client, call)
         if applied:
+            count_end(ended, (switch[1], *times), local=self.settings.launcher == "local")
             log.info("an attempt ended", status=ended.status, reason=ended.record.reason, node=ended.record.node)
         return ResultAnswer("committed" if applied else "stale")
 

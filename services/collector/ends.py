@@ -20,6 +20,7 @@ from helios.tokens import Attempt
 from helios.transitions import commit_one
 from helios.wire import TRANSIENT, error_code, hash_values
 from services.collector.classify import Classification, classify
+from services.collector.counted import TIMES, count_end
 from services.collector.kept import KeptReports
 from services.collector.manifests import ManifestLost, NotYet
 from services.collector.outcome import (
@@ -36,7 +37,7 @@ from services.collector.pods import Pods
 
 log = structlog.get_logger()
 
-TASK_VALUES = ("status", "attempt", "spec", "report", "reportAttempt", "job", "heard")
+TASK_VALUES = ("status", "attempt", "spec", "report", "reportAttempt", "job", "heard", *TIMES)
 
 _task_decoder = msgspec.json.Decoder(Task)
 _report_decoder = msgspec.json.Decoder(Report)
@@ -147,7 +148,7 @@ def end_overdue(client: redis.Redis, pods: Pods, settings: Settings, kept: KeptR
 def _end_overdue(client: redis.Redis, pods: Pods, settings: Settings, kept: KeptReports, attempt: Attempt) -> None:
     keys = keys_of_run(attempt.run, settings.partitions)
     found: list[Any] = hash_values(client, [keys.task(attempt.run, attempt.task)], TASK_VALUES)
-    switch: list[Any] = hash_values(client, [keys.run(attempt.run)], ("cacheEnabled",))
+    switch: list[Any] = hash_values(client, [keys.run(attempt.run)], ("cacheEnabled", "startTime"))
     values = found[0]
     if isinstance(values, ResponseError) and error_code(values) in TRANSIENT:
         kept.put_off(attempt)
@@ -155,6 +156,7 @@ def _end_overdue(client: redis.Redis, pods: Pods, settings: Settings, kept: Kept
     if isinstance(values, ResponseError) or values[4] != str(attempt.attempt):
         kept.done(attempt)
         return
+    enabled, started = (None, None) if isinstance(switch[0], ResponseError) else switch[0]
     launched = Launched(attempt.run, attempt.task, attempt.attempt, values[5] or "")
     known = pods.statuses([launched.job]).get(launched.job)
     pod = known or PodStatus(job=launched.job, uid="", node="")
@@ -165,10 +167,11 @@ def _end_overdue(client: redis.Redis, pods: Pods, settings: Settings, kept: Kept
             launched,
             pod,
             values,
-            cache_enabled=switch[0] == ["true"],
+            cache_enabled=enabled == "true",
             fetch_lines=partial(fetch_lines_of, client, keys, launched),
         )
         if commit_one(client, end_call(keys, "", attempt.run, attempt.task, attempt.attempt, ended)):
+            count_end(ended, (started, *values[-len(TIMES) :]), local=settings.launcher == "local")
             log.info("an attempt ended without its pod's status")
         kept.done(attempt)
     except (OSError, ValueError, ResponseError) as error:

@@ -6,6 +6,7 @@ Rule: an answer that says no is an ApiRefused with the server's words; no answer
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from importlib import import_module
 from typing import Any
@@ -14,6 +15,7 @@ from urllib.parse import urlencode
 import msgspec
 import urllib3
 
+from helios.measures import API_REQUESTS, API_SECONDS, answer_class
 from helios.settings import SettingInvalid
 from services.collector.kube_objects import ApiStatus
 
@@ -93,7 +95,8 @@ class Api:
             headers = {"Accept": "application/json, */*", **self.headers()}
             if body is not None:
                 headers["Content-Type"] = kind
-            return self.pool.request(
+            began = time.monotonic()
+            response = self.pool.request(
                 method,
                 f"{self.host}{path}{fields}",
                 body=body,
@@ -103,8 +106,12 @@ class Api:
                 retries=False,
                 timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=read_seconds),
             )
+            API_REQUESTS.add((method, answer_class(response.status)))
+            API_SECONDS.observe((method,), time.monotonic() - began)
+            return response
         except (urllib3.exceptions.HTTPError, OSError) as error:
             self.pool.clear()
+            API_REQUESTS.add((method, answer_class(0)))
             raise ApiAway(f"the API server does not answer: {error}") from None
 
 

@@ -29,6 +29,7 @@ from helios.streams import Entry
 from helios.transitions import claim_memo, commit_one, forget_memo, note_wait, renew_memo, skip, unskip
 from helios.wire import PERMANENT, error_code
 from helios.worker import Failure, Later, Waits
+from services.collector.counted import count_skip
 from services.collector.memo import digests_from_tasks, image_counts_as, kept_seconds, read_memo
 from services.collector.recovery import Rebuilt
 from services.collector.store import ObjectRefused, Store, StoreRefused
@@ -312,6 +313,7 @@ class Skipper:
             event=TaskEnded(run, task, attempt, "SUCCEEDED", "N/A", 0, 0, "", None, producer),
         )
         if commit_one(self.client, call):
+            count_skip()
             log.info("a task is skipped", producer=producer.run)
 
     def _now_ms(self) -> int:

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import urllib3
 from minio import Minio
 
+from helios.measures import STORE_REQUESTS, answer_class
 from helios.settings import Settings
 
 PART_BYTES = 64 * 1024**2
@@ -86,7 +87,7 @@ class Store:
     def read(self, key: str, limit: int) -> bytes:
         """A small object of the artifact bucket. Raises StoreRefused, or ObjectMissing for good."""
         try:
-            answer = self.http.request("GET", self.get_url(self.bucket, key), preload_content=False)
+            answer = self._request("GET", self.get_url(self.bucket, key), preload_content=False)
             try:
                 content = answer.read(limit + 1)
             finally:
@@ -107,7 +108,7 @@ class Store:
     def write(self, key: str, content: bytes) -> None:
         """Store a small object in the artifact bucket. Raises StoreRefused."""
         try:
-            answer = self.http.request("PUT", self.put_url(key), body=content, retries=False)
+            answer = self._request("PUT", self.put_url(key), body=content, retries=False)
         except urllib3.exceptions.HTTPError as error:
             raise StoreRefused(f"the object store does not answer: {error.__class__.__name__}") from None
         if answer.status != 200:
@@ -117,7 +118,7 @@ class Store:
         """None if there is no such object. Raises StoreRefused or ObjectRefused."""
         try:
             patience = urllib3.Timeout(connect=CONNECT_SECONDS, read=HEAD_SECONDS)
-            answer = self.http.request("HEAD", self.head_url(bucket, key), timeout=patience)
+            answer = self._request("HEAD", self.head_url(bucket, key), timeout=patience)
         except urllib3.exceptions.HTTPError as error:
             raise self._away(error) from None
         if answer.status == 404:
@@ -130,6 +131,16 @@ class Store:
             raise StoreRefused(f"the object store does not tell the size and version of {key}")
         named = f"version {version}" if version and version != "null" else f"etag {etag}"
         return ObjectHead(int(length), named)
+
+    def _request(self, method: str, url: str, **options: Any) -> urllib3.BaseHTTPResponse:
+        """Raises urllib3.exceptions.HTTPError."""
+        try:
+            answer = self.http.request(method, url, **options)
+        except urllib3.exceptions.HTTPError:
+            STORE_REQUESTS.add((method, answer_class(0)))
+            raise
+        STORE_REQUESTS.add((method, answer_class(answer.status)))
+        return answer
 
     def _away(self, error: urllib3.exceptions.HTTPError) -> StoreRefused:
         """Its class alone: the words may repeat a signed URL. No connection is kept: the others have met the same."""
@@ -150,7 +161,7 @@ class Store:
         start = self._signed("POST", self.bucket, key, uploads="")
         try:
             # Not signed for, which S3 asks of its own x-amz- headers only.
-            answer = self.http.request("POST", start, headers={"Content-Encoding": encoding} if encoding else None)
+            answer = self._request("POST", start, headers={"Content-Encoding": encoding} if encoding else None)
         except urllib3.exceptions.HTTPError as error:
             raise self._away(error) from None
         if answer.status != 200:

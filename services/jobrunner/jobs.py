@@ -6,6 +6,10 @@ from typing import Literal, NamedTuple, Protocol
 from helios.dag import Task
 from helios.settings import Settings
 from helios.tokens import TOKEN_SECONDS, Attempt, mint
+from helios.trace import attempt_traceparent
+
+TRACEPARENT = "TRACEPARENT"
+"""The variable by which a command learns of the trace that it belongs to."""
 
 NAME_CHARACTERS = 63
 """A Job's name ends up in a label of its pods, and a label's value has at most this many characters."""
@@ -93,11 +97,20 @@ def job_name(run: str, task: str, attempt: int) -> str:
 
 
 def wanted_job(
-    name: str, task: Task, *, run: str, attempt: int, cache_enabled: bool, settings: Settings, now_seconds: float
+    name: str,
+    task: Task,
+    *,
+    run: str,
+    attempt: int,
+    cache_enabled: bool,
+    settings: Settings,
+    now_seconds: float,
+    traceparent: str | None = None,
 ) -> WantedJob:
-    """The Job of one attempt, with a token that opens that attempt's plan and result only."""
+    """The Job of one attempt, with a token that opens that attempt's plan and result only. `traceparent`: its run's."""
     expires = int(now_seconds) + TOKEN_SECONDS
     token = mint(settings.token_key, Attempt(run=run, task=task.name, attempt=attempt, expires=expires))
+    handed = attempt_traceparent(run, task.name, attempt, traceparent, traced=bool(settings.otlp_endpoint))
     return WantedJob(
         name=name,
         run=run,
@@ -111,5 +124,6 @@ def wanted_job(
             "HELIOS_ATTEMPT": str(attempt),
             "HELIOS_CACHE_ENABLED": "true" if cache_enabled else "false",
             "HELIOS_COMPRESS": settings.compress,
+            **({TRACEPARENT: handed} if handed is not None else {}),
         },
     )

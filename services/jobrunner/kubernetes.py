@@ -16,6 +16,7 @@ from kubernetes import config as _untyped_config
 from kubernetes.client import ApiClient, ApiException, Configuration
 from kubernetes.config import ConfigException
 
+from helios.measures import API_REQUESTS, API_SECONDS, answer_class
 from helios.settings import SettingInvalid, Settings
 from services.jobrunner.answers import Verdict, decoded, judge, words_of
 from services.jobrunner.forms import Forms
@@ -71,6 +72,7 @@ class Api:
     def request(self, method: str, path: str, *, body: object = None, accept: str = "application/json") -> Any:
         """The answer's status and body, whatever they are. Raises LauncherAway when there is no answer."""
         headers = {"Accept": accept, "User-Agent": USER_AGENT, "Content-Type": "application/json"}
+        began = time.monotonic()
         try:
             token = self.configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
             if token:
@@ -87,8 +89,11 @@ class Api:
             # What cut or silenced one connection has probably met the idle ones, too; each would cost its own wait.
             self.client.rest_client.pool_manager.clear()
             self.silence = f"the API server does not answer: {type(error).__name__}: {error}"
+            API_REQUESTS.add((method, answer_class(0)))
             raise LauncherAway(self.silence) from error
         self.silence = ""
+        API_REQUESTS.add((method, answer_class(answer[0])))
+        API_SECONDS.observe((method,), time.monotonic() - began)
         return answer
 
 

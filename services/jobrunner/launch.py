@@ -50,6 +50,7 @@ class RunSwitches(NamedTuple):
     memoize: bool
     recovered: bool
     """It was rebuilt after Redis was lost: of each task's first attempt it is looked whether it is needed."""
+    traceparent: str | None
 
 
 class Tried(NamedTuple):
@@ -250,6 +251,7 @@ class JobRunner:
             cache_enabled=self._switches(ready.run).cache_enabled,
             settings=self.settings,
             now_seconds=time.time(),
+            traceparent=self._switches(ready.run).traceparent,
         )
 
     def _is_looked_at(self, ready: Ready, task: Task) -> bool:
@@ -261,11 +263,11 @@ class JobRunner:
         """Of the runs in the batch, anew each time: a run that was rebuilt after Redis was lost has its former id."""
         runs = list({each.run for each in batch})
         keys = [keys_of_run(run, self.settings.partitions).run(run) for run in runs]
-        found = hash_values(self.client, keys, ("cacheEnabled", "memoize", "recovered"))
+        found = hash_values(self.client, keys, ("cacheEnabled", "memoize", "recovered", "traceparent"))
         self.switches = {
             run: each
             if isinstance(each, ResponseError)
-            else RunSwitches(each[0] == "true", each[1] != "false", each[2] == "true")
+            else RunSwitches(each[0] == "true", each[1] != "false", each[2] == "true", each[3])
             for run, each in zip(runs, found, strict=True)
         }
 

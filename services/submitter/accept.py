@@ -19,6 +19,7 @@ from helios.messages import Control, Submission, decode
 from helios.records import RUN_COUNTERS
 from helios.recovery import WARNING
 from helios.streams import Entry
+from helios.trace import parse_traceparent
 from helios.transitions import (
     NAMES_IN_A_CALL,
     UNREADABLE_DAG,
@@ -72,7 +73,10 @@ def accept(client: redis.Redis, entry: Entry, partitions: int, window: int | Non
     except Refusal as refusal:
         reject(client, entry.id, refusal.problems, partitions, stated_name(entry.fields.get("dag", "")))
         return "rejected"
-    for call in open_calls(keys, entry.id, parsed, use_cache, memoize, priority, window):
+    calls = open_calls(
+        keys, entry.id, parsed, use_cache, memoize, priority, window, traceparent=submission.traceparent or None
+    )
+    for call in calls:
         commit_one(client, call)
     return "accepted"
 
@@ -221,9 +225,11 @@ def open_calls(
     window: int | None = None,
     *,
     recovered: bool = False,
+    traceparent: str | None = None,
 ) -> list[Call]:
     """The calls that open a run; only the last makes it visible. `memoize` False: none of its tasks is skipped.
     `priority`: instead of the DAG's. `window`: as in `accept`. `recovered`: tasks whose success is stored are skipped.
+    `traceparent`: of whoever submitted; one that makes no sense is ignored with a warning.
     """
     dag = parsed.dag
     graph = dag.graph()
@@ -246,6 +252,10 @@ def open_calls(
     if recovered:
         fields["recovered"] = "true"
         warnings.append(WARNING)
+    if traceparent is not None and parse_traceparent(traceparent) is not None:
+        fields["traceparent"] = traceparent.strip()
+    elif traceparent is not None:
+        warnings.append("traceparent is none as W3C's trace context has it, and is ignored")
     if warnings:
         fields["warnings"] = "\n".join(warnings)
     calls = [

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cli.critical_path import PHASES, AllCached, CriticalPath, Moments, Step, Timed, critical_path
+from cli.critical_path import AllCached, CriticalPath, Step, critical_path
 from helios.events import Producer
+from helios.phases import PHASES, Moments, Timed
 from helios.records import InputRecord, TaskView
 
 MISS = InputRecord("big", 100, "never-here", source="store", ms=3_000)

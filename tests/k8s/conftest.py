@@ -19,7 +19,10 @@ from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
-OVERLAYS = (".", "overlays/isolated", "overlays/kind", "overlays/autoscale", "overlays/autoscale/hpa", "overlays/csi")
+OVERLAYS = (
+    *(".", "overlays/isolated", "overlays/kind", "overlays/autoscale", "overlays/autoscale/hpa", "overlays/csi"),
+    "overlays/monitoring",
+)
 
 Document = dict[str, Any]
 

@@ -281,6 +281,46 @@ def test_every_namespace_denies_by_default_and_tasks_never_reach_redis(documents
     assert "helios-tasks" not in json.dumps(guard)
 
 
+def test_prometheus_alone_is_let_in_to_the_metrics_alone(manifests: Manifests) -> None:
+    """The overlay adds one policy to the base's, from one kind of pod of one namespace, to one port of the services."""
+    ours, base = manifests.render("overlays/monitoring"), manifests.render(".")
+    names = {each["metadata"]["name"] for each in named(ours, "NetworkPolicy")}
+    assert names - {each["metadata"]["name"] for each in named(base, "NetworkPolicy")} == {"prometheus-to-metrics"}
+    (policy,) = named(ours, "NetworkPolicy", "prometheus-to-metrics")
+    (rule,) = policy["spec"]["ingress"]
+    (source,) = rule["from"]
+    assert policy["spec"]["policyTypes"] == ["Ingress"]
+    assert source["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
+    assert source["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "prometheus"}
+    assert rule["ports"] == [{"protocol": "TCP", "port": 9464}]
+    for each in named(base, "NetworkPolicy"):
+        assert "9464" not in json.dumps(each), each["metadata"]["name"]
+
+
+def test_every_service_is_scraped_where_it_serves(manifests: Manifests) -> None:
+    """Monitor, Service, port and setting of each agree."""
+    ours = manifests.render("overlays/monitoring")
+    for service in ("submitter", "jobrunner", "collector"):
+        (monitor,) = named(ours, "ServiceMonitor", f"helios-{service}")
+        (scraped,) = [
+            each
+            for each in named(ours, "Service")
+            if monitor["spec"]["selector"]["matchLabels"].items() <= each["metadata"]["labels"].items()
+        ]
+        (endpoint,) = monitor["spec"]["endpoints"]
+        (port,) = [each for each in scraped["spec"]["ports"] if each["name"] == endpoint["port"]]
+        (deployment,) = named(ours, "Deployment", f"helios-{service}")
+        template = deployment["spec"]["template"]
+        assert scraped["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+        (container,) = template["spec"]["containers"]
+        (served,) = [each for each in container["ports"] if each["name"] == port["targetPort"]]
+        (bound,) = [each["value"] for each in container["env"] if each["name"] == "HELIOS_METRICS_BIND"]
+        assert bound == f"0.0.0.0:{served['containerPort']}"
+        assert served["containerPort"] == 9464
+    (dashboard,) = [each for each in named(ours, "ConfigMap") if each["metadata"]["name"] == "helios-dashboard"]
+    assert json.loads(dashboard["data"]["helios.json"])["title"] == "Helios"
+
+
 def test_the_keeper_runs_on_every_node(documents: list[Document]) -> None:
     keeper, _ = keeper_of(documents)
     pod = keeper["spec"]["template"]["spec"]

@@ -109,9 +109,9 @@ KEYLESS: dict[str, tuple[str, ...]] = {
     "time": ("TIME",),
     "waitaof": ("WAITAOF", "1", "0", "1"),
 }
-DANGEROUS = {"client": {"info"}, "scaler": {"info"}, "submitter": {"info"}}
-"""What is given of that which the server calls dangerous or administration: INFO is read by the doctor, by KEDA, and by
-the submitter, which has submissions wait when memory is short."""
+DANGEROUS = {"client": {"info"}, "scaler": {"info"}, "submitter": {"info"}, "collector": {"info"}}
+"""What is given of that which the server calls dangerous or administration: INFO is read by the doctor, by KEDA, by the
+submitter, which has submissions wait when memory is short, and by the collector, whose metrics say how full it is."""
 
 
 def every_key() -> dict[str, str]:

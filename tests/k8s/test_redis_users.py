@@ -20,6 +20,7 @@ from redis.exceptions import NoPermissionError
 from cli.checkup_cluster import check_logins
 from cli.connection import Link
 from cli.reruns import rerun
+from helios.deadletter import acknowledge
 from helios.heartbeat import live_services
 from helios.keys import (
     CONTROLS,
@@ -39,8 +40,8 @@ from helios.keys import (
 from helios.leftovers import forgotten_names, memo_outputs, partitions_in_use, record_outputs, stored_runs
 from helios.podwire import LocateInput, NodeReport
 from helios.records import ENDED
-from helios.settings import Settings
-from helios.streams import CLIENT_OPTIONS
+from helios.settings import Settings, settings_from
+from helios.streams import CLIENT_OPTIONS, Inbox
 from helios.tokens import Attempt
 from helios.transitions import check, commit_one, note_wait
 from services.collector.demand import Demand
@@ -49,6 +50,7 @@ from services.collector.locate import Declared, Locator
 from services.collector.nodes import Nodes
 from services.collector.recovery import Recorder
 from services.collector.seed import Seeding
+from services.collector.shared_figures import SharedFigures
 from services.collector.store import Store
 from services.submitter.reconcile import Reconciler
 from tests.k8s.conftest import K8S, ROOT, GuardedRedis
@@ -563,3 +565,18 @@ def test_the_collector_may_take_and_keep_the_duty_to_store_what_runs_came_to(gua
     recorder.look()
     assert guarded.admin.get(RECOVERY_DUTY) == "one"
     assert guarded.refused() == []
+
+
+def test_the_collectors_user_may_read_what_its_metrics_say(guarded: GuardedRedis) -> None:
+    """And hand on traces: its loop for those reads a stream of its own."""
+    client = guarded.client("collector")
+    figures = SharedFigures(client, settings_from({}))
+    figures.look()
+    served = {sample.name for family in figures.collect() for sample in family.samples}
+    assert {"helios_cluster_stream_lag", "helios_cluster_redis_memory_bytes", "helios_cluster_replicas"} <= served
+    traced = Inbox(client, group="collector", consumer="t", streams=[KEYS.traced], batch_entries=1, lease_seconds=15)
+    guarded.client("collector").xadd(KEYS.traced, {"run": "1-0"})
+    (entry,) = traced.read()
+    acknowledge(traced, entry)
+    assert traced.leave() == 0
+    assert not guarded.refused()

@@ -309,3 +309,32 @@ def test_labels_are_values_that_kubernetes_takes() -> None:
     labels = {**found["metadata"]["labels"], **found["spec"]["template"]["metadata"]["labels"]}
     for value in labels.values():
         assert re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?", value)
+
+
+@pytest.mark.parametrize("form", ["init", "csi"])
+def test_a_task_is_told_its_trace_unless_its_dag_says_otherwise(form: Form) -> None:
+    """It is no part of what makes a Job the same attempt's: jobrunners with and without traces adopt each other's."""
+    given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+    def told(dag: str, traceparent: str | None) -> list[str]:
+        (task,) = parse_dag(dag.encode()).dag.tasks
+        job = wanted_job(
+            "j",
+            task,
+            run=RUN,
+            attempt=1,
+            cache_enabled=True,
+            settings=Settings(),
+            now_seconds=1.0,
+            traceparent=traceparent,
+        )
+        assert spec_hash(job) == spec_hash(job._replace(agent_env={**job.agent_env, "TRACEPARENT": "other"}))
+        containers = job_manifest(job, Settings(), form)["spec"]["template"]["spec"]["containers"]
+        (found,) = [each for each in containers if each["name"] == "task"]
+        return [each["value"] for each in found["env"] if each["name"] == "TRACEPARENT"]
+
+    plain = "dagName: d\ntasks: [{name: t, image: i, command: [x]}]"
+    own = "dagName: d\ntasks: [{name: t, image: i, command: [x], env: {TRACEPARENT: mine}}]"
+    assert told(plain, given) == [given]
+    assert told(plain, None) == []
+    assert told(own, given) == ["mine"]
