@@ -44,6 +44,11 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     ),
     "Write": (
         Command("validate", "FILE", "Check a DAG and name every problem with its line."),
+        Command(
+            "import",
+            "argo|wfformat FILE [--to FILE]",
+            "Make a DAG out of one of another system, and say what it lacks.",
+        ),
         Command("schema", "", "Print the JSON Schema of DAGs, for editors."),
     ),
     "Operate": (

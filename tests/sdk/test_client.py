@@ -14,7 +14,9 @@ import pytest
 import helios
 from cli.embedded.home import Home
 from cli.embedded.lease import stop_stack
+from cli.imports.argo import import_argo
 from helios import AsyncClient, Client, Dag, DagInvalid, HeliosError, NotAccepted, RunFailed, Unreachable
+from helios.dag_plain import yaml_text
 from tests.redis_servers import Valkey
 
 pytestmark = pytest.mark.timeout(180)
@@ -224,3 +226,31 @@ def test_what_the_package_promises_is_there() -> None:
     assert set(helios.__all__) <= set(dir(helios))
     with pytest.raises(AttributeError, match="no attribute 'Dga'"):
         _ = helios.Dga  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_an_imported_workflow_runs(client: Client) -> None:
+    """Its artifacts are found where its commands were told."""
+    text = """
+kind: Workflow
+metadata: {name: imported}
+spec:
+  entrypoint: main
+  templates:
+  - name: main
+    steps:
+    - - {name: make, template: make}
+    - - name: read
+        template: read
+        arguments: {artifacts: [{name: words, from: "{{steps.make.outputs.artifacts.words}}"}]}
+  - name: make
+    container: {image: alpine, command: [sh, -c, "echo moby dick > /tmp/out/words.txt"]}
+    outputs: {artifacts: [{name: words, path: /tmp/out/words.txt}]}
+  - name: read
+    inputs: {artifacts: [{name: words, path: /data/in}]}
+    script: {image: alpine, command: [sh], source: "cat /data/in"}
+"""
+    (found,) = import_argo(text)
+    assert found.complete
+    run = client.submit(yaml_text(found.dag))
+    run.wait(timeout=60, check=True)
+    assert run.logs("read") == ["moby dick"]
