@@ -1,7 +1,6 @@
 """The client against the whole product in local mode: one embedded stack, which the module's first client starts."""
 
 import asyncio
-import os
 import sys
 import threading
 import types
@@ -12,8 +11,6 @@ from typing import Any
 import pytest
 
 import helios
-from cli.embedded.home import Home
-from cli.embedded.lease import stop_stack
 from cli.imports.argo import import_argo
 from helios import AsyncClient, Client, Dag, DagInvalid, HeliosError, NotAccepted, RunFailed, Unreachable
 from helios.dag_plain import yaml_text
@@ -23,20 +20,8 @@ pytestmark = pytest.mark.timeout(180)
 PAGE = Path(__file__).parents[2] / "docs" / "sdk.md"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    path = tmp_path_factory.mktemp("home") / "helios"
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [*os.environ]:
-            if name.startswith(("HELIOS_", "KUBE")):
-                patch.delenv(name)
-        patch.setenv("HELIOS_HOME", str(path))
-        yield path
-        stop_stack(Home(path))
-
-
 @pytest.fixture(scope="module")
-def client(home: Path) -> Iterator[Client]:
+def client(at_home: Path) -> Iterator[Client]:
     with Client() as client:
         yield client
 
