@@ -254,7 +254,7 @@ class _Importer:
         dag = template.get("dag")
         self._look_at_caller(template, "dag")
         self.losses.unknown(
-            dag, {"tasks", "target"}, {"failFast": "Helios goes on with what does not depend on a failure"}, {}
+            dag, {"tasks", "target"}, {}, {"failFast": "Helios goes on with what does not depend on a failure"}
         )
         calls = {each.get("name").text or "": each for each in dag.get("tasks")}
         parents: dict[str, list[str]] = {}

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import re
+import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -289,3 +291,16 @@ def test_what_a_recording_says_and_a_dag_cannot_is_listed() -> None:
     assert first["command"] == ["sh", "-c", "p --n 1 x"]
     assert first["resources"] == {"requests": {"cpu": "2"}}
     assert first["inputs"] == [{"uri": "s3://corpora/w/x"}]
+
+
+def test_every_command_of_the_page_runs(helios: Helios, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "import.md").read_text()
+    shutil.copy(HERE / "pipeline.yaml", tmp_path / "workflow.yaml")
+    shutil.copy(RECORDING, tmp_path / "recording.json")
+    for line in text.split("```sh\n")[1].partition("\n```")[0].splitlines():
+        program, *words = shlex.split(line)
+        assert program == "helios"
+        done = helios(*words)
+        assert done.code == 0, (line, done.err)
+    assert parse_dag((tmp_path / "dag.yaml").read_bytes()).dag.dag_name == "nightly"
+    assert parse_dag((tmp_path / "recorded.yaml").read_bytes()).dag.dag_name == "small-alignment"
