@@ -24,7 +24,7 @@ CROSS_CC ?= $(shell command -v aarch64-linux-gnu-gcc)
 PARTS := $(if $(filter aarch64,$(MACHINE)),build/image/.made-aarch64,build/image/.made)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-links test-cluster test-cluster-long mutations bench-cluster bench-kwok bench-kwok-smoke exec images wheel sbom check fmt lock clean audit fuzz crash soak
+.PHONY: help install dev demo test test-links test-cluster test-cluster-long mutations bench-cluster bench-kwok bench-kwok-smoke exec images wheel sbom check fmt lock clean audit docs fuzz crash soak
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -118,12 +118,16 @@ images: $(PARTS) ## build the image and name it in k8s/: TAG=1.2.3 [REGISTRY=…
 	@$(if $(PUSH),$(BUILDER) push $(IMAGE))
 	@$(if $(MANIFESTS),$(PYTHON) k8s/set-image $(REGISTRY)/helios $(TAG) $(MANIFESTS))
 
-check: $(VENV)/.dev ## lint, formatting, strict types, and whether all tests can be imported
+check: $(VENV)/.dev ## lint, formatting, strict types, the documentation, and whether all tests can be imported
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright --project pyproject.toml
+	@$(MAKE) --silent docs
 	@$(BIN)/python -m pytest --collect-only -q tests tests/cluster >/dev/null || \
 	  { $(BIN)/python -m pytest --collect-only -q tests tests/cluster | tail -n 40 >&2; exit 1; }
+
+docs: $(VENV)/.dev ## the documentation's site in build/site; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 audit: $(VENV)/.dev ## what Helios is built from: pins, hashes, licences and, with pip-audit on PATH, advisories
 	@$(BIN)/python -m tests.security.audit

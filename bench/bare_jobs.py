@@ -18,11 +18,14 @@ END_SECONDS = 180
 
 
 class Bare(NamedTuple):
-    """One Job: its container, and the names of the Jobs that have to succeed before."""
+    """One Job: its container, the names of the Jobs that have to succeed before, and whether it has a folder /scratch
+    to write to, which a user that is not root finds nowhere else.
+    """
 
     container: Mapping[str, Any]
     parents: Sequence[str] = ()
     node: str | None = None
+    scratch: bool = False
 
 
 class _Named(msgspec.Struct):
@@ -105,6 +108,9 @@ def _create_one(api: CreateApi, namespace: str, tag: str, name: str, job: Bare) 
     spec: dict[str, Any] = {"restartPolicy": "Never", "automountServiceAccountToken": False}
     spec["enableServiceLinks"] = False
     spec["containers"] = [{"name": "task", "imagePullPolicy": "IfNotPresent", **job.container}]
+    if job.scratch:
+        spec["volumes"] = [{"name": "scratch", "emptyDir": {}}]
+        spec["containers"][0]["volumeMounts"] = [{"name": "scratch", "mountPath": "/scratch"}]
     if job.node:
         spec["nodeSelector"] = {"kubernetes.io/hostname": job.node}
     body = {

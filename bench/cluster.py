@@ -275,11 +275,11 @@ class Bench:
 
         get = self.signer.presigned_get_object(bucket, f"{key}/data", timedelta(hours=1))
         store_data, data_env = put("data", "data")
-        jobs = {"producer": Bare(self.container(f"cd /tmp && {produce} && {store_data}", **data_env))}
+        jobs = {"producer": Bare(self.container(f"cd /scratch && {produce} && {store_data}", **data_env), scratch=True)}
         for n in range(CONSUMERS):
             store_size, size_env = put(f"size{n}", "size")
-            command = f'cd /tmp && wget -q -O data "$URL" && {consume} && {store_size}'
-            jobs[f"c{n}"] = Bare(self.container(command, URL=get, **size_env), ["producer"])
+            command = f'cd /scratch && wget -q -O data "$URL" && {consume} && {store_size}'
+            jobs[f"c{n}"] = Bare(self.container(command, URL=get, **size_env), ["producer"], scratch=True)
         return jobs
 
     def run(self, dag: Dag) -> Timed:

@@ -1,5 +1,6 @@
 """The documentation names only what exists."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -14,6 +15,17 @@ def all_tests() -> set[str]:
         for file in (PROJECT / "tests").rglob("test_*.py")
         for name in re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)
     }
+
+
+def test_the_reference_is_what_the_code_says() -> None:
+    """`python docs/make_reference.py` writes it."""
+    specification = importlib.util.spec_from_file_location("make_reference", PROJECT / "docs" / "make_reference.py")
+    assert specification is not None
+    assert specification.loader is not None
+    pages = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(pages)
+    for name, page in pages.PAGES.items():
+        assert (PROJECT / "docs" / "reference" / name).read_text() == page()
 
 
 def names_in(text: str) -> set[str]:

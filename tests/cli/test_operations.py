@@ -1,14 +1,12 @@
 """docs/operations.md as it is written: its blocks for local mode are run, in order, in one shell."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.cli.command import NOT_OURS, ROOT
+from tests.cli.command import ROOT
+from tests.cli.doc_pages import run, script
 from tests.embedded.conftest import processes_of
 from tests.waiting import wait_until
 
@@ -66,34 +64,11 @@ kill $UP; wait $UP || true
 """What a reader has done before, and looks at afterwards; in a section of several blocks around all of them."""
 
 
-def script() -> str:
-    """The page's blocks for local mode, with what belongs around them."""
-    lines = ["set -eu"]
-    for section in re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE):
-        title = section.partition("\n")[0]
-        blocks = re.findall(r"^```sh local\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL)
-        if blocks:
-            lines += [BEFORE.get(title, ""), *blocks, AFTER.get(title, "")]
-    return "\n".join(lines)
-
-
 @pytest.mark.timeout(300)
 def test_the_operations_page_works_as_it_is_written(tmp_path: Path) -> None:
     """Dead letters are retried and discarded, a backup is restored, and an emptied Redis is rebuilt."""
     (tmp_path / "slow.yaml").write_text(SLOW.replace("FOLDER", str(tmp_path)))
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    for name, arguments in (("helios", '-c "from cli.main import main; main()" "$@"'), ("python", '"$@"')):
-        (commands / name).write_text(f"#!/bin/sh\nexec {sys.executable} {arguments}\n")
-        (commands / name).chmod(0o755)
-    environment = {name: text for name, text in os.environ.items() if not name.startswith(NOT_OURS)}
-    environment |= {"PATH": f"{commands}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "HELIOS_LINGER_SECONDS": "5"}
-    with (tmp_path / "out.log").open("wb") as log:
-        done = subprocess.run(
-            ["bash", "-c", script()], cwd=tmp_path, env=environment, stdout=log, stderr=log, timeout=280
-        )
-    said = (tmp_path / "out.log").read_text()
-    assert done.returncode == 0, said[-4000:]
+    said = run(script(PAGE, BEFORE, AFTER), tmp_path, 280)
     assert "nonsense" in (tmp_path / "dead-before.json").read_text()
     assert (tmp_path / "dead-after.json").read_text().strip() == "[]"
     assert "would rebuild 1 run" in said

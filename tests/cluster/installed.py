@@ -178,6 +178,10 @@ class Installed:
         """A node's cache, as this process sees it."""
         return Path(self.cluster.tool("fsof", node).strip()) / "cache"
 
+    def redis_folder(self) -> Path:
+        """Redis's volume, as this process sees it."""
+        return Path(self.cluster.tool("fsof", "node1").strip()) / "volumes" / "helios-redis"
+
     def apply(self) -> None:
         """As it was installed."""
         Kubectl(None).run("apply", "--kustomize", str(self.folder / self.agents.folder), seconds=120)

@@ -3,15 +3,19 @@
 With HELIOS_LONG=1 (make test-cluster-long) outages are longer and runs larger; otherwise just long enough to matter.
 """
 
+import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.cluster.caches import gate
 from tests.cluster.dags import dag, many, script
 from tests.cluster.installed import DEPLOYMENTS, Installed, Run
+from tests.cluster.kubectl import Kubectl
 from tests.waiting import wait_until
 
 LONG = bool(os.environ.get("HELIOS_LONG"))
@@ -129,3 +133,65 @@ def test_two_of_each_and_none_left(helios: Installed) -> None:
         for pod in helios.pods_of_service(name):
             helios.kill(pod)
     right(helios.end_of(run, 240), TASKS // 2)
+
+
+def test_a_rolling_restart_of_everything_under_a_run(helios: Installed) -> None:
+    """As `kubectl apply` of a new version does it: each replica hands back what it has, and no task is begun twice."""
+    run = helios.submit(many(helios, "rolled", TASKS, "sleep 1; echo $N > n", outputs=["n"]))
+    helios.at_work(run, 2)
+    agents = Kubectl(helios.agents.namespace)
+    for name in DEPLOYMENTS:
+        helios.services.run("rollout", "restart", f"deployment/{name}")
+    agents.run("rollout", "restart", f"daemonset/{helios.agents.daemonset}")
+    helios.wait_ready()
+    helios.wait_agents()
+    found = helios.end_of(run, 240)
+    right(found, TASKS)
+    assert [task["attempt"] for task in found["tasks"]] == [1] * TASKS
+
+
+def test_redis_emptied_under_a_run_and_the_run_rebuilt(helios: Installed) -> None:
+    """What docs/operations.md says of a lost Redis: what had succeeded stays done, and the Job that runs goes on."""
+    with gate() as (wait, opened):
+        run = helios.submit(
+            dag(
+                "lost",
+                script(helios, "early", "echo one > o", outputs=["o"]),
+                script(helios, "slow", f"{wait}; echo two > p", outputs=["p"]),
+                script(
+                    helios,
+                    "last",
+                    "cat o p",
+                    inputs=[{"fromTask": "early", "name": "o"}, {"fromTask": "slow", "name": "p"}],
+                ),
+            )
+        )
+        wait_until("what has succeeded is stored", lambda: rebuildable(helios, run).get("taskSucceeded") == 1, 90)
+        at_gate = pods_of(helios, run, "slow")
+        for path in helios.redis_folder().iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        helios.kill(helios.services.get("pod", "helios-redis-0"))
+        wait_until("Redis is there and empty", lambda: rebuildable(helios, run).get("known") is False, 90)
+        helios.wait_ready()
+        done = helios.helios("recover", "--apply")
+        assert done.returncode == 0, done.stderr
+        assert pods_of(helios, run, "slow") == at_gate, "the Job goes on"
+        opened.set()
+        found = helios.end_of(run, 240)
+    right(found, 3)
+    tasks = {task["name"]: task for task in found["tasks"]}
+    assert found["taskSkipped"] == 1
+    assert {task["attempt"] for task in tasks.values()} == {1}
+    assert "one\ntwo" in helios.logs(run, "last")
+
+
+def rebuildable(helios: Installed, run: str) -> dict[str, Any]:
+    """What `helios recover` says of the run; nothing while Redis does not answer."""
+    done = helios.helios("recover", "-o", "json")
+    return next((each for each in json.loads(done.stdout or "[]") if each["run"] == run), {})
+
+
+def pods_of(helios: Installed, run: str, task: str) -> list[str]:
+    """The task's pods, by name."""
+    pods = helios.task_pods(run)
+    return [pod["metadata"]["name"] for pod in pods if pod["metadata"]["annotations"]["helios.dev/task"] == task]

@@ -1,6 +1,7 @@
 """`make crash`: every service is killed at every call that it makes in a run, which must end as if it had not been.
 
-    python -m tests.crash [--worlds N] [--scenario NAME] [--only CASE] [--workload FILE] [--samples N] [--minutes N]
+    python -m tests.crash [--worlds N] [--scenario NAME] [--only CASE] [--workload FILE] [--samples N] [--share 1]
+                          [--minutes N]
 
 It ends with 1 if there was a violation, or if the time was not enough for all cases. A violation names its case, which
 `--only` plays again, as in `--only diamond:collector:after:57`.
@@ -37,6 +38,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", help="only this case; may be repeated")
     parser.add_argument("--workload", type=Path, default=WORKLOAD, help="a recorded workflow, in WfFormat")
     parser.add_argument("--samples", type=int, default=12, help="cases of each service on the workload")
+    parser.add_argument("--share", type=float, default=0.6, help="of the services' cases but those of the diamond")
     parser.add_argument("--minutes", type=float, default=10, help="after this no further case is begun")
     parser.add_argument("--seed", type=int, default=8)
     options = parser.parse_args()
@@ -66,7 +68,7 @@ def _run(made: Players, scenarios: Sequence[Scenario], options: argparse.Namespa
         if not only or any(case.scenario == each.name and case.victim == victim for case in only)
     }
     found = {key: future.result() for key, future in asked.items()}
-    cases = only or _cases(found, random.Random(options.seed), options.samples)
+    cases = only or _cases(found, random.Random(options.seed), options.samples, options.share)
     _say(f"{len(cases)} cases, {options.worlds} at a time; without a crash: {time.monotonic() - began:.0f} s")
     verdicts = _judged(made, cases, found, until)
     _tell(found, verdicts)
@@ -87,11 +89,16 @@ def _case(text: str) -> Case:
     return Case(scenario, victim, Plan(int(at), point), bool(peer))
 
 
-def _cases(found: dict[tuple[str, str], Baseline], chance: random.Random, samples: int) -> list[Case]:
+def _cases(found: dict[tuple[str, str], Baseline], chance: random.Random, samples: int, share: float) -> list[Case]:
+    """Each of the diamond and of the pods' steps; of what is left as many as fit into ten minutes of two cores."""
     cases: list[Case] = []
     for (scenario, victim), each in found.items():
         every = list(every_case(scenario, victim, each))
-        cases += every if scenario != "workload" else chance.sample(every, min(samples, len(every)))
+        if scenario == "workload":
+            every = chance.sample(every, min(samples, len(every)))
+        elif scenario != "diamond" and victim in SERVICES:
+            every = chance.sample(every, round(share * len(every)))
+        cases += every
         if scenario == "diamond":
             # Of two replicas each has about half of the calls.
             first = [case for case in every if case.plan and case.plan.at <= each.calls // 2]

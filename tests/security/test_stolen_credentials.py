@@ -46,7 +46,7 @@ def test_whoever_stole_the_submission_user_can_drop_what_is_not_taken_yet_and_no
     assert admin.xlen(SUBMISSIONS) == 1
 
 
-def test_whoever_stole_the_submission_user_can_stop_submissions_until_one_command_of_the_submitters_user(
+def test_whoever_stole_the_submission_user_stops_submissions_only_until_the_stream_is_empty(
     services: GuardedRedis,
 ) -> None:
     """The stream's last id is the greatest there is, so nothing can follow until the submitter has made it anew."""

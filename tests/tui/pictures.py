@@ -10,7 +10,7 @@ from typing import Any
 
 from textual.app import App
 
-FOLDER = Path(__file__).parent / "pictures"
+FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
 NARROW = (80, 24)
 WIDE = (160, 50)
 
