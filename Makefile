@@ -13,12 +13,18 @@ BUILD_FLAGS ?=
 MANIFESTS ?= k8s
 # musl makes the smallest static binary; any C compiler with a static library makes one that works.
 STATIC_CC ?= $(if $(shell command -v musl-gcc),musl-gcc,cc)
-# The Python of BASE. Other machines than amd64 build with the Dockerfile alone.
-IMAGE_PLATFORM := --only-binary=:all: --python-version 3.11 --implementation cp --platform manylinux_2_28_x86_64 \
-  --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64
+# PLATFORM=linux/arm64 builds for that machine; this one's is amd64 unless said.
+PLATFORM ?=
+MACHINE := $(if $(filter %/arm64,$(PLATFORM)),aarch64,x86_64)
+# The Python of BASE.
+IMAGE_PLATFORM := --only-binary=:all: --python-version 3.11 --implementation cp --platform manylinux_2_28_$(MACHINE) \
+  --platform manylinux_2_17_$(MACHINE) --platform manylinux2014_$(MACHINE)
+# Another machine's program needs its compiler: CROSS_CC=aarch64-linux-gnu-gcc; without one the Dockerfile compiles it there.
+CROSS_CC ?= $(shell command -v aarch64-linux-gnu-gcc)
+PARTS := $(if $(filter aarch64,$(MACHINE)),build/image/.made-aarch64,build/image/.made)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-links test-cluster test-cluster-long mutations bench-cluster bench-kwok bench-kwok-smoke exec images check fmt lock clean audit docs fuzz crash soak
+.PHONY: help install dev demo test test-links test-cluster test-cluster-long mutations bench-cluster bench-kwok bench-kwok-smoke exec images wheel sbom check fmt lock clean audit docs fuzz crash soak
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -99,9 +105,16 @@ build/image/.made: build/exec requirements-image.lock | $(VENV)/.runtime
 	@cp build/exec build/image/exec
 	@touch $@
 
-images: build/image/.made ## build the image and name it in k8s/: TAG=1.2.3 [REGISTRY=… PUSH=1]
+build/image/.made-aarch64: agent/exec.c requirements-image.lock | $(VENV)/.runtime
+	@rm -rf build/image && mkdir -p build/image
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-compile --no-deps \
+	  $(IMAGE_PLATFORM) --target build/image/lib -r requirements-image.lock
+	@$(if $(CROSS_CC),$(CROSS_CC) -std=gnu11 -static -Os -s -Wall -Wextra -Werror -o build/image/exec agent/exec.c)
+	@touch $@
+
+images: $(PARTS) ## build the image and name it in k8s/: TAG=1.2.3 [REGISTRY=… PUSH=1 PLATFORM=linux/arm64]
 	@test -n "$(TAG)" || { echo "Name the version: make images TAG=1.2.3" >&2; exit 1; }
-	@$(BUILDER) build $(BUILD_FLAGS) --build-arg BASE=$(BASE) --build-arg TAG=$(TAG) -t $(IMAGE) .
+	@$(BUILDER) build $(if $(PLATFORM),--platform $(PLATFORM)) $(BUILD_FLAGS) --build-arg BASE=$(BASE) --build-arg TAG=$(TAG) -t $(IMAGE) .
 	@$(if $(PUSH),$(BUILDER) push $(IMAGE))
 	@$(if $(MANIFESTS),$(PYTHON) k8s/set-image $(REGISTRY)/helios $(TAG) $(MANIFESTS))
 
@@ -118,6 +131,12 @@ docs: $(VENV)/.dev ## the documentation's site in build/site; a broken link is a
 
 audit: $(VENV)/.dev ## what Helios is built from: pins, hashes, licences and, with pip-audit on PATH, advisories
 	@$(BIN)/python -m tests.security.audit
+
+wheel: $(VENV)/.runtime ## the package, in dist/: pipx install 'dist/helios-….whl[local]'
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+
+sbom: $(VENV)/.dev ## what the packages and the image are built from, as CycloneDX JSON: dist/helios.cdx.json
+	@mkdir -p dist && $(BIN)/python -m tests.security.sbom > dist/helios.cdx.json
 
 fmt: $(VENV)/.dev ## format and fix what can be fixed
 	@$(BIN)/ruff check --fix-only --quiet .

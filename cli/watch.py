@@ -60,7 +60,7 @@ def watch(
         follower = Follower(link, run)
         changed = follower.read()
         silence = Silence(link)
-        display = _display(title, follower.progress)
+        display = display_of(title, follower.progress)
         try:
             while True:
                 display.show(follower.progress, changed)
@@ -114,7 +114,8 @@ class Silence:
                     narrate(f"nothing moves: {why}")
 
 
-def _display(title: str, progress: RunProgress) -> Display:
+def display_of(title: str, progress: RunProgress) -> Display:
+    """Live on a terminal, else lines."""
     if not is_terminal(sys.stderr) or os.environ.get("TERM") == "dumb":
         return PlainProgress(progress)
     from cli.live_progress import LiveProgress

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-OURS = ("helios", "services", "agent", "cli", "tui", "bench", "tests")
+OURS = ("helios", "sdk", "services", "agent", "cli", "tui", "bench", "tests")
 SERVICES = ("submitter", "jobrunner", "collector")
 NO_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "manager", "core", "misc"}
 
@@ -48,7 +48,21 @@ def offences(folder: str, *allowed: str) -> list[str]:
 
 
 def test_helios_imports_nothing_else_of_ours() -> None:
-    assert offences("helios", "helios") == []
+    """But that `from helios import Client` shows users the SDK, whose modules are imported when they are asked for."""
+    shown = "helios/__init__.py imports sdk."
+    assert [each for each in offences("helios", "helios") if not each.startswith(shown)] == []
+
+
+def test_the_sdk_speaks_through_redis_and_knows_no_service() -> None:
+    assert offences("sdk", "helios", "cli", "sdk") == []
+    assert [name for path in sources("sdk") for name in imported(path) if below(name, "cli.main")] == []
+
+
+def test_nothing_is_built_on_the_sdk() -> None:
+    """It is for users: what the command line needs too, it has itself, or helios has."""
+    assert [
+        each for folder in ("cli", "services", "agent", "tui") for each in offences(folder) if " imports sdk" in each
+    ] == []
 
 
 ZSTD = ("agent/zstd.py", ("backports", "compression"))
@@ -141,7 +155,7 @@ def test_there_is_no_other_service() -> None:
 def test_nobody_imports_relatively() -> None:
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
-        for path in sources("helios", "services", "agent", "cli", "tui", "bench")
+        for path in sources("helios", "sdk", "services", "agent", "cli", "tui", "bench")
         for node in ast.walk(tree(path))
         if isinstance(node, ast.ImportFrom) and node.level
     ]
@@ -151,7 +165,7 @@ def test_nobody_imports_relatively() -> None:
 def test_no_module_has_a_name_that_says_nothing() -> None:
     found = [
         str(path.relative_to(ROOT))
-        for path in sources("helios", "services", "agent", "cli", "tui", "bench")
+        for path in sources("helios", "sdk", "services", "agent", "cli", "tui", "bench")
         if path.stem in NO_NAMES or path.parent.name in NO_NAMES
     ]
     assert found == []
@@ -161,7 +175,7 @@ def test_only_one_module_spells_out_keys() -> None:
     """Every key and stream name is a function or a constant of helios/keys.py."""
     found = [
         f"{path.relative_to(ROOT)}:{node.lineno} has {node.value!r}"
-        for path in sources("helios", "services", "cli", "tui")
+        for path in sources("helios", "sdk", "services", "cli", "tui")
         if path != ROOT / "helios" / "keys.py"
         for node in ast.walk(tree(path))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.match(r"helios:\S", node.value)

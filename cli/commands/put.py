@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import IO, Any, cast
 
+from minio import Minio
+
 from cli.connection import S3, connected, read_settings, uses_own_servers
 from cli.failure import SUCCEEDED, CommandFailed
 from cli.figures import size
@@ -54,26 +56,32 @@ def put(file: Path, uri: str, /, *, make_bucket: bool = False) -> int:
 
 
 def store(settings: Settings, file: Path, uri: str, *, makes_bucket: bool) -> int:
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
     client = store_client(settings)
     with storing(settings):
-        if not client.bucket_exists(bucket):
-            if not makes_bucket:
-                raise CommandFailed(f"there is no bucket {bucket!r}", hint="check its name, or add --make-bucket")
-            client.make_bucket(bucket)
-        try:
-            with file.open("rb") as opened:
-                total = file.stat().st_size
-                progress = TransferProgress(file.name, total)
-                source: Any = cast(Any, CountingFile(opened, progress))
-                try:
-                    client.put_object(bucket, key, source, total, part_size=PART_BYTES if total > PART_BYTES else 0)
-                finally:
-                    progress.close()
-        except OSError as error:
-            if error.filename is None:
-                raise
-            raise CommandFailed(f"cannot read {file}: {error.strerror}", hint="make it readable") from None
+        total = store_file(client, file, uri, makes_bucket=makes_bucket)
     put_line(uri)
     narrate(f'stored {size(total)}; a task reads it with inputs: [{{uri: "{uri}"}}]')
     return SUCCEEDED
+
+
+def store_file(client: Minio, file: Path, uri: str, *, makes_bucket: bool) -> int:
+    """Store it, showing how it goes on a terminal; returns its bytes. Raises CommandFailed, and what the store does."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    if not client.bucket_exists(bucket):
+        if not makes_bucket:
+            raise CommandFailed(f"there is no bucket {bucket!r}", hint="check its name, or add --make-bucket")
+        client.make_bucket(bucket)
+    try:
+        with file.open("rb") as opened:
+            total = file.stat().st_size
+            progress = TransferProgress(file.name, total)
+            source: Any = cast(Any, CountingFile(opened, progress))
+            try:
+                client.put_object(bucket, key, source, total, part_size=PART_BYTES if total > PART_BYTES else 0)
+            finally:
+                progress.close()
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise CommandFailed(f"cannot read {file}: {error.strerror}", hint="make it readable") from None
+    return total

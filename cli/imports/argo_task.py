@@ -1,0 +1,444 @@
+"""One template of Argo that runs a container, as a task of Helios. No I/O happens here.
+
+Argo's files are anywhere, Helios' in `/artifacts`: where a command names the path of an artifact, it is given the new
+one, by the artifact's file name. A command that never names it cannot be moved, which is said.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from cli.imports.argo_text import has_tag, renamed_paths, substituted
+from cli.imports.document import Value
+from cli.imports.losses import Losses
+
+ROOT = "/artifacts"
+MAX_RETRIES = 20
+_SPAN = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_INTERPRETERS = {
+    **dict.fromkeys(("sh", "bash", "ash", "dash", "zsh", "python", "python2", "python3"), "-c"),
+    **dict.fromkeys(("node", "perl", "ruby"), "-e"),
+}
+"""What runs a text that is an argument, by the option that says so."""
+
+TEMPLATE = frozenset(
+    {
+        "name",
+        "inputs",
+        "outputs",
+        "container",
+        "script",
+        "retryStrategy",
+        "activeDeadlineSeconds",
+        "timeout",
+        "nodeSelector",
+        "tolerations",
+        "serviceAccountName",
+    }
+)
+TEMPLATE_REASONS = {
+    "resource": "Helios runs containers; it makes no other objects of Kubernetes",
+    "suspend": "Helios has no task that waits for a person",
+    "http": "Helios runs containers; call the address from one",
+    "plugin": "Helios runs containers, not plugins of Argo",
+    "data": "Helios runs containers; list the objects in one",
+    "containerSet": "a task of Helios is one container; make a task of each",
+    "daemon": "a task of Helios ends; one that serves others cannot be a task",
+    "sidecars": "a task of Helios is one container",
+    "initContainers": "a task of Helios is one container",
+    "volumes": "tasks of Helios have no volumes: data goes through inputs and outputs",
+    "affinity": "only nodeSelector and tolerations are carried over",
+    "synchronization": "Helios has no mutexes and semaphores",
+    "memoize": "Argo's key of a cache is not Helios': say memoize: true, and it goes by command, image and inputs",
+    "securityContext": "whom tasks run as is a setting of Helios, not of a DAG",
+    "podSpecPatch": "the pods are Helios' own",
+    "priorityClassName": "say priority: high, normal or low",
+    "hostAliases": "the pods are Helios' own",
+    "metrics": "Helios' own metrics are those of runs and tasks",
+    "archiveLocation": "Helios keeps artifacts in the store it is set up with",
+}
+HARMLESS = {"metadata": "Helios labels its own pods", "failFast": "it is a single task"}
+STORES = ("s3", "gcs", "oss", "azure", "hdfs", "artifactory")
+RUNNERS = ("resource", "suspend", "http", "plugin", "data", "containerSet")
+CONTAINER = frozenset({"name", "image", "command", "args", "env", "resources", "source"})
+CONTAINER_REASONS = {
+    "volumeMounts": "tasks of Helios have no volumes: data goes through inputs and outputs",
+    "workingDir": "a task of Helios works in /artifacts; let its command change the folder",
+    "envFrom": "variables are named one by one in Helios: env: {NAME: {secret, key}}",
+    "securityContext": "whom tasks run as is a setting of Helios, not of a DAG",
+    "ports": "nothing connects to a task of Helios",
+}
+CONTAINER_HARMLESS = {
+    "imagePullPolicy": "Kubernetes' own rule holds: by the tag",
+    "readinessProbe": "nothing connects to a task of Helios",
+    "livenessProbe": "nothing connects to a task of Helios",
+}
+
+
+class Source(NamedTuple):
+    """Where an artifact is from: a task's output, or an object."""
+
+    task: str = ""
+    name: str = ""
+    uri: str = ""
+
+
+class Made(NamedTuple):
+    """A task as YAML has it, and its artifacts by the names Argo knows them by."""
+
+    document: dict[str, Any]
+    artifacts: Mapping[str, Source]
+
+
+@dataclass(slots=True)
+class TaskMaker:
+    spec: Value
+    losses: Losses
+
+    def task(
+        self,
+        template: Value,
+        name: str,
+        known: Mapping[str, str],
+        artifacts: Mapping[str, Source],
+        after: Sequence[str],
+    ) -> Made | None:
+        """None when it runs no container. `artifacts` are what the call passes; `after` the tasks that come before."""
+        self.losses.unknown(template, TEMPLATE, TEMPLATE_REASONS, HARMLESS)
+        body = template.get("container") if not template.get("container").is_empty else template.get("script")
+        if body.is_empty:
+            if not any(not template.get(each).is_empty for each in RUNNERS):
+                self.losses.lost(template, "template", "it has no container, script, dag or steps")
+            return None
+        self.losses.unknown(body, CONTAINER, CONTAINER_REASONS, CONTAINER_HARMLESS)
+        files = _Files(self, template, known, artifacts)
+        image = self.filled(body.get("image"), files.known)
+        if not image:
+            self.losses.lost(body, "image", "there is none")
+        document: dict[str, Any] = {"name": name, "image": image}
+        command, args = self._command(template, body, files)
+        document["command"] = command
+        if args:
+            document["args"] = args
+        before = [each for each in dict.fromkeys(after) if each not in {source.task for source in files.sources}]
+        if before:
+            document["depends_on"] = before
+        if files.inputs:
+            document["inputs"] = files.inputs
+        env = self._env(body.get("env"), files)
+        files.tell_unseen()
+        if files.outputs:
+            document["outputs"] = list(dict.fromkeys(files.outputs.values()))
+        retries = self._retries(template.get("retryStrategy"))
+        if retries:
+            document["retries"] = {"count": retries}
+        if env:
+            document["env"] = env
+        resources = self._resources(body.get("resources"), files.known)
+        if resources:
+            document["resources"] = resources
+        seconds = self._seconds(template, files.known)
+        if seconds is not None:
+            document["timeoutSeconds"] = seconds
+        document |= self._placement(template, files.known)
+        return Made(document, {each: Source(name, place) for each, place in files.outputs.items()})
+
+    def source_of(self, artifact: Value, known: Mapping[str, str]) -> Source | None:
+        """An artifact that names its own place: an object in S3."""
+        bucket, key = artifact.get("s3", "bucket").text, artifact.get("s3", "key").text
+        name = artifact.get("name").text
+        if key and bucket:
+            uri = substituted(f"s3://{bucket}/{key}", known, lambda tag: self._run_time(artifact, tag))
+            endpoint = artifact.get("s3", "endpoint")
+            if not endpoint.is_empty:
+                self.losses.note(endpoint, f"artifact {name}", "Helios reads objects from the store it is set up with")
+            return Source(uri=uri)
+        if key:
+            self.losses.lost(
+                artifact, f"artifact {name}", "its bucket is that of Argo's own settings; name it: s3://bucket/key"
+            )
+            return None
+        places = [
+            each
+            for each in artifact.fields or {}
+            if each not in ("name", "path", "mode", "optional", "archive", "from")
+        ]
+        kind = f"an input from {places[0]}" if places else "what it is from is not said"
+        self.losses.lost(
+            artifact, f"artifact {name}", f"{kind}; Helios reads objects of S3: helios put FILE s3://bucket/key"
+        )
+        return None
+
+    def passed_on(
+        self,
+        artifact: Value,
+        known: Mapping[str, str],
+        inputs: Mapping[str, Source],
+        made: Mapping[str, Mapping[str, Source]],
+        word: str,
+    ) -> Source | None:
+        """What `from: "{{tasks.A.outputs.artifacts.x}}"` names; None, with a loss, where it cannot be said."""
+        name = artifact.get("name").text
+        for each in ("subPath", "fromExpression", "globalName"):
+            if not artifact.get(each).is_empty:
+                self.losses.lost(
+                    artifact.get(each), each, "an artifact of Helios is passed on whole, and by its own task"
+                )
+        source = artifact.get("from")
+        if source.text is None:
+            if not artifact.get("fromExpression").is_empty:
+                return None
+            return self.source_of(artifact, known)
+        text = source.text.strip()
+        reference = re.fullmatch(r"\{\{\s*=?\s*(.*?)\s*\}\}", text)
+        path = (reference[1] if reference else text).split(".")
+        match path:
+            case ["inputs", "artifacts", *rest] if rest and ".".join(rest) in inputs:
+                return inputs[".".join(rest)]
+            case [group, task, "outputs", "artifacts", *rest] if group == word and task in made:
+                found = made[task].get(".".join(rest))
+                if found is not None:
+                    return found
+            case _:
+                pass
+        self.losses.lost(source, f"artifact {name}", f"{text} is nothing that was carried over")
+        return None
+
+    def _run_time(self, at: Value, tag: str) -> None:
+        self.losses.lost(at, tag, "its value is known only while the workflow runs")
+
+    def filled(self, value: Value, known: Mapping[str, str]) -> str:
+        """The text with its parameters put in."""
+        return substituted(value.text or "", known, lambda tag: self._run_time(value, tag))
+
+    def _command(self, template: Value, body: Value, files: "_Files") -> tuple[list[str], list[str]]:
+        command = [files.moved(each) for each in body.get("command")]
+        args = [files.moved(each) for each in body.get("args")]
+        if not template.get("script").is_empty and template.get("container").is_empty:
+            source = files.moved(body.get("source"))
+            program = command[0].rpartition("/")[2] if command else ""
+            if program not in _INTERPRETERS:
+                what = f"{program!r} does not run" if command else "no command is named that runs"
+                self.losses.lost(
+                    body.get("source"), "source", f"{what} a text that is an argument; put it into the image"
+                )
+            else:
+                command = [*command, _INTERPRETERS[program], source]
+        if not command:
+            self.losses.lost(
+                body, "command", "there is none: Helios does not know the image's own entrypoint; write it"
+            )
+        return command, args
+
+    def _env(self, env: Value, files: "_Files") -> dict[str, Any]:
+        variables: dict[str, Any] = {}
+        for each in env:
+            name, source = each.get("name").text or "", each.get("valueFrom")
+            secret = source.get("secretKeyRef")
+            if source.is_empty:
+                variables[name] = files.moved(each.get("value"))
+            elif not secret.is_empty:
+                variables[name] = {
+                    "secret": self.filled(secret.get("name"), files.known),
+                    "key": secret.get("key").text or "",
+                }
+            else:
+                kind = next(iter(source.fields or {}), "")
+                self.losses.lost(each, f"env {name}", f"a value from {kind}; Helios takes values and secrets")
+        return variables
+
+    def _retries(self, strategy: Value) -> int:
+        if strategy.fields is None:
+            return 0
+        reasons = {
+            "backoff": "Helios tries again at once",
+            "affinity": "Helios chooses the node anew in its own way",
+        }
+        asked = {"expression": "whether to try again is not asked; it is tried after every failure"}
+        self.losses.unknown(strategy, {"limit", "retryPolicy"}, asked, reasons)
+        policy, limit = strategy.get("retryPolicy"), strategy.get("limit")
+        if policy.text == "OnError":
+            self.losses.note(policy, "retryPolicy", "what is not the task's own failure, Helios repeats in any case")
+            return 0
+        if limit.text is None:
+            self.losses.note(strategy, "retryStrategy", f"it has no limit; {MAX_RETRIES} is Helios'")
+            return MAX_RETRIES
+        number = limit.number()
+        if number is None:
+            self._run_time(limit, limit.text)
+            return 0
+        if number > MAX_RETRIES:
+            self.losses.lost(limit, "limit", f"{number} tries; {MAX_RETRIES} is Helios' limit")
+        return max(0, min(MAX_RETRIES, number))
+
+    def _resources(self, resources: Value, known: Mapping[str, str]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for kind in ("requests", "limits"):
+            quantities = {name: self.filled(each, known) for name, each in (resources.get(kind).fields or {}).items()}
+            if quantities:
+                found[kind] = quantities
+        self.losses.unknown(resources, {"requests", "limits"}, {}, {})
+        return found
+
+    def _seconds(self, template: Value, known: Mapping[str, str]) -> int | None:
+        for field in ("activeDeadlineSeconds", "timeout"):
+            written = template.get(field)
+            if written.text is None:
+                continue
+            text = self.filled(written, known)
+            span = _SPAN.fullmatch(text)
+            seconds = int(text) if text.isdecimal() else 0
+            if not seconds and span is not None:
+                hours, minutes, rest = (int(each or 0) for each in span.groups())
+                seconds = hours * 3600 + minutes * 60 + rest
+            if seconds > 0:
+                return seconds
+            if not has_tag(text):
+                self.losses.lost(written, field, f"{text!r} is no whole number of seconds")
+        return None
+
+    def _placement(self, template: Value, known: Mapping[str, str]) -> dict[str, Any]:
+        placed: dict[str, Any] = {}
+        selector = {**(self.spec.get("nodeSelector").fields or {}), **(template.get("nodeSelector").fields or {})}
+        if selector:
+            placed["nodeSelector"] = {name: self.filled(each, known) for name, each in selector.items()}
+        tolerations = [*self.spec.get("tolerations"), *template.get("tolerations")]
+        if tolerations:
+            placed["tolerations"] = [_toleration(each) for each in tolerations]
+        account = template.get("serviceAccountName").text
+        if account:
+            placed["serviceAccountName"] = account
+        return placed
+
+
+def _toleration(value: Value) -> dict[str, Any]:
+    return {
+        name: each.number() if name == "tolerationSeconds" else each.text
+        for name, each in (value.fields or {}).items()
+        if each.text is not None
+    }
+
+
+class _Files:
+    """The artifacts of one task: where they were, where they are now, and whether its command says so."""
+
+    def __init__(
+        self, maker: TaskMaker, template: Value, known: Mapping[str, str], artifacts: Mapping[str, Source]
+    ) -> None:
+        self.maker = maker
+        self.inputs: list[dict[str, str]] = []
+        self.sources: list[Source] = []
+        self.outputs: dict[str, str] = {}
+        self.known = dict(known)
+        self._places: dict[str, str] = {}
+        self._at: dict[str, tuple[Value, str]] = {}
+        self._seen: set[str] = set()
+        losses = maker.losses
+        for each in template.get("inputs", "artifacts"):
+            self._input(each, artifacts)
+        for each in template.get("outputs", "artifacts"):
+            self._output(each)
+        for each in template.get("outputs", "parameters"):
+            losses.lost(
+                each,
+                f"outputs.parameters {each.get('name').text}",
+                "a value that a task makes is a file in Helios: an output",
+            )
+        result = template.get("outputs", "result")
+        if not result.is_empty:
+            losses.lost(result, "outputs.result", "a value that a task makes is a file in Helios: an output")
+
+    def _input(self, artifact: Value, artifacts: Mapping[str, Source]) -> None:
+        losses, name = self.maker.losses, artifact.get("name").text or ""
+        harmless = {"archive": "Helios packs and unpacks by itself"}
+        reasons = {
+            "mode": "Helios gives files the rights they were stored with",
+            "subPath": "artifacts are taken whole",
+        }
+        places = {
+            "name",
+            "path",
+            "optional",
+            "from",
+            "s3",
+            "http",
+            "git",
+            "raw",
+            "gcs",
+            "oss",
+            "hdfs",
+            "azure",
+            "artifactory",
+            "plugin",
+        }
+        losses.unknown(artifact, places, reasons, harmless)
+        source = artifacts.get(name)
+        if source is None:
+            own = set(artifact.fields or {}) - {"name", "path", "optional", "mode", "archive"}
+            if own and "from" not in own:
+                source = self.maker.source_of(artifact, self.known)
+            elif artifact.get("optional").text != "true":
+                losses.lost(artifact, f"artifact {name}", "nothing that was carried over gives it")
+        if source is None:
+            return
+        place = self._place(artifact, name)
+        entry = {"uri": source.uri} if source.uri else {"fromTask": source.task, "name": source.name}
+        if place != (source.uri.rpartition("/")[2] if source.uri else source.name):
+            entry["as"] = place
+        self.inputs.append(entry)
+        self.sources.append(source)
+        self.known[f"inputs.artifacts.{name}.path"] = f"{ROOT}/{place}"
+
+    def _output(self, artifact: Value) -> None:
+        losses, name = self.maker.losses, artifact.get("name").text or ""
+        harmless = {
+            "archive": "Helios packs and unpacks by itself",
+            "artifactGC": "Helios deletes what no kept run refers to",
+            **dict.fromkeys(STORES, "Helios keeps artifacts in the store it is set up with"),
+        }
+        losses.unknown(artifact, {"name", "path"}, {"optional": "an output of Helios has to be there"}, harmless)
+        path = artifact.get("path").text
+        if path is None:
+            losses.lost(artifact, f"artifact {name}", "it has no path")
+            return
+        place = self._place(artifact, name)
+        if place in (entry.get("as") or entry.get("name") or "" for entry in self.inputs):
+            losses.lost(artifact, f"artifact {name}", "it is an input that the task changes; write to another path")
+            return
+        self.outputs[name] = place
+        self.known[f"outputs.artifacts.{name}.path"] = f"{ROOT}/{place}"
+
+    def _place(self, artifact: Value, name: str) -> str:
+        """The path below /artifacts: the file's own name, with the artifact's before it where that is taken."""
+        path = (artifact.get("path").text or "").rstrip("/")
+        if path in self._places:
+            return self._places[path].removeprefix(f"{ROOT}/")
+        place = re.sub(r"[^\w.-]", "-", path.rpartition("/")[2] or name).lstrip(".") or name
+        if f"{ROOT}/{place}" in self._places.values():
+            place = f"{name}-{place}"
+        self._places[path] = f"{ROOT}/{place}"
+        if path:
+            self._at[path] = (artifact, name)
+        return place
+
+    def moved(self, value: Value) -> str:
+        """A text with its parameters put in and its paths renamed."""
+        text = value.text or ""
+        for name in (*self.outputs, *self._names()):
+            if f"artifacts.{name}.path" in text:
+                self._seen.update(path for path, (_, of) in self._at.items() if of == name)
+        found, seen = renamed_paths(self.maker.filled(value, self.known), {p: q for p, q in self._places.items() if p})
+        self._seen |= seen
+        return found
+
+    def _names(self) -> list[str]:
+        return [name for _, name in self._at.values()]
+
+    def tell_unseen(self) -> None:
+        """Say of which artifacts the command does not name the path; it may find them all the same, by the folder."""
+        for path, (at, name) in self._at.items():
+            if path not in self._seen:
+                self.maker.losses.lost(
+                    at, f"artifact {name}", f"the command does not name {path}; in Helios it is {self._places[path]}"
+                )

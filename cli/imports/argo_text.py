@@ -1,0 +1,98 @@
+"""What Argo writes within texts: `{{…}}`, dependencies, conditions, sequences. No I/O happens here."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+_TAG = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+_TOKEN = re.compile(r"\s*(&&|\|\||!|\(|\)|[A-Za-z0-9_][\w-]*(?:\.[A-Za-z]+)?)")
+_SUCCESS = ("Succeeded",)
+_CONDITION = re.compile(
+    r"""\s*(?P<left>'[^']*'|"[^"]*"|[^\s=!<>&|()]+)\s*(?P<by>==|!=)\s*(?P<right>'[^']*'|"[^"]*"|[^\s=!<>&|()]+)\s*"""
+)
+_LITERALS = {"true": True, "false": False}
+
+
+def substituted(text: str, known: Mapping[str, str], unknown: Callable[[str], None]) -> str:
+    """The text with each `{{name}}` that is known put in; the others stay, and are told to `unknown`."""
+
+    def one(match: "re.Match[str]") -> str:
+        name = match[1].strip()
+        # An expression that is one name is that name.
+        name = name.removeprefix("=").strip() if re.fullmatch(r"=\s*[\w.-]+", name) else name
+        if name in known:
+            return known[name]
+        unknown(match[0])
+        return match[0]
+
+    # What is put in may hold a tag itself, as when an argument passes a parameter on: it was settled where it was made.
+    return _TAG.sub(one, text)
+
+
+def has_tag(text: str) -> bool:
+    return _TAG.search(text) is not None
+
+
+class Depends(NamedTuple):
+    """The tasks that an expression names; `plain` says that it asks no more than that all of them succeed."""
+
+    tasks: list[str]
+    plain: bool
+
+
+def dependencies(expression: str) -> Depends:
+    """Argo's `depends`: `A && B.Succeeded` is what Helios can say; `||`, `!` and other outcomes are not."""
+    at, tasks, plain = 0, dict[str, None](), True
+    while at < len(expression.rstrip()):
+        token = _TOKEN.match(expression, at)
+        if token is None:
+            return Depends(list(tasks), False)
+        at = token.end()
+        word = token[1]
+        if word in ("||", "!"):
+            plain = False
+        elif word not in ("&&", "(", ")"):
+            name, _, outcome = word.partition(".")
+            plain = plain and (not outcome or outcome in _SUCCESS)
+            tasks[name] = None
+    return Depends(list(tasks), plain)
+
+
+def holds(condition: str) -> bool | None:
+    """Whether a condition without variables holds: `a == a`, `1 != 2`, `true`; None for what is more than that."""
+    word = condition.strip()
+    if word in _LITERALS:
+        return _LITERALS[word]
+    match = _CONDITION.fullmatch(condition)
+    if match is None:
+        return None
+    same = match["left"].strip("'\"") == match["right"].strip("'\"")
+    return same if match["by"] == "==" else not same
+
+
+def sequence(count: int | None, start: int | None, end: int | None, form: str) -> list[str] | None:
+    """The items of `withSequence`; None for a form that is not one of printf's for whole numbers."""
+    first = start or 0
+    if count is not None:
+        numbers = range(first, first + count)
+    else:
+        last = end if end is not None else 0
+        numbers = range(first, last + 1) if last >= first else range(first, last - 1, -1)
+    if re.fullmatch(r"[^%]*%[-+ 0#]*\d*[dxXo][^%]*", form or "%d") is None:
+        return None
+    return [(form or "%d") % number for number in numbers]
+
+
+def renamed_paths(text: str, places: Mapping[str, str]) -> tuple[str, set[str]]:
+    """The text with paths put in place of others, also where longer ones begin with them; and which were there."""
+    if not places:
+        return text, set()
+    seen: set[str] = set()
+    # The longest first: /tmp/a/b before /tmp/a.
+    words = "|".join(re.escape(path) for path in sorted(places, key=len, reverse=True))
+
+    def one(match: "re.Match[str]") -> str:
+        seen.add(match[0])
+        return places[match[0]]
+
+    return re.sub(rf"(?<![\w./-])(?:{words})(?![\w-]|\.\w)", one, text), seen
