@@ -1,10 +1,12 @@
 """`helios up`: the embedded stack in the foreground, until Ctrl-C or SIGTERM."""
 
 import time
+from importlib.util import find_spec
 
 from cli.connection import ALL, place_of, stack_ready, uses_own_servers
 from cli.embedded.home import Home, home_from
 from cli.embedded.lease import StackFailed, running_stack, stop_stack
+from cli.embedded.ports import accepts
 from cli.embedded.stack import Stack
 from cli.failure import RUN_FAILED, SUCCEEDED, CommandFailed
 from cli.figures import count
@@ -13,9 +15,10 @@ from cli.output import narrate, put
 
 LOOK_SECONDS = 0.25
 MOST_REPLICAS = 16
+HTTP_SECONDS = 30.0
 
 
-def up(*, replicas: int = 1) -> int:
+def up(*, replicas: int = 1, http: int | None = None) -> int:
     """Run everything in the foreground and say how to reach it.
 
     Valkey, S3, the services and the node keep running until Ctrl-C or SIGTERM. Other commands use them meanwhile; those
@@ -25,6 +28,8 @@ def up(*, replicas: int = 1) -> int:
     ----------
     replicas
         How many of each service run side by side.
+    http
+        Serve the HTTP API, too, at this port of this machine; its token is made once for each home.
     """
     if uses_own_servers():
         raise CommandFailed(
@@ -33,11 +38,14 @@ def up(*, replicas: int = 1) -> int:
         )
     if not 1 <= replicas <= MOST_REPLICAS:
         raise CommandFailed(f"--replicas is {replicas}", hint=f"give 1 to {MOST_REPLICAS}")
+    if http is not None:
+        check_http(http)
     home = home_from()
     lost = False
     with noting_interrupts() as interrupts:
         try:
-            with stack_ready(ALL, replicas=replicas) as stack:
+            with stack_ready(ALL, replicas=replicas, http_port=http or 0) as stack:
+                await_http(stack, http)
                 tell(stack)
                 warn_of_replicas(stack, replicas)
                 lost = stay(home, interrupts)
@@ -47,6 +55,35 @@ def up(*, replicas: int = 1) -> int:
             stop_at_once(home)
     narrate("stopped")
     return RUN_FAILED if lost else SUCCEEDED
+
+
+def check_http(port: int) -> None:
+    """Raises CommandFailed for a port that cannot be used, or without the extra that the API needs."""
+    if not 1 <= port <= 65535:
+        raise CommandFailed(f"--http is {port}", hint="give a port from 1 to 65535")
+    if find_spec("starlette") is None or find_spec("uvicorn") is None:
+        raise CommandFailed("the HTTP API is not installed", hint="pip install 'helios[http]'")
+
+
+def await_http(stack: Stack, wanted: int | None) -> None:
+    """Until the API answers. Raises CommandFailed when it does not."""
+    if wanted is None:
+        return
+    if stack.http_port != wanted:
+        place = f"at port {stack.http_port}" if stack.http_port else "without the HTTP API"
+        narrate(f"it ran already, {place}: --http has no effect now")
+        return
+    deadline = time.monotonic() + HTTP_SECONDS
+    while not accepts(wanted):
+        running = running_stack(stack.home)
+        trouble = running.troubles.get("api") if running is not None else "it has ended"
+        if trouble or time.monotonic() > deadline:
+            raise CommandFailed(
+                f"the HTTP API does not serve at port {wanted}: {(trouble or 'it is not up in time').splitlines()[0]}",
+                hint=f"give another port, or see {stack.home.log('api')}",
+                code=RUN_FAILED,
+            )
+        time.sleep(LOOK_SECONDS)
 
 
 def stop(home: Home) -> None:
@@ -85,6 +122,9 @@ def tell(stack: Stack) -> None:
     put(f"home      {stack.home.path}")
     put(f"passwords {stack.home.passwords_file}")
     put(f"logs      {stack.home.logs}")
+    if stack.http_port:
+        put(f"http      http://127.0.0.1:{stack.http_port}/api/v1")
+        put(f"token     {stack.home.http_token_file}")
     narrate(
         f"""
 Everything runs. In another shell, with the same HELIOS_HOME ({stack.home.path}):

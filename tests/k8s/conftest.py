@@ -19,7 +19,15 @@ from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
-OVERLAYS = (".", "overlays/isolated", "overlays/kind", "overlays/autoscale", "overlays/autoscale/hpa", "overlays/csi")
+OVERLAYS = (
+    ".",
+    "overlays/isolated",
+    "overlays/kind",
+    "overlays/autoscale",
+    "overlays/autoscale/hpa",
+    "overlays/csi",
+    "overlays/http",
+)
 
 Document = dict[str, Any]
 
