@@ -4,8 +4,8 @@
 
 Real Valkey and one replica of the API; submissions stay in their stream, so what is measured is the API's part.
 Requests start at fixed times whether or not earlier ones were answered, and a latency counts from when its request was
-due, so a pause of the server is seen by every request that it held up. The floor is the same number of bare XADDs, sent in the
-same way straight to Redis.
+due, so a pause of the server is seen by every request that it held up. The floor is the same number of bare XADDs,
+sent in the same way straight to Redis.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Makes the artifact bucket in MinIO and three users, so that the root password stays with MinIO and this start-up step.
+"""Makes the artifact bucket in MinIO and three users, so that the root password stays with MinIO and this first step.
 
 The collector reads everywhere, because inputs are anywhere, and writes artifacts only, because it signs URLs for
 nothing else; it deletes those of forgotten runs, and what it stores of a run until that has ended. The client, which is
