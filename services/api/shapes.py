@@ -7,7 +7,7 @@ removed.
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from helios.dag_format import Priority
 from helios.dag_problem import Problem
@@ -150,9 +150,9 @@ class Task(Struct, frozen=True, kw_only=True):
 
 
 class WholeRun(Run, frozen=True, kw_only=True):
-    """A run with its tasks, in the order of its DAG."""
+    """A run with its tasks, in the order of its DAG; none are there with tasks=false."""
 
-    tasks: list[Task]
+    tasks: list[Task] | UnsetType = UNSET
 
 
 class Runs(Struct, frozen=True, kw_only=True):

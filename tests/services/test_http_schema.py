@@ -12,8 +12,9 @@ from tests.services.http_api import TOKENS, serving
 from tests.stage import RUN, Stage
 
 PROGRAM = Path(sys.executable).with_name("schemathesis")
-EXAMPLES = os.environ.get("HELIOS_HTTP_EXAMPLES", "12")
+EXAMPLES = os.environ.get("HELIOS_HTTP_EXAMPLES", "10")
 """For each operation; more in a longer run."""
+SECONDS = os.environ.get("HELIOS_HTTP_SECONDS", "12")
 
 
 def test_whatever_the_description_allows_is_answered_as_it_says(
@@ -31,6 +32,7 @@ def test_whatever_the_description_allows_is_answered_as_it_says(
                 *("--exclude-operation-id", "events", "--phases", "examples,coverage,fuzzing", "--no-color"),
                 # What is valid by JSON Schema can still be a DAG with a cycle, and some YAML is no mapping.
                 *("--exclude-checks", "positive_data_acceptance,negative_data_rejection"),
+                *("--max-time", SECONDS),
                 *("--suppress-health-check", "all", "--seed", "1"),
             ],
             cwd=tmp_path,
