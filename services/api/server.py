@@ -15,7 +15,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from helios.settings import SettingInvalid
 from helios.worker import Stop
 
-HEAD_SECONDS = 10.0
+HEAD_SECONDS = 5.0
 """For the headers of a request, from the connection or the last answer on."""
 HEAD_BYTES = 64 * 1024
 CONNECTIONS = 1_000

@@ -14,7 +14,7 @@ from tests.stage import RUN, Stage
 PROGRAM = Path(sys.executable).with_name("schemathesis")
 EXAMPLES = os.environ.get("HELIOS_HTTP_EXAMPLES", "10")
 """For each operation; more in a longer run."""
-SECONDS = os.environ.get("HELIOS_HTTP_SECONDS", "12")
+SECONDS = os.environ.get("HELIOS_HTTP_SECONDS", "8")
 
 
 def test_whatever_the_description_allows_is_answered_as_it_says(
