@@ -76,12 +76,15 @@ def bound_socket(bind: str) -> socket.socket:
     if not host or not port.isdecimal() or int(port) > 65535:
         raise SettingInvalid(f"HELIOS_HTTP_BIND is {bind!r}, but it takes host:port")
     try:
-        return socket.create_server(
+        listening = socket.create_server(
             (host.strip("[]"), int(port)),
             family=socket.AF_INET6 if ":" in host else socket.AF_INET,
             backlog=1024,
-            reuse_port=False,
         )
+        # asyncio sets it only on sockets that name their protocol, which these do not; without it an answer of two
+        # writes waits 40 ms for the client's acknowledgement. Connections inherit it.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
     except OSError as error:
         raise SettingInvalid(f"HELIOS_HTTP_BIND is {bind!r}, where this cannot listen: {error.strerror}") from None
 
