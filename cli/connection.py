@@ -82,7 +82,7 @@ def _settings_of(stack: Stack) -> Settings:
 
 
 @contextlib.contextmanager
-def stack_ready(need: AbstractSet[str] = ALL, *, replicas: int = 1) -> Generator[Stack]:
+def stack_ready(need: AbstractSet[str] = ALL, *, replicas: int = 1, http_port: int = 0) -> Generator[Stack]:
     """The embedded stack, started if it does not run; `replicas` of each service where it is started here."""
     home = home_from()
     with contextlib.ExitStack() as held:
@@ -91,7 +91,9 @@ def stack_ready(need: AbstractSet[str] = ALL, *, replicas: int = 1) -> Generator
                 check_node_settings(os.environ, home.path)
                 if need == ALL:
                     narrate(f"starting Helios in {home.path} …")
-            ready = held.enter_context(embedded_stack(home, need=need, replicas=replicas, narrate=narrate))
+            ready = held.enter_context(
+                embedded_stack(home, need=need, replicas=replicas, http_port=http_port, narrate=narrate)
+            )
         yield ready
 
 

@@ -14,9 +14,9 @@ from redis.exceptions import NoPermissionError
 from cli.connection import Link, reaching
 from cli.failure import CommandFailed
 from cli.letters import Letter, remedy
-from cli.output import readable
 from cli.reruns import rerun
 from helios.keys import CONTROLS, SUBMISSIONS, Keys
+from helios.run_object import readable
 from helios.transitions import commit_one, pipelined, retry_letter
 
 LETTERS_SHOWN = 200

@@ -8,11 +8,12 @@ import msgspec
 
 from cli.connection import Link
 from cli.differences import Side, specs_of
-from cli.lookup import id_order, newest_runs
+from cli.lookup import newest_runs
 from cli.run_object import read_views
 from helios.dag import Dag
 from helios.memo import decode_check
 from helios.records import TaskView, decode_attempt
+from helios.run_lookup import id_order
 from helios.transitions import pipelined
 
 LOOKED_AT = 1000

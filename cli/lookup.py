@@ -1,33 +1,19 @@
 """Which run a user means: a full id, an alias of one, or @latest. And which of its tasks."""
 
-import re
 from typing import Any
 
 from cli.connection import Link
 from cli.failure import CommandFailed
 from helios.dag_problem import nearest
+from helios.run_lookup import is_forgotten, is_run_id, is_submitted
+from helios.run_lookup import newest_runs as stored_runs
 
 LATEST = "@latest"
-FORGOTTEN_LOOKED_AT = 5_000
-
-_RUN_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 
 
 def newest_runs(link: Link, limit: int, dag_name: str | None = None) -> list[str]:
     """Ids of stored runs, newest first, over all partitions."""
-    found: list[tuple[float, str]] = []
-    for keys in link.partitions:
-        index = keys.dag_runs(dag_name) if dag_name else keys.runs
-        page: Any = link.client.zrevrange(  # pyright: ignore[reportUnknownMemberType] -- the stubs leave a parameter open
-            index, 0, limit - 1, withscores=True
-        )
-        found += [(score, run) for run, score in page]
-    return [run for _, run in sorted(found, key=lambda each: (each[0], id_order(each[1])), reverse=True)[:limit]]
-
-
-def id_order(run: str) -> tuple[int, int]:
-    milliseconds, _, sequence = run.partition("-")
-    return int(milliseconds), int(sequence or 0)
+    return stored_runs(link.client, link.partitions, limit, dag_name)
 
 
 def find_run(link: Link, named: str) -> str:
@@ -37,7 +23,7 @@ def find_run(link: Link, named: str) -> str:
         if not newest:
             raise CommandFailed("there is no run yet", hint="helios run FILE")
         return newest[0]
-    if not _RUN_ID.fullmatch(named):
+    if not is_run_id(named):
         raise CommandFailed(
             f"{named!r} is no run id; one looks like 1764027260123-0, and {LATEST} stands for the newest run",
             hint="`helios runs` lists them",
@@ -52,27 +38,20 @@ def find_run(link: Link, named: str) -> str:
 
 def _unknown(link: Link, named: str) -> CommandFailed:
     from cli.submission import why_waiting
-    from helios.keys import SUBMISSIONS
 
-    if link.client.xrange(SUBMISSIONS, named, named):
+    if is_submitted(link.client, named):
         why = why_waiting(link)
         return CommandFailed(
             f"run {named} is submitted but not accepted yet{f': {why}' if why else ''}",
             hint="try again in a moment; `helios doctor` says whether a submitter is alive",
         )
-    if _is_forgotten(link, named):
+    if is_forgotten(link.client, link.keys(named), named):
         return CommandFailed(
             f"run {named} is no longer kept: of each DAG the newest runs are", hint="`helios runs` lists those that are"
         )
     near = nearest(named, newest_runs(link, 1000))
     hint = f"did you mean {near}? `helios runs` lists them" if near else "`helios runs` lists those that are kept"
     return CommandFailed(f"there is no run {named}", hint=hint)
-
-
-def _is_forgotten(link: Link, named: str) -> bool:
-    """Whether it is among those that fell out of the window lately."""
-    found: Any = link.client.xrevrange(link.keys(named).forgotten, count=FORGOTTEN_LOOKED_AT)
-    return any(fields.get("run") == named for _, fields in found)
 
 
 def task_names(link: Link, run: str) -> list[str]:

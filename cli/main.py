@@ -53,7 +53,8 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("schema", "", "Print the JSON Schema of DAGs, for editors."),
     ),
     "Operate": (
-        Command("up", "[--replicas N]", "Run everything in the foreground and say how to reach it."),
+        Command("up", "[--replicas N] [--http PORT]", "Run everything in the foreground and say how to reach it."),
+        Command("token", "NAME [--scope read|submit]", "Make a token for the HTTP API, and the entry that lets it in."),
         Command("env", "", "Print how to reach the embedded servers, for eval."),
         Command("gc", "[--dry-run] [--older-than 7d]", "Delete stored outputs of runs that are no longer kept."),
         Command(

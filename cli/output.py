@@ -96,15 +96,6 @@ def _shown(match: re.Match[str]) -> str:
     return f"\\x{ord(found):02x}" if ord(found) < 0x100 else f"\\u{ord(found):04x}"
 
 
-def readable(text: str) -> str:
-    """Text as Unicode: bytes that were not UTF-8 become replacement characters."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-    return text
-
-
 def silence_stdout() -> None:
     """After a broken pipe: nothing more is written, not even at exit."""
     with contextlib.suppress(OSError, ValueError):

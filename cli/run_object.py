@@ -1,8 +1,4 @@
-"""A run as `-o json` prints it: the run hash with its names unchanged, and its tasks. docs/cli.md documents the shape.
-
-Rule: every name below is there in every run, and no other; what is not known is null. Names are added, never renamed or
-removed; what the services keep in the hash for themselves is left out.
-"""
+"""Runs as `-o json` prints them, read by a command."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,35 +6,9 @@ from typing import Any
 from cli.connection import Link
 from cli.failure import CommandFailed
 from cli.lookup import task_names
-from cli.output import readable
-from helios.records import RUN_ACCOUNT, RUN_COUNTERS, RUN_NUMBERS, InputRecord, TaskView, read_tasks, run_numbers
+from helios.records import TaskView, read_tasks
+from helios.run_object import run_object, task_object
 from helios.transitions import pipelined
-
-TEXTS = ("dagId", "dagName", "status", "cacheHit", "nodes", "reason")
-
-ORDER = (
-    "dagId",
-    "dagName",
-    "status",
-    "startTime",
-    "endTime",
-    "durationMs",
-    "cacheEnabled",
-    "memoize",
-    "cacheHit",
-    "taskCount",
-    *RUN_COUNTERS,
-    *RUN_ACCOUNT,
-    "nodes",
-    "reason",
-    "problems",
-    "warnings",
-)
-
-SWITCHES: dict[str, Any] = {"cacheEnabled": False, "memoize": True}
-"""What they are in a run that does not say."""
-
-NULLABLE = ("startTime", "endTime", "durationMs", *RUN_ACCOUNT)
 
 
 def read_run(link: Link, run: str) -> dict[str, Any]:
@@ -46,7 +16,7 @@ def read_run(link: Link, run: str) -> dict[str, Any]:
     found: Any = link.client.hgetall(link.keys(run).run(run))
     if "status" not in found:
         raise CommandFailed(f"run {run} is no longer kept", hint="`helios runs` lists those that are")
-    return run_object(found)
+    return _shown(found)
 
 
 def read_runs(link: Link, runs: Sequence[str]) -> list[dict[str, Any]]:
@@ -56,72 +26,21 @@ def read_runs(link: Link, runs: Sequence[str]) -> list[dict[str, Any]]:
         pipeline.hgetall(link.keys(run).run(run))
     found: list[Any] = pipeline.execute(raise_on_error=False) if runs else []
     hashes = [fields for fields in found if not isinstance(fields, Exception)]
-    return [run_object(fields) for fields in hashes if "status" in fields]
+    return [_shown(fields) for fields in hashes if "status" in fields]
+
+
+def _shown(fields: Mapping[str, str]) -> dict[str, Any]:
+    try:
+        return run_object(fields)
+    except ValueError as error:
+        raise CommandFailed(
+            f"the record of run {fields.get('dagId', '?')} is damaged: {error}", hint="helios doctor"
+        ) from None
 
 
 def read_views(link: Link, run: str) -> list[TaskView]:
     """The run's tasks in the order of its DAG."""
     return read_tasks(link.client, link.keys(run), run, task_names(link, run))
-
-
-def run_object(fields: Mapping[str, str]) -> dict[str, Any]:
-    try:
-        known = run_numbers({name: readable(text) for name, text in fields.items()})
-    except ValueError as error:
-        raise CommandFailed(
-            f"the record of run {fields.get('dagId', '?')} is damaged: {error}", hint="helios doctor"
-        ) from None
-    shown: dict[str, Any] = {}
-    for name in ORDER:
-        if name in known:
-            shown[name] = known[name]
-        elif name in NULLABLE or name == "reason":
-            shown[name] = None
-        elif name in RUN_NUMBERS:
-            shown[name] = 0
-        elif name in TEXTS:
-            shown[name] = ""
-        else:
-            shown[name] = SWITCHES.get(name, [])
-    return shown
-
-
-def task_object(view: TaskView) -> dict[str, Any]:
-    return {
-        "name": view.name,
-        "status": view.status,
-        "attempt": view.attempt,
-        "node": view.node,
-        "cache": view.cache,
-        "cacheHitBytes": view.cacheHitBytes,
-        "cacheMissBytes": view.cacheMissBytes,
-        "fetchMs": view.fetchMs,
-        "savedMs": view.savedMs,
-        "peerBytes": view.peerBytes,
-        "storeBytes": view.storeBytes,
-        "inputs": [_input_object(each) for each in view.inputs],
-        "startTime": view.startTime,
-        "endTime": view.endTime,
-        "exitCode": view.exitCode,
-        "reason": readable(view.reason) if view.reason is not None else None,
-        "skipped": {"run": view.skipped.run, "task": view.skipped.task} if view.skipped is not None else None,
-        "outputs": [{"name": each.name, "bytes": each.bytes, "sha256": each.sha256} for each in view.outputs],
-    }
-
-
-def _input_object(each: InputRecord) -> dict[str, Any]:
-    """An account without a source is of fetch's log or of an earlier version: it knows no times either."""
-    return {
-        "name": each.name,
-        "bytes": each.bytes,
-        "cause": each.cause,
-        "source": each.source or None,
-        "ms": each.ms if each.source else None,
-        "savedMs": each.savedMs if each.source else None,
-        "sha256": each.sha256 or None,
-        "version": readable(each.version) if each.version else None,
-        "detail": readable(each.detail) if each.detail else None,
-    }
 
 
 def whole_object(run: Mapping[str, Any], views: Sequence[TaskView]) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""Sending a DAG and controls: one XADD each, and the wait for what the submitter makes of it.
-
-Rule: an XADD whose reply is lost is repeated only where a repetition is harmless: with a request id, or for a cancel.
-"""
+"""Reading and sending a DAG, and the wait for what the submitter makes of it."""
 
 import sys
 import time
@@ -10,19 +7,18 @@ from typing import Annotated, Any, NamedTuple
 
 import redis
 from cyclopts import Parameter
-from redis.exceptions import ReadOnlyError
 
 from cli.connection import Link, regain, write_trouble
 from cli.failure import CommandFailed
 from cli.output import narrate, styled
 from helios.dag_problem import LIMITS, Problem
 from helios.heartbeat import live_services
-from helios.keys import CONTROLS, SUBMISSIONS
+from helios.keys import SUBMISSIONS
+from helios.submitting import ReplyLost, add_submission, ask_cancel, submission_fields
 
 STDIN = "-"
 File = Annotated[str, Parameter(allow_leading_hyphen=True)]
 """What commands take as FILE: a path, or - for standard input."""
-TRIES = 3
 
 
 class Verdict(NamedTuple):
@@ -83,40 +79,17 @@ def submit(
     traceparent: str | None = None,
 ) -> str:
     """Add a submission; returns its entry's id. A lost reply is asked for again only if there is a request id."""
-    fields: dict[Any, Any] = {"dag": text}
-    if use_cache is not None:
-        fields["useCache"] = "true" if use_cache else "false"
-    if memoize is not None:
-        fields["memoize"] = "true" if memoize else "false"
-    if priority is not None:
-        fields["priority"] = priority
-    if traceparent:
-        fields["traceparent"] = traceparent
-    if request_id is not None:
-        fields["requestId"] = request_id
-    for left in reversed(range(TRIES)):
-        try:
-            return str(link.client.xadd(SUBMISSIONS, fields))
-        except ReadOnlyError:  # nothing was added; after a failover the next try meets the new primary
-            if left == 0:
-                raise
-            time.sleep(0.2)
-        except (redis.ConnectionError, redis.TimeoutError) as error:
-            if request_id is None and not _was_refused(error):
-                raise CommandFailed(
-                    f"the connection was lost while the DAG was sent ({error}), so it may have been submitted or not",
-                    hint="look with `helios runs`; with --request-id, submitting again is always safe",
-                    code=3,
-                ) from None
-            if left == 0:
-                raise
-            time.sleep(0.2)
-    raise AssertionError
-
-
-def _was_refused(error: Exception) -> bool:
-    """Whether no connection came about at all, so that nothing can have been sent."""
-    return isinstance(error.__cause__ or error.__context__, ConnectionRefusedError | FileNotFoundError)
+    fields = submission_fields(
+        text, use_cache=use_cache, memoize=memoize, priority=priority, traceparent=traceparent, request_id=request_id
+    )
+    try:
+        return add_submission(link.client, fields)
+    except ReplyLost as error:
+        raise CommandFailed(
+            f"the connection was lost while the DAG was sent ({error}), so it may have been submitted or not",
+            hint="look with `helios runs`; with --request-id, submitting again is always safe",
+            code=3,
+        ) from None
 
 
 def await_verdict(link: Link, entry: str, patience_seconds: float) -> Verdict:
@@ -174,11 +147,4 @@ def why_waiting(link: Link) -> str:
 
 def cancel(link: Link, run: str) -> None:
     """Ask for a run to be cancelled; asking twice changes nothing."""
-    for left in reversed(range(TRIES)):
-        try:
-            link.client.xadd(CONTROLS, {"run": run, "action": "cancel"})
-            return
-        except (redis.ConnectionError, redis.TimeoutError, ReadOnlyError):
-            if left == 0:
-                raise
-            time.sleep(0.2)
+    ask_cancel(link.client, run)

@@ -12,11 +12,12 @@ import redis
 
 from cli.connection import Link, regain
 from cli.figures import duration, size
-from cli.lookup import id_order, newest_runs
+from cli.lookup import newest_runs
 from cli.output import harmless, put, put_json_line
 from cli.run_object import read_runs
 from helios.events import decode_event
 from helios.records import ENDED
+from helios.run_lookup import id_order
 
 BLOCK_MS = 250
 """A read waits this long; Ctrl-C is obeyed at its end, and what happens within is read as one."""

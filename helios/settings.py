@@ -28,7 +28,7 @@ AGENT_DRIVER = "cache.helios.dev"
 """What Kubernetes knows the nodes' agents by."""
 
 
-SECRETS = frozenset({"redis_url", "s3_secret_key", "token_key", "keeper_key"})
+SECRETS = frozenset({"redis_url", "s3_secret_key", "token_key", "keeper_key", "http_tokens"})
 """The settings that nothing may show; `redis_url` has a password in it."""
 
 REDIS_URL_WRONG = (
@@ -152,6 +152,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     otlp_endpoint: str = ""
     """Where the collector sends traces of ended runs: the URL of an OTLP/HTTP receiver, without /v1/traces; nowhere
     unless set. Needs the extra `otel`. `OTEL_EXPORTER_OTLP_HEADERS` and the like count as usual."""
+
+    http_bind: str = "127.0.0.1:8416"
+    """Where the HTTP API serves: host:port."""
+
+    http_tokens: str = ""
+    """Who may use the HTTP API, as NAME:SCOPES:SHA256 separated by spaces or commas; SCOPES is read, submit or
+    read+submit. `helios token NAME` makes a token and its entry."""
+
+    http_requests_per_second: Annotated[float, Meta(ge=0.1, le=100_000)] = 100.0
+    """Requests that one token may make of one replica of the HTTP API; twice as many at once."""
+
+    s3_public_endpoint: str = ""
+    """Where users of the HTTP API reach the object store, as a URL; s3_endpoint unless set."""
 
     launcher: str = "local"
     """Where Jobs run: local (processes on this machine) or kubernetes."""

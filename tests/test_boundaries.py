@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 OURS = ("helios", "sdk", "services", "agent", "cli", "tui", "bench", "tests")
-SERVICES = ("submitter", "jobrunner", "collector")
+SERVICES = ("submitter", "jobrunner", "collector", "api")
 NO_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "manager", "core", "misc"}
 
 

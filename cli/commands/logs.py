@@ -11,7 +11,9 @@ from cli.failure import INTERRUPTED, SUCCEEDED, CommandFailed
 from cli.interrupts import noting_interrupts
 from cli.lookup import check_task, find_run, task_names
 from cli.output import is_terminal, narrate, put, put_as_it_is
-from cli.task_logs import LogFollower, Step, all_lines, last_lines
+from cli.task_logs import LogFollower, all_lines, last_lines
+from helios.task_logs import Step
+from helios.task_logs import task_state as state_of
 
 
 def logs(
@@ -70,8 +72,7 @@ def logs(
 
 def task_state(link: Link, run: str, task: str) -> tuple[str, int, bool]:
     """Status, current attempt, and whether no attempt follows."""
-    state: Any = link.client.hmget(link.keys(run).task(run, task), "status", "attempt", "settled")
-    return state[0] or "UNKNOWN", int(state[1] or 0), state[2] == "1" or state[0] in ("SUCCEEDED", None)
+    return state_of(link.client, link.keys(run), run, task)
 
 
 def write(line: str) -> None:

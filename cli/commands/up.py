@@ -2,10 +2,12 @@
 
 import os
 import time
+from importlib.util import find_spec
 
 from cli.connection import ALL, place_of, stack_ready, uses_own_servers
 from cli.embedded.home import Home, home_from
 from cli.embedded.lease import StackFailed, running_stack, stop_stack
+from cli.embedded.ports import accepts
 from cli.embedded.stack import Stack
 from cli.failure import RUN_FAILED, SUCCEEDED, CommandFailed
 from cli.figures import count
@@ -14,9 +16,10 @@ from cli.output import narrate, put
 
 LOOK_SECONDS = 0.25
 MOST_REPLICAS = 16
+HTTP_SECONDS = 30.0
 
 
-def up(*, replicas: int = 1, metrics: str | None = None) -> int:
+def up(*, replicas: int = 1, metrics: str | None = None, http: int | None = None) -> int:
     """Run everything in the foreground and say how to reach it.
 
     Valkey, S3, the services and the node keep running until Ctrl-C or SIGTERM. Other commands use them meanwhile; those
@@ -29,6 +32,8 @@ def up(*, replicas: int = 1, metrics: str | None = None) -> int:
     metrics
         Serve the metrics of all services for Prometheus, at /metrics of this host:port; that of the variable
         HELIOS_METRICS_BIND unless given.
+    http
+        Serve the HTTP API, too, at this port of this machine; its token is made once for each home.
     """
     if uses_own_servers():
         raise CommandFailed(
@@ -39,11 +44,14 @@ def up(*, replicas: int = 1, metrics: str | None = None) -> int:
         raise CommandFailed(f"--replicas is {replicas}", hint=f"give 1 to {MOST_REPLICAS}")
     if metrics:
         os.environ["HELIOS_METRICS_BIND"] = metrics  # the supervisor, which this command may start, goes by it
+    if http is not None:
+        check_http(http)
     home = home_from()
     lost = False
     with noting_interrupts() as interrupts:
         try:
-            with stack_ready(ALL, replicas=replicas) as stack:
+            with stack_ready(ALL, replicas=replicas, http_port=http or 0) as stack:
+                await_http(stack, http)
                 tell(stack)
                 warn_of_replicas(stack, replicas)
                 lost = stay(home, interrupts)
@@ -53,6 +61,35 @@ def up(*, replicas: int = 1, metrics: str | None = None) -> int:
             stop_at_once(home)
     narrate("stopped")
     return RUN_FAILED if lost else SUCCEEDED
+
+
+def check_http(port: int) -> None:
+    """Raises CommandFailed for a port that cannot be used, or without the extra that the API needs."""
+    if not 1 <= port <= 65535:
+        raise CommandFailed(f"--http is {port}", hint="give a port from 1 to 65535")
+    if find_spec("starlette") is None or find_spec("uvicorn") is None:
+        raise CommandFailed("the HTTP API is not installed", hint="pip install 'helios[http]'")
+
+
+def await_http(stack: Stack, wanted: int | None) -> None:
+    """Until the API answers. Raises CommandFailed when it does not."""
+    if wanted is None:
+        return
+    if stack.http_port != wanted:
+        place = f"at port {stack.http_port}" if stack.http_port else "without the HTTP API"
+        narrate(f"it ran already, {place}: --http has no effect now")
+        return
+    deadline = time.monotonic() + HTTP_SECONDS
+    while not accepts(wanted):
+        running = running_stack(stack.home)
+        trouble = running.troubles.get("api") if running is not None else "it has ended"
+        if trouble or time.monotonic() > deadline:
+            raise CommandFailed(
+                f"the HTTP API does not serve at port {wanted}: {(trouble or 'it is not up in time').splitlines()[0]}",
+                hint=f"give another port, or see {stack.home.log('api')}",
+                code=RUN_FAILED,
+            )
+        time.sleep(LOOK_SECONDS)
 
 
 def stop(home: Home) -> None:
@@ -91,6 +128,9 @@ def tell(stack: Stack) -> None:
     put(f"home      {stack.home.path}")
     put(f"passwords {stack.home.passwords_file}")
     put(f"logs      {stack.home.logs}")
+    if stack.http_port:
+        put(f"http      http://127.0.0.1:{stack.http_port}/api/v1")
+        put(f"token     {stack.home.http_token_file}")
     narrate(
         f"""
 Everything runs. In another shell, with the same HELIOS_HOME ({stack.home.path}):

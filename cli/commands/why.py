@@ -11,9 +11,10 @@ from cli.differences import Side, Why, contents_evicted_for, explain, with_names
 from cli.failure import SUCCEEDED, CommandFailed
 from cli.history import earlier_runs, names_of, read_side, runs_with_success
 from cli.lookup import check_task, find_run, task_names
-from cli.output import Format, harmless, put, put_json, readable
+from cli.output import Format, harmless, put, put_json
 from cli.why_text import why_lines
 from helios.dag_problem import nearest
+from helios.run_object import readable
 
 
 def why(

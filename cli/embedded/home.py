@@ -73,6 +73,10 @@ class Home(msgspec.Struct, frozen=True):
     def passwords_file(self) -> Path:
         return self.run / "passwords.json"
 
+    @property
+    def http_token_file(self) -> Path:
+        return self.run / "http-token"
+
     def log(self, component: str) -> Path:
         return self.logs / f"{component}.log"
 
@@ -134,6 +138,23 @@ def _passwords(file: Path) -> Passwords:
     finally:
         partial.unlink()
     return made
+
+
+def http_token(home: Home) -> str:
+    """The token of this home's HTTP API, made at first use; raises OSError."""
+    file = home.http_token_file
+    try:
+        return file.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        partial = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        write_private(partial, f"{secrets.token_urlsafe(32)}\n".encode())
+        try:
+            os.link(partial, file)
+        except FileExistsError:
+            pass  # of two first starts at once, the first link wins
+        finally:
+            partial.unlink()
+        return file.read_text(encoding="ascii").strip()
 
 
 def write_private(file: Path, content: bytes) -> None:

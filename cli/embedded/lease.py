@@ -41,11 +41,13 @@ def embedded_stack(
     need: AbstractSet[str] = EVERYTHING,
     services: Sequence[str] = SERVICES,
     replicas: int = 1,
+    http_port: int = 0,
     timeout_seconds: float = 60.0,
     narrate: Callable[[str], None] = _quiet,
 ) -> Generator[Stack]:
     """Use the stack of a home, starting it if need be; yields once what is needed (of redis, s3, node, services) is
-    ready. `services` and `replicas` count only where this command starts the stack. Raises HomeUnusable or StackFailed.
+    ready. `services`, `replicas` and `http_port` count only where this command starts the stack. Raises HomeUnusable or
+    StackFailed.
     """
     passwords = prepare(home)
     deadline = time.monotonic() + timeout_seconds
@@ -60,7 +62,7 @@ def embedded_stack(
             _wait(deadline, "the former stack did not stop")
         with contextlib.suppress(OSError):  # only a note for people
             write_user(home)
-        state = _ready(home, need, services, replicas, deadline)
+        state = _ready(home, need, services, replicas, http_port, deadline)
         yield stack_of(home, passwords, state)
     finally:
         remove_user(home)
@@ -75,7 +77,8 @@ def rejoin(home: Home, *, need: AbstractSet[str] = EVERYTHING, timeout_seconds: 
     if state is not None and state.phase == "stopping":
         raise StackFailed("the stack was stopped\nstart it again with `helios up`; what was under way goes on then")
     replicas = state.replicas if state is not None else 1
-    ready = _ready(home, need, SERVICES, replicas, time.monotonic() + timeout_seconds)
+    http_port = state.ports.get("http", 0) if state is not None else 0
+    ready = _ready(home, need, SERVICES, replicas, http_port, time.monotonic() + timeout_seconds)
     return stack_of(home, prepare(home), ready)
 
 
@@ -105,7 +108,9 @@ def stop_stack(home: Home, *, even_if_used: bool = False) -> list[User]:
         _wait(deadline, "the stack did not stop", 0.05)
 
 
-def _ready(home: Home, need: AbstractSet[str], services: Sequence[str], replicas: int, deadline: float) -> State:
+def _ready(
+    home: Home, need: AbstractSet[str], services: Sequence[str], replicas: int, http_port: int, deadline: float
+) -> State:
     """Wait for a supervisor's components to be ready; start the supervisor when there is none."""
     started: subprocess.Popen[bytes] | None = None
     while True:
@@ -115,7 +120,7 @@ def _ready(home: Home, need: AbstractSet[str], services: Sequence[str], replicas
                 log = home.log("supervisor")
                 raise StackFailed(f"the supervisor ended at its start; the end of {log}:\n{tail(log)}")
             if started is None:
-                started = _start_supervisor(home, services, replicas)
+                started = _start_supervisor(home, services, replicas, http_port)
         elif state.phase != "stopping":
             wanted = waited_for(state, need)
             for name, each in wanted.items():
@@ -133,7 +138,9 @@ def _laggards(state: State | None, need: AbstractSet[str]) -> str:
     return f" ({', '.join(late)})" if late else ""
 
 
-def _start_supervisor(home: Home, services: Sequence[str], replicas: int) -> "subprocess.Popen[bytes] | None":
+def _start_supervisor(
+    home: Home, services: Sequence[str], replicas: int, http_port: int
+) -> "subprocess.Popen[bytes] | None":
     """Start the supervisor with its lock in hand; None when another command was faster."""
     lock = open_lock(supervisor_lock(home))
     try:
@@ -151,6 +158,7 @@ def _start_supervisor(home: Home, services: Sequence[str], replicas: int) -> "su
                     f"--lock-fd={lock}",
                     f"--services={','.join(services)}",
                     f"--replicas={replicas}",
+                    f"--http-port={http_port}",
                     f"--linger={os.environ.get('HELIOS_LINGER_SECONDS') or LINGER_SECONDS}",
                 ],
                 stdin=subprocess.DEVNULL,

@@ -14,7 +14,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "redis": ("valkey",),
     "s3": ("s3",),
     "node": ("node",),
-    "services": ("submitter", "jobrunner", "collector"),
+    "services": ("submitter", "jobrunner", "collector", "api"),
 }
 EVERYTHING = frozenset(NEEDS)
 
@@ -34,6 +34,8 @@ class Stack(msgspec.Struct, frozen=True, kw_only=True):
     supervisor_pid: int
     phase: str
     components: dict[str, ComponentState]
+    http_port: int = 0
+    """Where the HTTP API serves; 0: it does not run."""
 
     @property
     def environ(self) -> dict[str, str]:
@@ -87,6 +89,7 @@ def stack_of(home: Home, passwords: Passwords, state: State) -> Stack:
         supervisor_pid=state.supervisor.pid,
         phase=state.phase,
         components=state.components,
+        http_port=port.get("http", 0),
     )
 
 

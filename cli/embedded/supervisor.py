@@ -6,6 +6,7 @@ held a lease for HELIOS_LINGER_SECONDS. SIGTERM ends it at once; SIGUSR1 ends it
 
 import argparse
 import contextlib
+import hashlib
 import importlib.metadata
 import os
 import select
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from cli.embedded import s3, valkey
 from cli.embedded.component import Component, Unit
-from cli.embedded.home import Home, Passwords, prepare
+from cli.embedded.home import Home, Passwords, http_token, prepare
 from cli.embedded.lease import LINGER_SECONDS, SERVICES
 from cli.embedded.locks import leases_lock, open_lock, supervisor_lock, try_lock, unlock
 from cli.embedded.logfile import shorten
@@ -35,12 +36,16 @@ TICK_SECONDS = 0.25
 LOGS_EVERY_SECONDS = 5.0
 NODE_STOP_SECONDS = 6.0
 SERVICE_STOP_SECONDS = 5.0
+HTTP_STOP_SECONDS = 8.0
+"""Its clients are given a while to take what they asked for."""
 
 
 class Supervisor:
     """Starts the components, keeps the state file, and stops them in good order."""
 
-    def __init__(self, home: Home, passwords: Passwords, *, services: Sequence[str], replicas: int) -> None:
+    def __init__(
+        self, home: Home, passwords: Passwords, *, services: Sequence[str], replicas: int, http_port: int = 0
+    ) -> None:
         self.home = home
         self.passwords = passwords
         former = read_state(home)
@@ -73,6 +78,9 @@ class Supervisor:
         self._services = [
             self._component(self._service(module, replica)) for replica in range(replicas) for module in services
         ]
+        if http_port:
+            self.state.ports["http"] = http_port
+            self._services.append(self._component(self._http_api(http_port)))
         self._metrics = [self._component(self._metrics_port(bind))] if bind else []
 
     def start(self) -> None:
@@ -136,6 +144,22 @@ class Supervisor:
             lambda: {**self._environ(), "HELIOS_METRICS_BIND": bind, "HELIOS_METRICS_SOCKETS": self._sockets},
             stop_seconds=SERVICE_STOP_SECONDS,
             lifeline_fd=self._lifeline,
+        )
+
+    def _http_api(self, port: int) -> PythonModule:
+        digest = hashlib.sha256(http_token(self.home).encode()).hexdigest()
+        own = {
+            "HELIOS_REPLICA": "local-1",
+            "HELIOS_HTTP_BIND": f"127.0.0.1:{port}",
+            "HELIOS_HTTP_TOKENS": f"local:read+submit:{digest}",
+        }
+        return PythonModule(
+            "api",
+            "services.api",
+            lambda: {**self._environ(), **own},
+            stop_seconds=HTTP_STOP_SECONDS,
+            lifeline_fd=self._lifeline,
+            wait_for=lambda: self._valkey.state.phase == "ready",
         )
 
     def _environ(self) -> dict[str, str]:
@@ -231,6 +255,7 @@ def main() -> None:
     parser.add_argument("--lock-fd", type=int, default=-1, help="the supervisor's lock, taken by the starting command")
     parser.add_argument("--services", default=",".join(SERVICES), help="modules to run, separated by commas")
     parser.add_argument("--replicas", type=int, default=1)
+    parser.add_argument("--http-port", type=int, default=0, help="where the HTTP API serves; 0: it does not run")
     parser.add_argument("--linger", type=float, default=LINGER_SECONDS)
     given = parser.parse_args()
     os.umask(0o077)
@@ -243,7 +268,7 @@ def main() -> None:
         sys.exit("another supervisor runs in this home")
     leases = open_lock(leases_lock(home))
     services = [module for module in given.services.split(",") if module]
-    supervisor = Supervisor(home, passwords, services=services, replicas=given.replicas)
+    supervisor = Supervisor(home, passwords, services=services, replicas=given.replicas, http_port=given.http_port)
     supervisor.start()
     supervise(supervisor, signals, leases, given.linger)
     supervisor.stop()

@@ -1,8 +1,9 @@
-"""Makes the artifact bucket in MinIO and two users, so that the root password stays with MinIO and this start-up step.
+"""Makes the artifact bucket in MinIO and three users, so that the root password stays with MinIO and this first step.
 
 The collector reads everywhere, because inputs are anywhere, and writes artifacts only, because it signs URLs for
 nothing else; it deletes those of forgotten runs, and what it stores of a run until that has ended. The client, which is
-whoever runs `helios put`, `helios artifacts` and `helios gc`, may do as it likes with objects.
+whoever runs `helios put`, `helios artifacts` and `helios gc`, may do as it likes with objects. The HTTP API signs URLs
+for artifacts, and reads nothing else.
 Repeating it is safe.
 """
 
@@ -42,6 +43,7 @@ def policies(bucket: str) -> dict[str, dict[str, Any]]:
         "helios-client": policy(
             allow([*READ, *WRITE, *LIST_UPLOADS, "s3:DeleteObject", "s3:CreateBucket", "s3:ListAllMyBuckets"], "*")
         ),
+        "helios-api": policy(allow(["s3:GetObject"], f"{bucket}/runs/*")),
     }
 
 
@@ -66,7 +68,7 @@ def prepare(environ: dict[str, str]) -> None:
         secure=secure,
         http_client=http,
     )
-    for (name, document), who in zip(policies(bucket).items(), ("COLLECTOR", "CLIENT"), strict=True):
+    for (name, document), who in zip(policies(bucket).items(), ("COLLECTOR", "CLIENT", "API"), strict=True):
         admin.policy_add(name, policy=document)
         admin.user_add(environ[f"{who}_ACCESS_KEY"], environ[f"{who}_SECRET_KEY"])
         admin.policy_set(name, user=environ[f"{who}_ACCESS_KEY"])

@@ -3,7 +3,6 @@
 The entry's id is the run's id, so accepting twice opens one run. A client's `requestId` binds its repeats to the first.
 """
 
-import hashlib
 import re
 
 import redis
@@ -19,6 +18,7 @@ from helios.messages import Control, Submission, decode
 from helios.records import RUN_COUNTERS
 from helios.recovery import WARNING
 from helios.streams import Entry
+from helios.submitting import submission_digest
 from helios.trace import parse_traceparent
 from helios.transitions import (
     NAMES_IN_A_CALL,
@@ -171,10 +171,14 @@ def _claim(client: redis.Redis, run: str, submission: Submission, text: bytes, p
     if submission.requestId is None:
         return run
     keys = Keys(partition_of(submission.requestId, partitions))
-    # A submission without the newer fields keeps the digest that it had before there were any.
-    switches = (submission.useCache or "") + (f"\0{submission.memoize}" if submission.memoize else "")
-    switches += f"\0priority {submission.priority}" if submission.priority else ""
-    digest = hashlib.sha256(text + b"\0" + switches.encode("utf-8", "surrogateescape")).hexdigest()
+    digest = submission_digest(
+        {
+            "dag": text,
+            "useCache": submission.useCache,
+            "memoize": submission.memoize,
+            "priority": submission.priority,
+        }
+    )
     first, known = commit_one(client, claim_request(keys, request_id=submission.requestId, run=run, digest=digest))
     if known != digest:
         raise Refusal([f"requestId {submission.requestId!r} was used for another DAG by run {first}; send a new one"])

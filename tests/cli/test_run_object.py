@@ -9,10 +9,11 @@ import redis
 from cli.connection import Link
 from cli.failure import CommandFailed
 from cli.lookup import check_task, find_run, newest_runs
-from cli.run_object import read_run, read_runs, read_views, task_object, whole_object
+from cli.run_object import read_run, read_runs, read_views, whole_object
 from cli.run_text import metrics_lines, task_lines
 from helios.keys import SUBMISSIONS, Keys
 from helios.records import AttemptRecord, InputRecord, OutputRecord, TaskView
+from helios.run_object import task_object
 from services.submitter.accept import reject
 from tests.stage import RUN, Stage
 

@@ -15,7 +15,6 @@ from agent.logs import read_fetch_log
 from agent.names import parts_of
 from agent.plan import PlanRefused, read_plan
 from agent.volume_record import AttributesRefused, job_name, new_record
-from cli.run_object import task_object
 from cli.run_text import reason_lines, task_lines
 from helios.dag import Dag, parse_dag
 from helios.dag_problem import DagInvalid
@@ -23,6 +22,7 @@ from helios.events import RunAccepted, TaskEnded, TasksQueued, decode_event, enc
 from helios.localjobs import PodStatus, StepStatus
 from helios.podwire import Report
 from helios.records import TASK_FIELDS, decode_attempt, task_view
+from helios.run_object import task_object
 from helios.settings import Settings
 from helios.tokens import Attempt, TokenInvalid, check, mint
 from services.collector.classify import COUNTED_AT_MOST, classify

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
 OVERLAYS = (
     *(".", "overlays/isolated", "overlays/kind", "overlays/autoscale", "overlays/autoscale/hpa", "overlays/csi"),
-    "overlays/monitoring",
+    *("overlays/monitoring", "overlays/http"),
 )
 
 Document = dict[str, Any]

@@ -25,8 +25,8 @@ from helios.wire import send
 from tests.k8s.conftest import K8S, GuardedRedis, make_secrets
 
 RIGHTS = Path(__file__).with_name("redis_rights.txt")
-USERS = ("submitter", "jobrunner", "collector", "client", "submit", "scaler")
-SERVICES = (SUBMITTER_GROUP, JOBRUNNER_GROUP, COLLECTOR_GROUP)
+USERS = ("submitter", "jobrunner", "collector", "client", "submit", "scaler", "api")
+SERVICES = (SUBMITTER_GROUP, JOBRUNNER_GROUP, COLLECTOR_GROUP, "api")
 RUN = "1764027260123-0"
 SAMPLES = {
     "run": RUN,
@@ -109,9 +109,10 @@ KEYLESS: dict[str, tuple[str, ...]] = {
     "time": ("TIME",),
     "waitaof": ("WAITAOF", "1", "0", "1"),
 }
-DANGEROUS = {"client": {"info"}, "scaler": {"info"}, "submitter": {"info"}, "collector": {"info"}}
-"""What is given of that which the server calls dangerous or administration: INFO is read by the doctor, by KEDA, by the
-submitter, which has submissions wait when memory is short, and by the collector, whose metrics say how full it is."""
+DANGEROUS = {each: {"info"} for each in ("api", "client", "scaler", "submitter", "collector")}
+"""What is given of that which the server calls dangerous or administration: INFO is read by the doctor, by the HTTP
+API, by KEDA, by the submitter, which has submissions wait when memory is short, and by the collector, whose metrics say
+how full it is."""
 
 
 def every_key() -> dict[str, str]:
@@ -247,7 +248,7 @@ def test_a_script_of_ones_own_can_do_no_more_than_its_caller(guarded: GuardedRed
             client.eval("return 1", 0)
 
 
-@pytest.mark.parametrize("user", ["client", "submit", "scaler"])
+@pytest.mark.parametrize("user", ["client", "submit", "scaler", "api"])
 def test_people_and_senders_run_no_script_not_even_one_of_the_services(guarded: GuardedRedis, user: str) -> None:
     guarded.admin.script_load(END_ATTEMPT.source)
     with guarded.client(user) as client:

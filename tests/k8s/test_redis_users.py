@@ -54,6 +54,7 @@ from services.collector.shared_figures import SharedFigures
 from services.collector.store import Store
 from services.submitter.reconcile import Reconciler
 from tests.k8s.conftest import K8S, ROOT, GuardedRedis
+from tests.services.http_api import events_of, serving
 from tests.services.pod_calls import SETTINGS, as_pod
 from tests.stage import RUN, Stage
 from tests.waiting import wait_until
@@ -236,6 +237,30 @@ def test_the_command_line_works_as_the_client(services: GuardedRedis, tmp_path: 
         helios(*words)
     assert "a" in helios("critical", run)
     assert "trial" in helios("cache", "stats")
+    assert services.refused() == []
+
+
+def test_the_http_api_works_as_its_own_user(services: GuardedRedis) -> None:
+    """Everything that it answers, and nothing that it is refused."""
+    with serving(services.url("api")) as api:
+        run = api.ask("POST", "/api/v1/dags?requestId=r", json.dumps(DIAMOND).encode()).json["dagId"]
+        wait_until("it has ended", lambda: api.ask("GET", f"/api/v1/dags/{run}").json["endTime"])
+        assert api.ask("GET", f"/api/v1/dags/{run}").json["status"] == "SUCCEEDED"
+        assert api.ask("POST", "/api/v1/dags?requestId=r", json.dumps(DIAMOND).encode()).json["repeated"] is True
+        for path in (
+            "dags",
+            f"dags/{DIAMOND['dagName']}/metrics",
+            f"dags/{run}/artifacts",
+            f"dags/{run}/tasks/a/logs?follow=true",
+            f"dags/{run}/tasks/a/logs?tail=1",
+            "system/status",
+        ):
+            assert api.ask("GET", f"/api/v1/{path}").status == 200, path
+        assert events_of(api.open("/api/v1/events", {"Last-Event-ID": "0-0"}), 3)
+        assert api.ask("DELETE", f"/api/v1/dags/{run}").status == 200
+        assert api.ask("GET", "/api/v1/dags/1-1").status == 404
+        again = api.ask("POST", "/api/v1/dags", json.dumps(DIAMOND).encode()).json["dagId"]
+        assert api.ask("DELETE", f"/api/v1/dags/{again}").status in (200, 202)
     assert services.refused() == []
 
 

@@ -107,12 +107,13 @@ def test_a_secret_is_given_to_the_one_process_that_needs_it(overlay: str, manife
     assert re.fullmatch(r"helios-redis-users-\w{10}", users)
     keeper = "helios-agent/agent" if overlay == "overlays/csi" else "helios-cache/keep"
     assert given.pop("helios-cache/own", set()) == set()
+    assert given.pop("helios-api/api", None) == ({"helios-api"} if overlay == "overlays/http" else None)
     assert given == {
         "helios-submitter/submitter": {"helios-submitter"},
         "helios-jobrunner/jobrunner": {"helios-jobrunner"},
         "helios-collector/collector": {"helios-collector", "helios-keeper"},
         # It makes the store's users, as root there, and is over before the collector starts.
-        "helios-collector/store": {"helios-minio", "helios-collector", "helios-client"},
+        "helios-collector/store": {"helios-minio", "helios-collector", "helios-client", "helios-api"},
         "helios-minio/minio": {"helios-minio"},
         keeper: {"helios-keeper"},
     }

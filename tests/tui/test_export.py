@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cli.failure import CommandFailed
-from cli.run_object import ORDER
+from helios.run_object import ORDER
 from tests.tui.run_rows import row, run_id
 from tests.tui.stage import NOW_MS
 from tui.model.export import FIELDS, as_csv, as_json, table_file

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from cli.output import readable
+from helios.run_object import readable
 from tui.model.runs import RunRow
 
 FIELDS = (

@@ -9,7 +9,8 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from cli.figures import count
-from cli.output import harmless, readable
+from cli.output import harmless
+from helios.run_object import readable
 from tui.model.status import Part
 
 ERROR = re.compile(

@@ -8,7 +8,8 @@ from typing import Any
 import redis
 
 from cli.connection import Link, reaching, trouble_of
-from cli.task_logs import LINES_READ, LogFollower, all_lines
+from cli.task_logs import LogFollower, all_lines
+from helios.task_logs import LINES_READ
 from tui.model.log_lines import LogState
 
 BATCH_SECONDS = 0.1
