@@ -3,8 +3,10 @@
 Rule: an XADD whose reply is lost is repeated only where a repetition is harmless: with a request id, or for a cancel.
 """
 
+import json
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -22,6 +24,8 @@ from helios.keys import CONTROLS, SUBMISSIONS
 STDIN = "-"
 File = Annotated[str, Parameter(allow_leading_hyphen=True)]
 """What commands take as FILE: a path, or - for standard input."""
+Params = Annotated[tuple[str, ...], Parameter(name=["--param", "-p"], negative=(), allow_leading_hyphen=False)]
+"""What commands take as -p NAME=VALUE, as often as there are parameters to give."""
 TRIES = 3
 
 
@@ -59,6 +63,19 @@ def read_dag(file: str) -> bytes:
     return text
 
 
+def read_param_options(options: Sequence[str]) -> dict[str, str]:
+    """The parameters of `-p NAME=VALUE …`; raises CommandFailed."""
+    params: dict[str, str] = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals or not name:
+            raise CommandFailed(f"-p {option} is no parameter", hint="write -p NAME=VALUE")
+        if name in params:
+            raise CommandFailed(f"-p {name}=… is there twice", hint="give each parameter one value")
+        params[name] = value
+    return params
+
+
 def name_of(file: str) -> str:
     return "standard input" if file == STDIN else file
 
@@ -80,6 +97,7 @@ def submit(
     request_id: str | None,
     memoize: bool | None = None,
     priority: str | None = None,
+    params: Mapping[str, str] | None = None,
 ) -> str:
     """Add a submission; returns its entry's id. A lost reply is asked for again only if there is a request id."""
     fields: dict[Any, Any] = {"dag": text}
@@ -89,6 +107,8 @@ def submit(
         fields["memoize"] = "true" if memoize else "false"
     if priority is not None:
         fields["priority"] = priority
+    if params:
+        fields["params"] = json.dumps(params, sort_keys=True)
     if request_id is not None:
         fields["requestId"] = request_id
     for left in reversed(range(TRIES)):

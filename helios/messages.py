@@ -17,6 +17,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     requestId: str | None = None
     memoize: str | None = None
     priority: str | None = None
+    params: str | None = None
+    """JSON object: values of the DAG's parameters by name."""
 
 
 class Control(msgspec.Struct, frozen=True, kw_only=True):
