@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cli.figures import count, duration, moment, size
+from cli.output import inert
 from cli.table import Cell, Column, Painter, lay_out, plain, shortened
 from helios.records import MISS_CAUSES, TaskView
 
@@ -19,6 +20,8 @@ STATUS_STYLES = {
 CACHE_STYLES = {"Hit": "green", "Partial": "yellow"}
 
 REASON_CHARACTERS = 90
+PARAM_CHARACTERS = 120
+"""Of a parameter's value; `-o json` has them whole."""
 LONG_WAIT_MS = 1_000
 """Shorter waits are not shown."""
 ROWS_SHOWN = 50
@@ -66,6 +69,9 @@ def metrics_lines(run: Mapping[str, Any], paint: Painter = plain) -> list[str]:
         lines.append(f"started  {moment(run['startTime'])}{ended}")
     if status == "REJECTED":
         return lines
+    if run["params"]:
+        pairs = [f"{name}={inert(shortened(value, PARAM_CHARACTERS))}" for name, value in run["params"].items()]
+        lines += [f"{'params' if at == 0 else '':<8} {pair}" for at, pair in enumerate(pairs)]
     lines.append(f"tasks    {task_counts(run)}")
     lines.append(f"cache    {cache_line(run, paint)}")
     if run["nodes"]:

@@ -1,7 +1,9 @@
 """Reading and sending a DAG, and the wait for what the submitter makes of it."""
 
+import json
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -19,6 +21,8 @@ from helios.submitting import ReplyLost, add_submission, ask_cancel, submission_
 STDIN = "-"
 File = Annotated[str, Parameter(allow_leading_hyphen=True)]
 """What commands take as FILE: a path, or - for standard input."""
+Params = Annotated[tuple[str, ...], Parameter(name=["--param", "-p"], negative=(), allow_leading_hyphen=False)]
+"""What commands take as -p NAME=VALUE, as often as there are parameters to give."""
 
 
 class Verdict(NamedTuple):
@@ -55,6 +59,19 @@ def read_dag(file: str) -> bytes:
     return text
 
 
+def read_param_options(options: Sequence[str]) -> dict[str, str]:
+    """The parameters of `-p NAME=VALUE …`; raises CommandFailed."""
+    params: dict[str, str] = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals or not name:
+            raise CommandFailed(f"-p {option} is no parameter", hint="write -p NAME=VALUE")
+        if name in params:
+            raise CommandFailed(f"-p {name}=… is there twice", hint="give each parameter one value")
+        params[name] = value
+    return params
+
+
 def name_of(file: str) -> str:
     return "standard input" if file == STDIN else file
 
@@ -77,10 +94,17 @@ def submit(
     memoize: bool | None = None,
     priority: str | None = None,
     traceparent: str | None = None,
+    params: Mapping[str, str] | None = None,
 ) -> str:
     """Add a submission; returns its entry's id. A lost reply is asked for again only if there is a request id."""
     fields = submission_fields(
-        text, use_cache=use_cache, memoize=memoize, priority=priority, traceparent=traceparent, request_id=request_id
+        text,
+        use_cache=use_cache,
+        memoize=memoize,
+        priority=priority,
+        params=json.dumps(params, sort_keys=True) if params else None,
+        traceparent=traceparent,
+        request_id=request_id,
     )
     try:
         return add_submission(link.client, fields)

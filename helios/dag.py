@@ -6,6 +6,7 @@ with defaults only, and what is not known is passed over.
 `parse_dag` reads what users write (helios/dag_format.py) and either gives a `Dag` or names every problem.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 from msgspec import Struct, field
@@ -13,6 +14,7 @@ from msgspec import Struct, field
 from helios.dag_format import DagSpec, EnvSpec, InputSpec, MemoizeSpec, Priority, SecretRef, TaskSpec, plain_text
 from helios.dag_graph import Graph
 from helios.dag_names import duration_seconds
+from helios.dag_params import bind
 from helios.dag_problem import LIMITS, DagInvalid, DagLimits, Findings, Problem
 from helios.dag_rules import RESERVED_ENV, check_rules, find_warnings
 from helios.dag_shape import to_spec
@@ -131,6 +133,8 @@ class Dag(Struct, frozen=True, rename="camel", kw_only=True):
     tasks: tuple[Task, ...]
     """At least one, in the order in which they are written."""
     priority: Priority = "normal"
+    params: dict[str, str] = {}
+    """The value of each parameter; the tasks hold them already."""
 
     def graph(self) -> Graph:
         """The order of the tasks. Cost: linear in tasks and edges; keep it rather than ask again."""
@@ -155,26 +159,37 @@ def parents(task: Task) -> tuple[str, ...]:
     )
 
 
-def parse_dag(text: bytes, limits: DagLimits = LIMITS) -> ParsedDag:
-    """Read and check a DAG in YAML or JSON (UTF-8). Raises DagInvalid with every problem found."""
+def parse_dag(
+    text: bytes, limits: DagLimits = LIMITS, *, params: Mapping[str, str] | None = None, recorded: bool = False
+) -> ParsedDag:
+    """Read and check a DAG in YAML or JSON (UTF-8). Raises DagInvalid with every problem found.
+
+    `params`: values of its parameters that go before their defaults. `recorded`: the text is a service's own record,
+    maybe of a version that knew no parameters; where it declares none, `${params.NAME}` is text.
+    """
     findings = Findings(limits)
     document = read_document(text, limits, findings)
     spec = to_spec(document, limits, findings)
+    values: dict[str, str] = {}
     if spec is not None:
         findings.begin_stage()
+        if not recorded or spec.params is not None:
+            spec, values = bind(spec, params or {}, limits, findings)
+            findings.begin_stage()
         check_rules(spec, limits, findings)
     if findings or spec is None:
         raise DagInvalid(findings.problems(document.lines_of))
     warnings = Findings(limits)
     find_warnings(spec, warnings)
-    return ParsedDag(_normalised(spec), warnings.problems(document.lines_of))
+    return ParsedDag(_normalised(spec, values), warnings.problems(document.lines_of))
 
 
-def _normalised(spec: DagSpec) -> Dag:
+def _normalised(spec: DagSpec, params: dict[str, str]) -> Dag:
     return Dag(
         dag_name=spec.dag_name,
         use_cache=spec.use_cache,
         priority=spec.priority,
+        params=params,
         tasks=tuple(_task(task, spec.service_account_name) for task in spec.tasks),
     )
 

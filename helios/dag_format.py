@@ -61,7 +61,9 @@ class InputSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel",
 
     from_task: Annotated[str, _text("The task that makes the file.", pattern=NAME_PATTERN)] | None = None
     name: Annotated[str, _text("Which of that task's outputs.")] | None = None
-    uri: Annotated[str, _text("An object: s3://bucket/key.", pattern="^s3://[^/?#]+/[^?#]+$")] | None = None
+    uri: (
+        Annotated[str, _text("An object: s3://bucket/key.", pattern=r"^(s3://[^/?#]+/[^?#]+$|\$\{params\.)")] | None
+    ) = None
     as_: (
         Annotated[str, _text("Its path below /artifacts. Default: the output's name, or the last part of the uri.")]
         | None
@@ -138,6 +140,9 @@ InputItem = Annotated[
 
 Priority = Literal["high", "normal", "low"]
 
+ParamsSpec = dict[str, str | int | float | bool | None]
+"""Parameters and their defaults; with None a submission has to give the value."""
+
 
 class TaskSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
     """One container to run."""
@@ -194,6 +199,16 @@ class DagSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", k
     use_cache: Annotated[
         bool, Meta(description="Whether inputs may come from the node's cache. A submission may override it.")
     ] = True
+    params: (
+        Annotated[
+            ParamsSpec,
+            Meta(
+                description="Parameters and their defaults, used as ${params.NAME} in command, args, env, inputs, "
+                "outputs and image. One without a default has to be given: helios run -p NAME=VALUE."
+            ),
+        ]
+        | None
+    ) = None
     tasks: Annotated[
         list[TaskSpec], Meta(description="In any order.", extra_json_schema={"minItems": 1, "maxItems": 10_000})
     ]

@@ -16,10 +16,13 @@ Rename = Callable[[str], str]
 
 def parse_plain(document: Mapping[str, Any], rename: Rename = str) -> ParsedDag:
     """The DAG and its warnings; raises DagInvalid with every problem. Problems have no lines; `rename` is given each
-    one's path (`tasks[2].image`) and returns the one to show.
+    one's path (`tasks[2].image`) and returns the one to show. Parameters that only a submission gives are taken as
+    given: what stands for them is a word that every field takes.
     """
+    declared: Mapping[str, Any] = document.get("params") or {}
+    missing = {name: "param" for name, value in declared.items() if value is None}
     try:
-        parsed = parse_dag(msgspec.json.encode(document))
+        parsed = parse_dag(msgspec.json.encode(document), params=missing)
     except DagInvalid as invalid:
         raise DagInvalid([_placed(each, rename) for each in invalid.problems]) from None
     return msgspec.structs.replace(parsed, warnings=[_placed(each, rename) for each in parsed.warnings])

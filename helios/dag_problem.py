@@ -60,6 +60,13 @@ class DagLimits(Struct, frozen=True, kw_only=True):
     """`timeoutSeconds`."""
     max_age_seconds: int = 366 * 24 * 3600
     """`memoize.maxAge`."""
+    max_params: int = 256
+    """`params`."""
+    max_param_name_chars: int = 128
+    max_params_bytes: int = 64 * 1024
+    """Names and values of all parameters together: they are kept in the run's record."""
+    max_params_added_chars: int = 4 * 1024 * 1024
+    """Text that parameters may add to what is written."""
     max_integer_digits: int = 18
     """Of any number without a fraction, so that it fits 64 bits everywhere."""
     max_problems: int = 100
@@ -143,6 +150,10 @@ class Findings:
         """Record what makes it pointless to read on, and raise DagInvalid with all that was found."""
         self.add(path, message, line, column)
         raise DagInvalid(self.problems())
+
+    def pass_over(self, path: Path) -> None:
+        """From the next stage on be silent about the value at `path`: what it lacks is reported elsewhere."""
+        self._wrong.add(path)
 
     def begin_stage(self) -> None:
         """From now on stay silent about values known to be wrong."""

@@ -30,7 +30,8 @@ def to_spec(document: Document, limits: DagLimits, findings: Findings) -> DagSpe
         findings.add(("tasks",), f"{count:,} tasks; the limit is {limits.max_tasks:,}")
         return None
     _report_long_lists(root.get("tasks"), limits, findings)
-    document.settle_numbers({id(container) for container in _text_containers(root.get("tasks"))})
+    as_text = {id(container) for container in _text_containers(root.get("tasks"))}
+    document.settle_numbers(as_text | {id(root.get("params"))})
     try:
         return msgspec.convert(root, DagSpec)
     except msgspec.ValidationError as error:

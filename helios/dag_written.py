@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from helios.dag import Dag, EnvSecret, Input, Memoize, Task, TaskInput
+from helios.dag_params import BEGINNING, escaped
 
 
 def written(stored: bytes) -> bytes:
@@ -12,19 +13,22 @@ def written(stored: bytes) -> bytes:
     dag = msgspec.json.decode(stored, type=Dag)
     document: dict[str, Any] = {"dagName": dag.dag_name, "useCache": dag.use_cache, "priority": dag.priority}
     document["tasks"] = [_task(task) for task in dag.tasks]
+    # The tasks hold the values already. Text that merely looks like a parameter is told apart wherever params is there.
+    if dag.params or BEGINNING.encode() in stored:
+        document["params"] = dag.params
     return msgspec.json.encode(document)
 
 
 def _task(task: Task) -> dict[str, Any]:
-    shown: dict[str, Any] = {"name": task.name, "image": task.image, "command": task.command}
+    shown: dict[str, Any] = {"name": task.name, "image": escaped(task.image), "command": _texts(task.command)}
     optional: dict[str, Any] = {
-        "args": task.args,
+        "args": _texts(task.args),
         "depends_on": task.depends_on,
         "inputs": [_input(source) for source in task.inputs],
-        "outputs": task.outputs,
+        "outputs": _texts(task.outputs),
         "retries": {"count": task.retries} if task.retries else None,
         "env": {
-            each.name: {"secret": each.secret, "key": each.key} if isinstance(each, EnvSecret) else each.value
+            each.name: {"secret": each.secret, "key": each.key} if isinstance(each, EnvSecret) else escaped(each.value)
             for each in task.env
         },
         "resources": {
@@ -42,6 +46,10 @@ def _task(task: Task) -> dict[str, Any]:
     return {**shown, **{name: value for name, value in optional.items() if value}}
 
 
+def _texts(texts: tuple[str, ...]) -> list[str]:
+    return [escaped(text) for text in texts]
+
+
 def _memoize(memoize: Memoize) -> dict[str, Any] | bool:
     options: dict[str, Any] = {
         "maxAge": f"{memoize.max_age_seconds}s" if memoize.max_age_seconds is not None else None,
@@ -52,6 +60,8 @@ def _memoize(memoize: Memoize) -> dict[str, Any] | bool:
 
 def _input(source: Input) -> dict[str, Any]:
     origin = (
-        {"fromTask": source.from_task, "name": source.name} if isinstance(source, TaskInput) else {"uri": source.uri}
+        {"fromTask": source.from_task, "name": escaped(source.name)}
+        if isinstance(source, TaskInput)
+        else {"uri": escaped(source.uri)}
     )
-    return {**origin, "as": source.as_, "mode": source.mode, "verify": source.verify}
+    return {**origin, "as": escaped(source.as_), "mode": source.mode, "verify": source.verify}

@@ -18,6 +18,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     memoize: str | None = None
     priority: str | None = None
     traceparent: str | None = None
+    params: str | None = None
+    """JSON object: values of the DAG's parameters by name."""
 
 
 class Control(msgspec.Struct, frozen=True, kw_only=True):

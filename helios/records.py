@@ -10,6 +10,7 @@ import msgspec
 import redis
 from redis.exceptions import ResponseError
 
+from helios.dag_params import recorded_params
 from helios.events import Producer
 from helios.keys import Keys
 from helios.podwire import Stored
@@ -237,7 +238,7 @@ def read_tasks(client: redis.Redis, keys: Keys, run: str, names: Iterable[str]) 
 
 
 def run_numbers(fields: Mapping[str, str]) -> dict[str, Any]:
-    """The run hash with its numbers as numbers and `cacheEnabled` as a boolean; other names unchanged."""
+    """The run hash with its numbers as numbers, switches as booleans, lists and `params` as such; names unchanged."""
     shown: dict[str, Any] = dict(fields)
     for name in RUN_NUMBERS:
         if name in shown:
@@ -245,6 +246,8 @@ def run_numbers(fields: Mapping[str, str]) -> dict[str, Any]:
     for name in ("cacheEnabled", "memoize"):
         if name in shown:
             shown[name] = shown[name] == "true"
+    if "params" in shown:
+        shown["params"] = recorded_params(shown["params"])
     for name in ("problems", "warnings"):
         if name in shown:
             shown[name] = str(shown[name]).splitlines()

@@ -21,6 +21,7 @@ ORDER = (
     "durationMs",
     "cacheEnabled",
     "memoize",
+    "params",
     "cacheHit",
     "taskCount",
     *RUN_COUNTERS,
@@ -31,7 +32,7 @@ ORDER = (
     "warnings",
 )
 
-SWITCHES: dict[str, Any] = {"cacheEnabled": False, "memoize": True}
+SWITCHES: dict[str, Any] = {"cacheEnabled": False, "memoize": True, "params": {}}
 """What they are in a run that does not say."""
 
 NULLABLE = ("startTime", "endTime", "durationMs", *RUN_ACCOUNT)

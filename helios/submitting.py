@@ -26,10 +26,11 @@ def submission_fields(
     use_cache: bool | None = None,
     memoize: bool | None = None,
     priority: str | None = None,
+    params: str | None = None,
     traceparent: str | None = None,
     request_id: str | None = None,
 ) -> dict[Any, Any]:
-    """A submission as an entry of its stream. What is None is left to the DAG."""
+    """A submission as an entry of its stream. What is None is left to the DAG. `params`: a JSON object."""
     fields: dict[Any, Any] = {"dag": text}
     if use_cache is not None:
         fields["useCache"] = "true" if use_cache else "false"
@@ -37,6 +38,8 @@ def submission_fields(
         fields["memoize"] = "true" if memoize else "false"
     if priority is not None:
         fields["priority"] = priority
+    if params:
+        fields["params"] = params
     if traceparent:
         fields["traceparent"] = traceparent
     if request_id is not None:
@@ -50,6 +53,7 @@ def submission_digest(fields: dict[Any, Any]) -> str:
     switches = fields.get("useCache") or ""
     switches += f"\0{fields['memoize']}" if fields.get("memoize") else ""
     switches += f"\0priority {fields['priority']}" if fields.get("priority") else ""
+    switches += f"\0params {fields['params']}" if fields.get("params") else ""
     text: bytes = fields["dag"]
     return hashlib.sha256(text + b"\0" + switches.encode("utf-8", "surrogateescape")).hexdigest()
 

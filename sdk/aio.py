@@ -4,13 +4,13 @@ of a second of being cancelled. docs/sdk.md says why it is not a client of its o
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from helios.dag_format import Priority
-from sdk.building import Dag
+from sdk.building import Dag, Scalar
 from sdk.client import ACCEPT_SECONDS, LATEST, Client, Run, Step, checked
 from sdk.records import Artifact, RunInfo, TaskUpdate
 
@@ -46,6 +46,7 @@ class AsyncClient:
         use_cache: bool | None = None,
         memoize: bool | None = None,
         priority: Priority | None = None,
+        params: Mapping[str, Scalar] | None = None,
         request_id: str | None = None,
         accept_seconds: float = ACCEPT_SECONDS,
     ) -> "AsyncRun":
@@ -53,6 +54,7 @@ class AsyncClient:
             "use_cache": use_cache,
             "memoize": memoize,
             "priority": priority,
+            "params": params,
             "request_id": request_id,
             "accept_seconds": accept_seconds,
         }

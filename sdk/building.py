@@ -92,6 +92,8 @@ class DagFields(TypedDict, total=False):
     use_cache: bool
     service_account_name: str
     priority: Priority
+    params: Mapping[str, Scalar | None]
+    """Defaults by name, for `${params.NAME}`; with None `Client.submit` has to give the value."""
     api_version: Literal["v1"]
     artifact_repository: Any
 

@@ -1,13 +1,13 @@
 """The synchronous client: submit, wait, follow, fetch."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from helios.dag_format import Priority
-from sdk.building import Dag
+from sdk.building import Dag, Scalar
 from sdk.failure import RunFailed
 from sdk.records import Artifact, RunInfo, TaskUpdate
 
@@ -41,18 +41,21 @@ class Client:
         use_cache: bool | None = None,
         memoize: bool | None = None,
         priority: Priority | None = None,
+        params: Mapping[str, Scalar] | None = None,
         request_id: str | None = None,
         accept_seconds: float = ACCEPT_SECONDS,
     ) -> "Run":
         """Submit a DAG, the text of one, or a file (a Path), and wait until it is accepted.
 
-        None leaves the DAG's own say. With a `request_id`, submitting again gives the first run and starts no second.
+        None leaves the DAG's own say. `params` are values of its parameters, which go before their defaults. With a
+        `request_id`, submitting again gives the first run and starts no second.
         Raises DagInvalid with every problem when it is rejected, and NotAccepted when no submitter takes it up in time.
         """
         fields: dict[str, Any] = {
             "use_cache": use_cache,
             "memoize": memoize,
             "priority": priority,
+            "params": params,
             "request_id": request_id,
         }
         return Run(self.session, self.session.submit(dag, fields, accept_seconds))

@@ -73,6 +73,7 @@ class RunInfo(Struct, frozen=True, rename="camel", kw_only=True):
     duration_ms: int | None = None
     cache_enabled: bool = False
     memoize: bool = True
+    params: dict[str, str] = {}
     cache_hit: str = ""
     """Hit, Partial, Miss, N/A or Unknown."""
     task_count: int = 0

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from helios.dag_format import plain_text
 from helios.dag_problem import DagInvalid, Problem
-from sdk.building import Dag
+from sdk.building import Dag, Scalar
 from sdk.failure import HeliosError, NotAccepted, Unreachable
 from sdk.records import Artifact, RunInfo, TaskUpdate
 
@@ -71,8 +72,13 @@ class Session:
         from cli.connection import write_trouble
         from cli.submission import await_verdict, submit, why_idle, why_waiting
 
+        given: Mapping[str, Scalar] = fields.get("params") or {}
         text = dag_bytes(dag)
-        options: dict[str, Any] = {**fields, "request_id": fields.get("request_id") or f"sdk-{uuid.uuid4().hex}"}
+        options: dict[str, Any] = {
+            **fields,
+            "params": {name: plain_text(value) for name, value in given.items()},
+            "request_id": fields.get("request_id") or f"sdk-{uuid.uuid4().hex}",
+        }
         with self.speaking() as link:
             entry = submit(link, text, **options)
             verdict = await_verdict(link, entry, accept_seconds)

@@ -11,7 +11,7 @@ from cli.failure import RUN_FAILED, SUCCEEDED
 from cli.forecast_text import forecast_lines, forecast_object
 from cli.object_store import storing
 from cli.output import Format, harmless, put, put_json
-from cli.submission import File, name_of, read_dag
+from cli.submission import File, Params, name_of, read_dag, read_param_options
 
 
 def plan(
@@ -20,6 +20,7 @@ def plan(
     *,
     no_cache: Annotated[bool, Parameter(negative=())] = False,
     no_memoize: Annotated[bool, Parameter(negative=())] = False,
+    param: Params = (),
     output: Annotated[Format, Parameter(name=["--output", "-o"])] = "table",
 ) -> int:
     """Say what a run of a DAG would cost: which inputs are on which node, what would be fetched, what would be skipped,
@@ -35,12 +36,14 @@ def plan(
         As for `helios run`: every input is fetched anew.
     no_memoize
         As for `helios run`: no task is skipped.
+    param
+        As for `helios run`: -p NAME=VALUE.
     output
         table for people, json for one object with every task and input.
     """
     from cli.prospect import prospect
 
-    parsed = check(read_dag(file), name_of(file))
+    parsed = check(read_dag(file), name_of(file), read_param_options(param))
     with connected(REDIS_AND_S3) as link, storing(link.settings):
         forecast = prospect(
             link, parsed.dag, cache_enabled=parsed.dag.use_cache and not no_cache, memoize=not no_memoize

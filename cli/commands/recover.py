@@ -105,7 +105,7 @@ def _found(link: Link, store: Minio, bucket: str, run: str) -> Found | None:
     found = Found(run, known=link.client.exists(link.keys(run).run(run)) == 1)
     try:
         stored = msgspec.json.decode(_read(store, bucket, run_key(run)), type=StoredRun)
-        dag = parse_dag(stored.dag.encode()).dag
+        dag = parse_dag(stored.dag.encode(), recorded=True).dag
     except (S3Error, msgspec.DecodeError, DagInvalid) as error:
         code = error.code if isinstance(error, S3Error) else "it is not understood"
         if code == "NoSuchKey":

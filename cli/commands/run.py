@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from collections.abc import Mapping
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -14,11 +15,13 @@ from cli.output import Format, harmless, narrate, put, put_json
 from cli.run_object import read_run, whole_object
 from cli.submission import (
     File,
+    Params,
     await_verdict,
     cancel,
     name_of,
     problem_line,
     read_dag,
+    read_param_options,
     submit,
     tell_rejected,
     why_idle,
@@ -41,6 +44,7 @@ def run(
     no_memoize: Annotated[bool, Parameter(negative=())] = False,
     priority: Priority | None = None,
     traceparent: str | None = None,
+    param: Params = (),
     plan: Annotated[bool, Parameter(negative=())] = False,
     output: Annotated[Format, Parameter(name=["--output", "-o"])] = "table",
 ) -> int:
@@ -58,6 +62,8 @@ def run(
         Run every task, whatever the DAG says of memoize.
     priority
         high, normal or low, whatever the DAG says; tasks that say it themselves keep theirs.
+    param
+        -p NAME=VALUE: the value of a parameter of the DAG, instead of its default.
     plan
         Say before what it would cost, as `helios plan` does, and afterwards how good that was.
     output
@@ -67,7 +73,8 @@ def run(
     """
     text = read_dag(file)
     name = name_of(file)
-    parsed = check(text, name)
+    params = read_param_options(param)
+    parsed = check(text, name, params)
     with connected(ALL) as link:
         if link.stack is not None:
             narrate("local mode: tasks run as processes on this machine; their images are not used")
@@ -82,6 +89,7 @@ def run(
             memoize=False if no_memoize else None,
             priority=priority,
             traceparent=traceparent or os.environ.get("TRACEPARENT"),
+            params=params,
         )
         try:
             verdict = await_verdict(link, entry, QUIET_SECONDS)
@@ -124,10 +132,10 @@ def foretold(link: Link, dag: Dag, *, no_cache: bool, no_memoize: bool) -> Forec
     return forecast
 
 
-def check(text: bytes, name: str) -> ParsedDag:
+def check(text: bytes, name: str, params: Mapping[str, str] | None = None) -> ParsedDag:
     """Read the DAG here first, where its lines are at hand; raises CommandFailed after naming every problem."""
     try:
-        parsed = parse_dag(text)
+        parsed = parse_dag(text, params=params)
     except DagInvalid as invalid:
         for problem in invalid.problems:
             narrate(problem_line(name, problem))

@@ -9,7 +9,17 @@ from cyclopts import Parameter
 from cli.connection import ALL, REDIS, connected
 from cli.failure import SUCCEEDED, USAGE, CommandFailed
 from cli.output import narrate, put
-from cli.submission import File, await_verdict, is_alive, name_of, read_dag, tell_rejected, why_waiting
+from cli.submission import (
+    File,
+    Params,
+    await_verdict,
+    is_alive,
+    name_of,
+    read_dag,
+    read_param_options,
+    tell_rejected,
+    why_waiting,
+)
 from cli.submission import submit as send
 from cli.watch import watch as follow
 from helios.dag_format import Priority
@@ -28,6 +38,7 @@ def submit(
     no_memoize: Annotated[bool, Parameter(negative=())] = False,
     priority: Priority | None = None,
     traceparent: str | None = None,
+    param: Params = (),
     request_id: str | None = None,
 ) -> int:
     """Submit a DAG and print the run's id.
@@ -46,12 +57,15 @@ def submit(
         Run every task, whatever the DAG says of memoize.
     priority
         high, normal or low, whatever the DAG says; tasks that say it themselves keep theirs.
+    param
+        -p NAME=VALUE: the value of a parameter of the DAG, instead of its default.
     request_id
         Names this submission: sending the same DAG again with the same id starts no second run. Generated unless given.
     traceparent
         The trace that the run belongs to, as W3C has it; that of the variable TRACEPARENT unless given.
     """
     text = read_dag(file)
+    params = read_param_options(param)
     if request_id == "":
         raise CommandFailed("--request-id is empty", hint="give 1 to 256 characters, or leave it out")
     with connected(ALL if watch else REDIS) as link:
@@ -64,6 +78,7 @@ def submit(
             memoize=False if no_memoize else None,
             priority=priority,
             traceparent=traceparent or os.environ.get("TRACEPARENT"),
+            params=params,
         )
         alive = is_alive(link, "submitter") or link.stack is not None
         patience = WATCHED_VERDICT_SECONDS if watch else VERDICT_SECONDS if alive else NO_SUBMITTER_SECONDS

@@ -7,29 +7,38 @@ from cyclopts import Parameter
 from cli.failure import SUCCEEDED, USAGE
 from cli.figures import count
 from cli.output import Format, narrate, put, put_json
-from cli.submission import File, name_of, problem_line, read_dag
+from cli.submission import File, Params, name_of, problem_line, read_dag, read_param_options
 from helios.dag import DagInvalid, parse_dag
 from helios.dag_problem import Problem
 
 
-def validate(file: File, /, *, output: Annotated[Format, Parameter(name=["--output", "-o"])] = "table") -> int:
+def validate(
+    file: File,
+    /,
+    *,
+    param: Params = (),
+    output: Annotated[Format, Parameter(name=["--output", "-o"])] = "table",
+) -> int:
     """Check a DAG and name every problem with its line.
 
     Parameters
     ----------
     file
         The DAG, as YAML or JSON; - for standard input.
+    param
+        As for `helios run`: -p NAME=VALUE.
     output
         table for people and editors, json for one object.
     """
     text = read_dag(file)
     name = name_of(file)
+    params = read_param_options(param)
     problems: list[Problem] = []
     warnings: list[Problem] = []
     tasks = 0
     dag_name = None
     try:
-        parsed = parse_dag(text)
+        parsed = parse_dag(text, params=params)
         warnings, tasks, dag_name = parsed.warnings, len(parsed.dag.tasks), parsed.dag.dag_name
     except DagInvalid as invalid:
         problems = invalid.problems

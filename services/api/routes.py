@@ -81,7 +81,7 @@ class Routes:
             raise Refused(415, "a DAG is sent as application/yaml or application/json")
         with contextlib.ExitStack() as room:
             text = await _body(request, self.shares, room)
-            call = partial(submit, self.asking, text, query, _token(request).name)
+            call = partial(submit, self.asking, text, query, _token(request).name, request.headers.get("traceparent"))
             if len(text) < LARGE_BYTES:
                 done = await self._do(call)
             else:

@@ -7,9 +7,11 @@ import redis
 import structlog
 
 from helios.dag import DagInvalid, parse_dag
+from helios.dag_params import ParamsUnreadable, read_params
 from helios.keys import Keys, partition_of
 from helios.records import ENDED
 from helios.submitting import add_submission, ask_cancel, submission_digest, submission_fields
+from helios.trace import parse_traceparent
 from services.api.asking import SUBMITTED, Asking
 from services.api.problems import REDIS_RETRY_SECONDS, Refused
 from services.api.shapes import Cancelling, SubmitQuery, Submitted
@@ -17,16 +19,24 @@ from services.api.shapes import Cancelling, SubmitQuery, Submitted
 log = structlog.get_logger()
 
 
-def submit(asking: Asking, text: bytes, query: SubmitQuery, token: str) -> Submitted:
+def submit(asking: Asking, text: bytes, query: SubmitQuery, token: str, traceparent: str | None) -> Submitted:
     """Check the DAG and add it. Raises Refused: 400 with every problem, 409 for another DAG under a used request id."""
     try:
-        parsed = parse_dag(text)
+        parsed = parse_dag(text, params=read_params(query.params))
+    except ParamsUnreadable as error:
+        raise Refused(400, str(error)) from None
     except DagInvalid as invalid:
         raise Refused(400, "the DAG is not valid", problems=invalid.problems) from None
     # With an id of its own a submission whose reply is lost can be sent again, and is one run all the same.
     request = query.requestId or f"http-{uuid.uuid4().hex}"
     fields = submission_fields(
-        text, use_cache=query.useCache, memoize=query.memoize, priority=query.priority, request_id=request
+        text,
+        use_cache=query.useCache,
+        memoize=query.memoize,
+        priority=query.priority,
+        params=query.params,
+        traceparent=traceparent if parse_traceparent(traceparent or "") else None,
+        request_id=request,
     )
     first = _first_run(asking, request, fields) if query.requestId is not None else None
     if first is None:

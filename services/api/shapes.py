@@ -13,6 +13,7 @@ from helios.dag_format import Priority
 from helios.dag_problem import Problem
 
 Limit = Annotated[int, Meta(ge=1, le=100)]
+Params = Annotated[str, Meta(max_length=65_536)]
 RequestId = Annotated[str, Meta(min_length=1, max_length=256)]
 Attempt = Annotated[int, Meta(ge=1, le=1_000_000)]
 Tail = Annotated[int, Meta(ge=0, le=100_000)]
@@ -24,6 +25,8 @@ class SubmitQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     useCache: bool | None = None
     memoize: bool | None = None
     priority: Priority | None = None
+    params: Params | None = None
+    """A JSON object: values of the DAG's parameters by name."""
     requestId: RequestId | None = None
 
 

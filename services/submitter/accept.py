@@ -11,6 +11,7 @@ from msgspec.json import encode
 
 from helios.dag import Dag, DagInvalid, ParsedDag, parse_dag
 from helios.dag_graph import Graph
+from helios.dag_params import ParamsUnreadable, read_params
 from helios.deadletter import has_raw_bytes
 from helios.events import RunAccepted, RunRejected
 from helios.keys import PRIORITIES, Keys, keys_of_run, partition_of, run_score
@@ -65,11 +66,12 @@ def accept(client: redis.Redis, entry: Entry, partitions: int, window: int | Non
         use_cache = _switch("useCache", submission.useCache)
         memoize = _switch("memoize", submission.memoize)
         priority = _priority(submission.priority)
+        params = _params(submission.params)
         first = _claim(client, entry.id, submission, text, partitions)
         if first != entry.id:
             _alias(client, keys, entry.id, first)
             return "alias"
-        parsed = _parse(text)
+        parsed = _parse(text, params)
     except Refusal as refusal:
         reject(client, entry.id, refusal.problems, partitions, stated_name(entry.fields.get("dag", "")))
         return "rejected"
@@ -88,7 +90,7 @@ def recover(client: redis.Redis, message: Control, partitions: int, window: int 
     keys = keys_of_run(message.run, partitions)
     if client.exists(keys.run(message.run)):
         return "known"
-    parsed = _parse(message.dag.encode("utf-8", "surrogateescape"))
+    parsed = _parse(message.dag.encode("utf-8", "surrogateescape"), recorded=True)
     use_cache, memoize = _switch("useCache", message.useCache), _switch("memoize", message.memoize)
     for call in open_calls(keys, message.run, parsed, use_cache, memoize, window=window, recovered=True):
         commit_one(client, call)
@@ -177,6 +179,7 @@ def _claim(client: redis.Redis, run: str, submission: Submission, text: bytes, p
             "useCache": submission.useCache,
             "memoize": submission.memoize,
             "priority": submission.priority,
+            "params": submission.params,
         }
     )
     first, known = commit_one(client, claim_request(keys, request_id=submission.requestId, run=run, digest=digest))
@@ -192,9 +195,16 @@ def _alias(client: redis.Redis, keys: Keys, alias: str, first: str) -> None:
     pipeline.execute()
 
 
-def _parse(text: bytes) -> ParsedDag:
+def _params(text: str | None) -> dict[str, str]:
     try:
-        return parse_dag(text)
+        return read_params(text)
+    except ParamsUnreadable as error:
+        raise Refusal([str(error)]) from None
+
+
+def _parse(text: bytes, params: dict[str, str] | None = None, *, recorded: bool = False) -> ParsedDag:
+    try:
+        return parse_dag(text, params=params, recorded=recorded)
     except DagInvalid as invalid:
         raise Refusal([str(problem) for problem in invalid.problems]) from None
 
@@ -252,6 +262,8 @@ def open_calls(
         fields["memoize"] = "false"
     if {priority, dag.priority} != {"normal"}:
         fields["priority"] = priority
+    if dag.params:
+        fields["params"] = encode(dag.params).decode()
     warnings = [str(warning) for warning in parsed.warnings]
     if recovered:
         fields["recovered"] = "true"

@@ -130,6 +130,31 @@ def test_a_valid_dag_is_called_valid_with_its_warnings(helios: Helios) -> None:
     assert "is valid" in done.err
 
 
+WITH_PARAMS = "dagName: x\nparams: {date: }\ntasks: [{name: a, image: i, command: ['${params.date}']}]\n"
+
+
+def test_a_dag_is_checked_with_the_parameters_that_a_run_would_have(helios: Helios) -> None:
+    assert helios("validate", "-", "-p", "date=2026-11-01", text=WITH_PARAMS).code == 0
+    missing = helios("validate", "-", text=WITH_PARAMS)
+    assert (missing.code, "-p date=VALUE" in missing.out) == (2, True)
+    unknown = helios("run", "-", "-p", "date=1", "--param", "dat=a=b", text=WITH_PARAMS)
+    assert unknown.code == 2
+    assert "no parameter 'dat'; did you mean 'date'?" in unknown.err
+
+
+@pytest.mark.parametrize("command", ["run", "submit", "plan", "validate"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(("-p", "date"), "-p NAME=VALUE"), (("-p", "=x"), "-p NAME=VALUE"), (("-p", "a=1", "-p", "a=2"), "twice")],
+)
+def test_what_is_no_parameter_is_said_before_anything_is_sent(
+    helios: Helios, command: str, words: tuple[str, ...], said: str
+) -> None:
+    done = helios(command, "-", *words, text=WITH_PARAMS)
+    assert done.code == 2
+    assert said in done.err
+
+
 def test_the_schema_is_json(helios: Helios) -> None:
     assert json.loads(helios("schema").out)["title"] == "Helios DAG"
 

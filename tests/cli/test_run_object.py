@@ -23,6 +23,7 @@ GOLDEN = {
     "status": "SUCCEEDED",
     "cacheEnabled": True,
     "memoize": True,
+    "params": {},
     "cacheHit": "Miss",
     "taskCount": 1,
     "taskSucceeded": 1,
@@ -138,6 +139,19 @@ def test_a_run_says_what_the_cache_saved_and_what_came_from_other_nodes(link: Li
     stage.finalise()
     line = next(line for line in metrics_lines(read_run(link, RUN)) if line.startswith("cache"))
     assert "600 B from the cache, 9 KB downloaded (2 KB of them from other nodes); saved 4 m 12 s of download" in line
+
+
+def test_a_run_shows_its_parameters_and_no_value_moves_the_cursor(link: Link, client: redis.Redis) -> None:
+    Stage(client).open({"a": ()})
+    params = {"date": "2026-11-01", "odd": "\x1b[2J" + "x" * 300}
+    client.hset(Keys(0).run(RUN), "params", msgspec.json.encode(params))
+    assert shown(link)["params"] == params
+    lines = [line for line in metrics_lines(read_run(link, RUN)) if "date=" in line or "odd=" in line]
+    assert lines[0] == "params   date=2026-11-01"
+    assert lines[1].startswith("         odd=\\x1b[2Jxxx")
+    assert len(lines[1]) < 150
+    client.hset(Keys(0).run(RUN), "params", "{")
+    assert shown(link)["params"] == {}
 
 
 def test_a_rejected_run_lists_its_problems(link: Link, client: redis.Redis) -> None:

@@ -92,10 +92,11 @@ def test_a_lost_reply_to_a_cancel_is_repeated(lossy: Link, valkey: redis.Redis) 
 
 
 def test_a_submission_carries_what_was_asked_for(link: Link, client: redis.Redis) -> None:
-    submit(link, DAG, use_cache=False, request_id="r1")
-    submit(link, DAG, use_cache=None, request_id=None)
+    submit(link, DAG, use_cache=False, request_id="r1", params={"date": "2026-11-01"})
+    submit(link, DAG, use_cache=None, request_id=None, params={})
     first, second = (decode(fields, Submission) for _, fields in client.xrange(SUBMISSIONS))
     assert (first.dag.encode(), first.useCache, first.requestId) == (DAG, "false", "r1")
+    assert (first.params, second.params) == ('{"date": "2026-11-01"}', None)
     assert (second.useCache, second.requestId) == (None, None)
 
 

@@ -192,7 +192,16 @@ def _status(house: House) -> tuple[str, str]:
 
 REF = [["run", RUN], ["task", "a"], ["attempt", "1"]]
 SEEDS: list[Json] = [
-    {"stream": "submissions", "fields": [["dag", YAML], ["useCache", "false"], ["requestId", "r-1"], ["memoize", "1"]]},
+    {
+        "stream": "submissions",
+        "fields": [
+            ["dag", YAML],
+            ["useCache", "false"],
+            ["requestId", "r-1"],
+            ["memoize", "1"],
+            ["params", '{"date": 1.50}'],
+        ],
+    },
     {"stream": "submissions", "fields": [["dag", str(DOCUMENT).replace("'", '"').replace("False", "false")]]},
     {"stream": "controls", "fields": [["run", RUN], ["action", "cancel"]]},
     {"stream": "ready", "fields": REF},

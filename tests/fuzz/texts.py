@@ -57,17 +57,18 @@ RECORD_BYTES = 32 * 1024
 YAML = """\
 dagName: word-count
 useCache: true
+params: {corpus: moby, day: 2026-01-01, size: 0x1F}
 tasks:
   - &base
     name: split
     image: alpine:3.20
     command: [sh, -c, "split -n l/4 corpus.txt part-"]
-    inputs: [{uri: "s3://corpora/moby.txt", as: corpus.txt, mode: copy, verify: always}]
+    inputs: [{uri: "s3://corpora/${params.corpus}.txt", as: corpus.txt, mode: copy, verify: always}]
     outputs: [part-aa, part-ab]
     timeoutSeconds: 60
     resources: {requests: {cpu: 500m, memory: 1Gi}, limits: {memory: 1Gi}}
   - {<<: *base, name: count, inputs: [{fromTask: split, name: part-aa}], depends_on: [split], retries: {count: 2},
-     env: {A: 1.10, B: {secret: s, key: k}}, memoize: {maxAge: 7d, verify: 0.1}}
+     env: {A: 1.10, B: {secret: s, key: k}, C: "$${params.day} ${params.day}"}, memoize: {maxAge: 7d, verify: 0.1}}
 """
 DOCUMENT = {
     "dagName": "d",
@@ -98,6 +99,9 @@ GRAMMAR += [
     "tasks:",
     "depends_on: [",
     "inputs: [",
+    "params: {",
+    "${params.day}",
+    "$${params.",
     "{",
     "}",
     "&a [*a, *a]",

@@ -39,6 +39,27 @@ MUTATIONS = (
         "    if False:\n",
     ),
     Mutation(
+        "the parameters in what a requestId was used for",
+        "tests/services/test_accept.py::test_a_request_id_stands_for_one_dag_with_one_set_of_parameters",
+        "services/submitter/accept.py",
+        '    switches += f"\\0params {submission.params}" if submission.params else ""\n',
+        "",
+    ),
+    Mutation(
+        "the bound of what parameters add",
+        "tests/helios/test_dag_params.py::test_what_parameters_add_is_bounded",
+        "helios/dag_params.py",
+        "        if self._added > self._limits.max_params_added_chars:\n",
+        "        if False:\n",
+    ),
+    Mutation(
+        "that a record without params is not looked through for parameters",
+        "tests/helios/test_dag_params.py::test_the_record_of_a_version_without_parameters_is_read_as_it_was_meant",
+        "helios/dag.py",
+        "        if not recorded or spec.params is not None:\n",
+        "        if True:\n",
+    ),
+    Mutation(
         "the fence of a launch",
         "tests/helios/test_transitions_life.py::test_repeating_a_transition_changes_nothing",
         "helios/transitions/launch.lua",

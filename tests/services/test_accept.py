@@ -1,5 +1,6 @@
 """What users send: whatever it is, there is an answer in the run's record, and the service lives."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -101,6 +102,30 @@ def test_the_submission_decides_about_the_cache(submitter: Submitter, text: str,
     assert submitter.run(run)["cacheEnabled"] == enabled
 
 
+WITH_PARAMS = (
+    b'{"dagName": "d", "params": {"who": "all"}, "tasks": [{"name": "a", "image": "i", "command": ["${params.who}"]}]}'
+)
+
+
+def test_the_parameters_of_a_submission_become_part_of_its_tasks(submitter: Submitter) -> None:
+    """The run keeps their values; what runs and what is memoized sees nothing else."""
+    run = submitter.submit(dag=WITH_PARAMS, params='{"who": "me"}')
+    assert json.loads(submitter.run(run)["params"]) == {"who": "me"}
+    assert json.loads(submitter.client.hget(Keys(0).task(run, "a"), "spec"))["command"] == ["me"]
+    default = submitter.submit(dag=WITH_PARAMS)
+    assert json.loads(submitter.client.hget(Keys(0).task(default, "a"), "spec"))["command"] == ["all"]
+    assert "params" not in submitter.run(submitter.submit(dag=GOOD))
+
+
+def test_a_request_id_stands_for_one_dag_with_one_set_of_parameters(submitter: Submitter) -> None:
+    first = submitter.submit(dag=WITH_PARAMS, requestId="r", params='{"who": "me"}')
+    assert submitter.run(submitter.submit(dag=WITH_PARAMS, requestId="r", params='{"who": "me"}'))["aliasOf"] == first
+    assert (
+        "was used for another DAG"
+        in submitter.problems(submitter.submit(dag=WITH_PARAMS, requestId="r", params='{"who": "you"}'))[0]
+    )
+
+
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no dag": ({"DAG": "x"}, "dag"),
     "an empty dag": ({"dag": ""}, ""),
@@ -121,6 +146,12 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an empty list of tasks": ({"dag": '{"dagName": "d", "tasks": []}'}, "tasks"),
     "a useCache of its own": ({"dag": GOOD, "useCache": "perhaps"}, "useCache"),
     "a useCache that is not UTF-8": ({"dag": GOOD, "useCache": b"\xff"}, "useCache"),
+    "params that are no object": ({"dag": GOOD, "params": "[1]"}, "params"),
+    "params that are not JSON": ({"dag": GOOD, "params": "date=1"}, "params"),
+    "params nested without end": ({"dag": GOOD, "params": '{"a":' * 100_000}, "params"),
+    "params that are not UTF-8": ({"dag": GOOD, "params": b'{"a": "\xff"}'}, "params"),
+    "a parameter that the DAG has not": ({"dag": GOOD, "params": '{"a": "1"}'}, "'a'"),
+    "a parameter without a value": ({"dag": GOOD.replace(b'"dagName"', b'"params": {"a": null}, "dagName"')}, "-p a="),
     "an empty requestId": ({"dag": GOOD, "requestId": ""}, "requestId"),
     "a long requestId": ({"dag": GOOD, "requestId": "r" * 257}, "requestId"),
     "a requestId that is not UTF-8": ({"dag": GOOD, "requestId": b"\xff"}, "requestId"),
