@@ -1,9 +1,10 @@
 """How figures, tables and foreign text are written."""
 
 import pytest
+from helios.readable import readable
 
 from cli.figures import count, duration, size
-from cli.output import harmless, readable
+from cli.output import harmless
 from cli.run_text import why_missed
 from cli.submission import problem_line
 from cli.table import Cell, Column, lay_out, shortened, width

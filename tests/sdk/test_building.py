@@ -45,6 +45,18 @@ def word_count() -> Dag:
     return dag
 
 
+def test_parameters_without_a_default_are_left_to_the_submission() -> None:
+    dag = Dag("daily", params={"date": None, "bucket": "data"})
+    dag.task("t", image="alpine:3.20", command=["echo", "${params.date}"], inputs=["s3://${params.bucket}/in.csv"])
+    assert dag.check() == []
+    text = dag.to_yaml().encode()
+    assert parse_dag(text, params={"date": "2026-11-01"}).dag.tasks[0].command == ("echo", "2026-11-01")
+    with pytest.raises(DagInvalid, match="date"):
+        parse_dag(text)
+    with pytest.raises(DagInvalid, match="dat"):
+        dag.task("u", image="alpine:3.20", command=["echo", "${params.dat}"])
+
+
 def test_a_dag_built_in_python_is_the_one_that_its_file_says() -> None:
     dag = word_count()
     assert [each.path for each in dag.check()] == ["tasks['count'].image", "tasks['count'].memoize"]

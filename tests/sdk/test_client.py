@@ -77,6 +77,15 @@ def test_a_run_is_submitted_followed_and_its_outputs_fetched(client: Client, tmp
     assert run.logs("only") == ["hello"]
 
 
+def test_a_submission_gives_the_values_of_parameters(client: Client) -> None:
+    dag = Dag("daily", params={"day": None})
+    dag.task("t", image="alpine:3.20", command=["echo", "it is ${params.day}"])
+    run = client.submit(dag, params={"day": 7}).wait(timeout=60)
+    assert run.params == {"day": "7"}
+    with pytest.raises(DagInvalid, match="day"):
+        client.submit(dag)
+
+
 def test_a_file_that_is_put_is_an_input(client: Client, tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("moby")
     uri = client.put(tmp_path / "in.txt", "s3://corpora/sdk/in.txt")

@@ -4,9 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cli.run_object import ORDER
 from cli.run_object import task_object as shown_task
 from helios.records import TaskView
+from helios.run_object import ORDER
 from sdk.records import RunInfo, TaskInfo
 
 ROOT = Path(__file__).parents[2]

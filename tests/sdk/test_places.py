@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from cli.main import GROUPS
-from cli.run_object import ORDER, run_object
 from helios.dag import parse_dag
 from helios.dag_format import dag_schema
+from helios.run_object import ORDER, run_object
 from sdk.records import RunInfo
 from tests.cli.command import Helios
 
@@ -161,6 +161,7 @@ RUN_FIELDS = [
     "durationMs",
     "cacheEnabled",
     "memoize",
+    "params",
     "cacheHit",
     "taskCount",
     "taskSucceeded",

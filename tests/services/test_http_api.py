@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import redis
@@ -49,6 +50,24 @@ def test_a_dag_is_taken_as_yaml_and_as_json_and_stands_in_the_stream(api: Api, v
         sent = {name: fields[name] for name in ("dag", "useCache", "memoize", "priority")}
         assert sent == {"dag": body.decode(), "useCache": "false", "memoize": "false", "priority": "high"}
         assert api.ask("GET", f"/api/v1/dags/{run}").json["status"] == "SUBMITTED"
+
+
+PARAMETRISED = b"dagName: x\nparams: {date: }\ntasks:\n- {name: a, image: i, command: [echo, '${params.date}']}\n"
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def test_a_submission_gives_parameters_and_a_trace(api: Api, valkey: redis.Redis) -> None:
+    headers = {"Content-Type": "application/yaml", "traceparent": TRACEPARENT}
+    where = "/api/v1/dags?params=" + quote('{"date": "2026-11-01"}')
+    answer = api.ask("POST", where, PARAMETRISED, headers=headers)
+    assert answer.status == 202, answer
+    run = answer.json["dagId"]
+    ((_, fields),) = valkey.xrange(SUBMISSIONS, run, run)  # pyright: ignore[reportGeneralTypeIssues]
+    assert (fields["params"], fields["traceparent"]) == ('{"date": "2026-11-01"}', TRACEPARENT)
+    for params, words in (("", "date"), ('{"day": "1"}', "day"), ("[1]", "JSON object")):
+        refused = api.ask("POST", f"/api/v1/dags?params={quote(params)}", PARAMETRISED, headers=headers)
+        assert refused.status == 400, refused
+        assert words in str(refused.json)
 
 
 def test_a_dag_that_is_not_valid_is_refused_with_every_problem_and_its_line(api: Api, valkey: redis.Redis) -> None:
