@@ -28,6 +28,7 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("plan", "FILE [--no-cache] [-o json]", "Say what a run would fetch, skip and take."),
         Command("submit", "FILE|- [--watch]", "Submit a DAG and print the run's id."),
         Command("cancel", "RUN", "Cancel a run."),
+        Command("schedule", "[add|list|show|remove|pause|resume] …", "Submit DAGs at their times, as cron does."),
         Command("put", "FILE s3://bucket/key", "Store a file that DAGs can name as an input."),
     ),
     "Look": (

@@ -21,6 +21,9 @@ RETENTION = "helios:gc"
 RECOVERY_DUTY = "helios:recovery"
 """The replica that stores what runs came to so far; expires when that stops."""
 NODE_COUNTED = ":node:"
+SCHEDULES = "helios:{schedules}:all"
+"""Sorted set of all schedules, scored by when they are to be looked at next, in milliseconds; inf: paused. Everything
+of schedules shares a hash tag, and no script touches it together with runs."""
 LOSSES = "helios:losses"
 """Stream of what Redis was found to have lost."""
 PROBE = "helios:probe"
@@ -66,6 +69,21 @@ def flight(key: str) -> str:
 def memo(key: str) -> str:
     """Hash: the task that succeeded with this memoization key, or is at work on it."""
     return f"{MEMO_PREFIX}{key}"
+
+
+def schedule(schedule_name: str) -> str:
+    """Hash: a schedule's record."""
+    return f"helios:{{schedules}}:of:{schedule_name}"
+
+
+def schedule_dag(schedule_name: str) -> str:
+    """The text of its DAG."""
+    return f"helios:{{schedules}}:dag:{schedule_name}"
+
+
+def schedule_answer(entry: str) -> str:
+    """What became of a control entry about a schedule: `ok`, or why not."""
+    return f"helios:{{schedules}}:answer:{entry}"
 
 
 def image_known(reference: str) -> str:

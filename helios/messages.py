@@ -32,6 +32,18 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
     memoize: str | None = None
 
 
+class ScheduleControl(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry of `controls` whose `action` is one of helios/schedules.py's; all but the name are for adding."""
+
+    name: str
+    action: str
+    cron: str = ""
+    timezone: str = "UTC"
+    concurrency: str = "allow"
+    deadlineSeconds: int | None = None
+    dag: str = ""
+
+
 class Ready(msgspec.Struct, frozen=True):
     """An entry of `tasks:ready`: this attempt wants a Job."""
 
@@ -84,7 +96,7 @@ class Settled(msgspec.Struct, frozen=True):
     run: str
 
 
-Message = TypeVar("Message", Submission, Control, Ready, Check, Launched, Cancelled, Finished, Settled)
+Message = TypeVar("Message", Submission, Control, ScheduleControl, Ready, Check, Launched, Cancelled, Finished, Settled)
 
 
 def decode(fields: Mapping[str, str], kind: type[Message]) -> Message:

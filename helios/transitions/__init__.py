@@ -17,8 +17,17 @@ import redis
 from redis.exceptions import NoScriptError, ResponseError
 
 from helios.events import EVENTS_KEPT, Event, encode_event
-from helios.keys import COLLECTOR_GROUP, JOBRUNNER_GROUP, SUBMITTER_GROUP, Keys
+from helios.keys import (
+    COLLECTOR_GROUP,
+    JOBRUNNER_GROUP,
+    SCHEDULES,
+    SUBMITTER_GROUP,
+    Keys,
+    schedule_answer,
+    schedule_dag,
+)
 from helios.keys import flight as flight_key
+from helios.keys import schedule as schedule_key
 from helios.measures import TRANSITIONS
 from helios.wire import send
 
@@ -32,6 +41,9 @@ UNREADABLE_DAG = "(unreadable)"
 
 REJECTED_KEPT = 100
 """So many rejected submissions of a partition stay readable, however many come."""
+
+ANSWER_KEPT_SECONDS = 86_400
+"""For so long an answer about a schedule can be read, and the entry that it answers does nothing a second time."""
 
 SUMS_KEPT = 2_000
 """So many DAGs and nodes of a partition keep their sums; those whose last run ended longest ago go."""
@@ -100,6 +112,10 @@ ABANDON_RUN = Script("abandon_run")
 RETRY_LETTER = Script("retry_letter")
 INGRESS_STATE = Script("ingress_state")
 REOPEN_INGRESS = Script("reopen_ingress")
+SCHEDULE_ADD = Script("schedule_add")
+SCHEDULE_CHANGE = Script("schedule_change")
+SCHEDULE_CLAIM = Script("schedule_claim")
+SCHEDULE_SENT = Script("schedule_sent")
 
 
 def ingress_state(stream: str, *, group: str) -> Call:
@@ -685,3 +701,52 @@ def hand_back(
 def tidy_consumers(stream: str, *, group: str, leaving: str = "", dead_after_ms: int) -> Call:
     """Returns how many consumers without pending entries were removed: the one that leaves, and the long dead."""
     return Call(TIDY_CONSUMERS, (stream,), (group, leaving, dead_after_ms))
+
+
+def schedule_add(name: str, *, entry: str, first: int, at_most: int, dag: bytes, fields: Mapping[str, str]) -> Call:
+    """Returns the entry's answer: `ok`, or why there is no such schedule now. `first`: its first time."""
+    flat = [text for pair in fields.items() for text in pair]
+    return Call(
+        SCHEDULE_ADD,
+        (schedule_key(name), schedule_dag(name), SCHEDULES, schedule_answer(entry)),
+        (name, entry, first, at_most, ANSWER_KEPT_SECONDS, dag, *flat),
+    )
+
+
+def schedule_change(name: str, *, entry: str, action: str, first: int | str = "") -> Call:
+    """Returns the entry's answer. `action`: remove, pause or resume; `first`: the first time from now on, for the last
+    of these. It may be empty where there is no such schedule.
+    """
+    return Call(
+        SCHEDULE_CHANGE,
+        (schedule_key(name), schedule_dag(name), SCHEDULES, schedule_answer(entry)),
+        (name, action, first, ANSWER_KEPT_SECONDS),
+    )
+
+
+def schedule_claim(
+    name: str,
+    *,
+    schedule: str,
+    expected: int,
+    time: int | str,
+    following: int | str,
+    now: int,
+    until: int,
+    replaces: str = "",
+    missed: int | str = "",
+    missed_why: str = "",
+) -> Call:
+    """Returns 1 if `time` is the caller's to send until `until`: it was due as `expected` says, or its claimant has not
+    finished it in time. `time` empty: nothing is to be sent. `following`: the first time after `now`; empty: none.
+    """
+    return Call(
+        SCHEDULE_CLAIM,
+        (schedule_key(name), SCHEDULES),
+        (name, schedule, expected, time, following, now, until, replaces, missed, missed_why),
+    )
+
+
+def schedule_sent(name: str, *, schedule: str, time: int, run: str) -> Call:
+    """Returns 1 if this call finished the time, whose submission is `run`."""
+    return Call(SCHEDULE_SENT, (schedule_key(name), SCHEDULES), (name, schedule, time, run))

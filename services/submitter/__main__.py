@@ -1,4 +1,4 @@
-"""`python -m services.submitter`: one thread for what users send, one for what finished."""
+"""`python -m services.submitter`: one thread for what users send, one for what finished, one for schedules."""
 
 from helios.heartbeat import Heartbeat
 from helios.keys import SUBMITTER_GROUP, all_partitions
@@ -9,6 +9,8 @@ from services.submitter.admission import Admission
 from services.submitter.damage import IngressWatch
 from services.submitter.ingress import STREAMS, Ingress
 from services.submitter.reconcile import EVERY_SECONDS, Reconciler
+from services.submitter.schedule import EVERY_SECONDS as SCHEDULES_EVERY_SECONDS
+from services.submitter.schedule import Scheduler
 from services.submitter.settle import Settler
 
 INGRESS_ENTRIES = 4
@@ -43,6 +45,7 @@ def main() -> None:
     finished = inbox(tuple(keys.finished for keys in all_partitions(settings.partitions)), settings.batch_entries)
     settler = Settler(client, settings.partitions)
     reconciler = Reconciler(client, settings.partitions)
+    scheduler = Scheduler(client, settings.partitions, settings.lease_seconds)
     heartbeat.troubles += [finished.trouble, outside.trouble]
     end_in_time(stop, settings, (outside, finished))
     run_loops(
@@ -52,6 +55,7 @@ def main() -> None:
             outside, ingress.handle, settings=settings, stop=stop, on_turn=before_reading, on_bury=ingress.bury
         ),
         lambda: repeat(stop, EVERY_SECONDS, reconciler.look),
+        lambda: repeat(stop, SCHEDULES_EVERY_SECONDS, scheduler.look),
     )
     heartbeat.end()
 

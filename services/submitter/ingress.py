@@ -16,6 +16,7 @@ from helios.transitions import cancel_run, commit
 from helios.worker import Failure, Later, Refused
 from services.submitter.accept import Refusal, accept, recover, reject, stated_name, withdraw
 from services.submitter.admission import Admission
+from services.submitter.schedule import control_schedule, is_about_schedules
 
 log = structlog.get_logger()
 
@@ -44,6 +45,8 @@ class Ingress:
                 if entry.stream == SUBMISSIONS:
                     outcome = accept(self.client, entry, self.partitions, self.window)
                     log.info("submission", outcome=outcome)
+                elif is_about_schedules(entry):
+                    control_schedule(self.client, entry)
                 else:
                     is_closed = self.admission is not None and bool(self.admission.reason)
                     control(self.client, entry, self.partitions, self.window, submissions_wait=is_closed)

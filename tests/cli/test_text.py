@@ -1,7 +1,6 @@
 """How figures, tables and foreign text are written."""
 
 import pytest
-from helios.readable import readable
 
 from cli.figures import count, duration, size
 from cli.output import harmless
@@ -10,6 +9,7 @@ from cli.submission import problem_line
 from cli.table import Cell, Column, lay_out, shortened, width
 from helios.dag_problem import Problem
 from helios.records import InputRecord, TaskView
+from helios.run_object import readable
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,8 @@ SAMPLES = {
     "reference": "image:1",
     "replica": "x",
     "priority": "low",
+    "schedule_name": "s",
+    "entry": RUN,
 }
 NOT_KEYS = {"partition", "prefix", "task_prefix", "log_prefix", "ready_streams"}
 """What keys begin with, and no key."""

@@ -983,4 +983,11 @@ MUTATIONS = (
         "object.spec.?volumes.orValue([]).all(v, v.?csi.?driver.orValue('') == 'cache.helios.dev')",
         "object.spec.?volumes.orValue([]).all(v, true)",
     ),
+    Mutation(
+        "the fence of a schedule's claim",
+        "tests/services/test_schedule.py::test_a_replica_that_slept_makes_no_second_run_and_moves_nothing",
+        "helios/transitions/schedule_sent.lua",
+        "if state[1] ~= id or state[2] ~= time then\n",
+        "if state[1] ~= id then\n",
+    ),
 )
