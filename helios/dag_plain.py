@@ -2,14 +2,16 @@
 happens here."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import yaml
 
 from helios.dag import DagInvalid, ParsedDag, parse_dag
-from helios.dag_problem import LIMITS, Problem
+from helios.dag_problem import LIMITS, Findings, Problem
 from helios.dag_scalar import plain
+from helios.dag_shape import to_spec
+from helios.dag_text import read_document
 
 Rename = Callable[[str], str]
 
@@ -26,6 +28,26 @@ def parse_plain(document: Mapping[str, Any], rename: Rename = str) -> ParsedDag:
     except DagInvalid as invalid:
         raise DagInvalid([_placed(each, rename) for each in invalid.problems]) from None
     return msgspec.structs.replace(parsed, warnings=[_placed(each, rename) for each in parsed.warnings])
+
+
+def read_plain(text: bytes) -> dict[str, Any]:
+    """A DAG file as YAML has it, its parameters still in it. Raises DagInvalid with every problem and its line."""
+    findings = Findings(LIMITS)
+    spec = to_spec(read_document(text, LIMITS, findings), LIMITS, findings)
+    declared = (spec.params if spec is not None else None) or {}
+    parse_dag(text, params={name: "param" for name, value in declared.items() if value is None})
+    document: dict[str, Any] = _said(msgspec.to_builtins(spec))
+    return {**document, "params": declared} if declared else document
+
+
+def _said(value: Any) -> Any:
+    """Without what is left out."""
+    if isinstance(value, dict):
+        items = cast(dict[str, Any], value)
+        return {name: _said(each) for name, each in items.items() if each is not None}
+    if isinstance(value, list):
+        return [_said(each) for each in cast(list[Any], value)]
+    return value
 
 
 def _placed(problem: Problem, rename: Rename) -> Problem:

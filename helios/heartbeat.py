@@ -87,5 +87,6 @@ def live_services(client: redis.Redis) -> list[dict[str, str]]:
     return sorted(beats, key=lambda beat: (beat["service"], beat["replica"]))
 
 
-def _keys_like(client: redis.Redis, pattern: str) -> list[str]:
-    return list(client.scan_iter(match=pattern, count=1000))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType] -- no stub
+def _keys_like(client: redis.Redis, pattern: str) -> set[str]:
+    """Each once, which SCAN does not promise."""
+    return set(client.scan_iter(match=pattern, count=1000))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType] -- no stub

@@ -16,7 +16,6 @@ import msgspec
 from msgspec import Struct
 
 from helios.dag import Dag as CheckedDag
-from helios.dag import parse_dag
 from helios.dag_format import (
     DagSpec,
     InputSpec,
@@ -28,7 +27,7 @@ from helios.dag_format import (
     TaskSpec,
     TolerationSpec,
 )
-from helios.dag_plain import parse_plain, yaml_text
+from helios.dag_plain import parse_plain, read_plain, yaml_text
 from helios.dag_problem import DagInvalid, Problem, nearest, quoted
 
 Mode = Literal["link", "copy"]
@@ -213,13 +212,10 @@ class Dag:
     @classmethod
     def from_yaml(cls, source: "str | bytes | PathLike[str]") -> "Dag":
         """Read a DAG file (a path object), or its text, in YAML or JSON. Raises DagInvalid with lines, and OSError."""
-        from helios.dag_written import written
-
         if isinstance(source, PathLike):
             source = Path(source).read_bytes()
-        checked = parse_dag(source.encode() if isinstance(source, str) else source).dag
-        data: dict[str, Any] = msgspec.json.decode(written(msgspec.json.encode(checked)))
-        dag = cls(checked.dag_name)
+        data = read_plain(source.encode() if isinstance(source, str) else source)
+        dag = cls(data["dagName"])
         dag._head = {name: value for name, value in data.items() if name != "tasks"}
         dag._tasks = {each["name"]: Task(each) for each in data["tasks"]}
         return dag

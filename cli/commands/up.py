@@ -67,6 +67,8 @@ def check_http(port: int) -> None:
     """Raises CommandFailed for a port that cannot be used, or without the extra that the API needs."""
     if not 1 <= port <= 65535:
         raise CommandFailed(f"--http is {port}", hint="give a port from 1 to 65535")
+    if accepts(port) and running_stack(home_from()) is None:
+        raise CommandFailed(f"another process listens at port {port}", hint="give another port")
     if find_spec("starlette") is None or find_spec("uvicorn") is None:
         raise CommandFailed("the HTTP API is not installed", hint="pip install 'helios[http]'")
 

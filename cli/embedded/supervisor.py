@@ -152,6 +152,7 @@ class Supervisor:
             "HELIOS_REPLICA": "local-1",
             "HELIOS_HTTP_BIND": f"127.0.0.1:{port}",
             "HELIOS_HTTP_TOKENS": f"local:read+submit:{digest}",
+            "HELIOS_METRICS_BIND": f"unix:{self._sockets}/api.sock" if self._sockets else "",
         }
         return PythonModule(
             "api",

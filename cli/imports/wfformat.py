@@ -23,6 +23,9 @@ VERSIONS = ("1.4", "1.5")
 
 RECORDED = "how it went when it was recorded, which a DAG does not say"
 
+_SHELL = re.compile(r"[\"'`$\\;&|<>()*?\[\]{}~#!]")
+"""What a shell does not take as it stands."""
+
 
 class WfTask(Struct, rename="camel"):
     """One task of a specification."""
@@ -219,12 +222,18 @@ def _task(
 
 
 def _command(path: Path, task: WfTask, executed: WfExecuted | None, losses: _Losses) -> list[str]:
+    """What of a recorded line the shell would read otherwise than it was meant cannot be known, and is said."""
     if executed is None or not executed.command.program:
         losses.add(path, f"task {task.id}", "no command was recorded of it; write it")
         return []
     words = [executed.command.program, *executed.command.arguments]
     # Recorders split a command line where it suits them: an argument with a space in it is a piece of the line.
-    return ["sh", "-c", " ".join(words)] if any(re.search(r"\s", each) for each in words) else words
+    if not any(re.search(r"\s", each) for each in words):
+        return words
+    line = " ".join(words)
+    if _SHELL.search(line):
+        losses.add(path, f"task {task.id}", f"its command became a line for the shell; see whether it is right: {line}")
+    return ["sh", "-c", line]
 
 
 def _file(name: str, path: Path, losses: _Losses) -> str:

@@ -58,8 +58,16 @@ def submit(asking: Asking, text: bytes, query: SubmitQuery, token: str, tracepar
         taskCount=len(parsed.dag.tasks),
         repeated=first is not None,
         warnings=parsed.warnings,
-        waits=asking.why_waiting(),
+        waits=_why_waiting(asking),
     )
+
+
+def _why_waiting(asking: Asking) -> str:
+    """Nothing may fail behind the XADD: whoever is told of an error would send the DAG again, as another run."""
+    try:
+        return asking.why_waiting()
+    except redis.RedisError:
+        return ""
 
 
 def _first_run(asking: Asking, request: str, fields: dict[Any, Any]) -> str | None:

@@ -55,17 +55,23 @@ class Stream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope
-        async with anyio.create_task_group() as group:
+        try:
+            async with anyio.create_task_group() as group:
 
-            async def leave_when_gone() -> None:
-                while (await receive())["type"] != "http.disconnect":
-                    pass
+                async def leave_when_gone() -> None:
+                    while (await receive())["type"] != "http.disconnect":
+                        pass
+                    group.cancel_scope.cancel()
+
+                group.start_soon(leave_when_gone)
+                async with contextlib.aclosing(self.pieces):
+                    await self._send(send)
                 group.cancel_scope.cancel()
-
-            group.start_soon(leave_when_gone)
-            async with contextlib.aclosing(self.pieces):
-                await self._send(send)
-            group.cancel_scope.cancel()
+        except BaseExceptionGroup as several:
+            # What went wrong is known by its kind; a group has the one that the stream raised.
+            if len(several.exceptions) == 1:
+                raise several.exceptions[0] from None
+            raise
 
     async def _send(self, send: Send) -> None:
         headers = [(b"content-type", self.media_type.encode())]

@@ -38,6 +38,9 @@ log = structlog.get_logger()
 TASKS_AT_A_TIME = 200
 """Some 1,600 spans in a request."""
 EXPORT_SECONDS = 10.0
+AWAY_SECONDS = 1.0
+REFUSALS = 20
+"""So often a trace is offered, a minute or two long, to a receiver that refuses it at once."""
 GIVEN_UP_AFTER_SECONDS = 86_400.0
 """So long after a run's end nobody tries to send its trace any more."""
 
@@ -156,6 +159,10 @@ def earlier_timed(name: str, text: str, *, local: bool) -> Timed | None:
     return Timed(view, moments=Moments(*(_number(getattr(was, field)) for field in MOMENTS)), local=local)
 
 
+def _age_seconds(entry: Entry) -> float:
+    return time.time() - int(entry.id.partition("-")[0]) / 1000
+
+
 class Tracer:
     """Handles the runs whose traces are to be sent."""
 
@@ -173,17 +180,23 @@ class Tracer:
 
     def handle(self, entries: list[Entry]) -> Sequence[Failure]:
         failures: list[Failure] = []
+        away = False
         for entry in entries:
             try:
                 run = decode(entry.fields, Settled).run
-                sent = self._send(entry, run)
+                began = time.monotonic()
+                sent = not away and self._send(entry, run)
+                # The exporter repeats what may yet be taken, and says at once what never will be. A receiver that is
+                # away would take the others' leases, too, and every replica count a delivery.
+                refused = not away and not sent and time.monotonic() - began < AWAY_SECONDS
+                away = away or not (sent or refused)
             except (msgspec.ValidationError, ResponseError) as error:
                 failures.append(Failure(entry, error))
                 continue
             if sent:
                 self.silent = False
                 TRACES.add(("sent",))
-            elif time.time() - int(entry.id.partition("-")[0]) / 1000 > GIVEN_UP_AFTER_SECONDS:
+            elif _age_seconds(entry) > GIVEN_UP_AFTER_SECONDS or (refused and entry.tries >= REFUSALS):
                 log.warning("the trace of a run is given up", run=run)
                 TRACES.add(("dropped",))
             else:
@@ -203,6 +216,7 @@ class Tracer:
         context = context_of(run, fields.get("traceparent"))
         if "endTime" not in fields or not context.is_sampled:
             return True  # the run is forgotten by now, or whoever submitted it wants no trace
+        self.inbox.renew(entry.stream, [entry.id])
         names: list[str] = self.client.lrange(keys.task_names(run), 0, -1)  # pyright: ignore[reportAssignmentType]
         whole = run_span(run, fields, context)
         for start in range(0, len(names), TASKS_AT_A_TIME):

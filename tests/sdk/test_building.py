@@ -53,6 +53,8 @@ def test_parameters_without_a_default_are_left_to_the_submission() -> None:
     assert parse_dag(text, params={"date": "2026-11-01"}).dag.tasks[0].command == ("echo", "2026-11-01")
     with pytest.raises(DagInvalid, match="date"):
         parse_dag(text)
+    assert Dag.from_yaml(text).to_dict()["params"] == {"date": None, "bucket": "data"}
+    assert Dag.from_yaml(text)["t"].document["command"] == ["echo", "${params.date}"]
     with pytest.raises(DagInvalid, match="dat"):
         dag.task("u", image="alpine:3.20", command=["echo", "${params.dat}"])
 
