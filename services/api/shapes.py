@@ -86,6 +86,7 @@ class Run(Struct, frozen=True, kw_only=True):
     durationMs: int | None
     cacheEnabled: bool
     memoize: bool
+    params: dict[str, str]
     cacheHit: str
     taskCount: int
     taskSucceeded: int
