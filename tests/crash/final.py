@@ -45,6 +45,8 @@ def state_of(client: redis.Redis, store: Any, bucket: str, run: str, named: Mapp
     for name in names:
         task: dict[str, str] = client.hgetall(keys.task(run, name))
         kept = _without(task, *TIMES_OF_A_TASK, *NAMES, *SEEN_ON_THE_WAY, "record", "memo", "waitsFor")
+        # When earlier attempts were in which phase, for their traces; there may be one more of them.
+        kept = {field: text for field, text in kept.items() if not field.startswith("was:")}
         found[f"task {name}"] = _replaced(kept, named)
         if "record" in task:
             found[f"record of {name}"] = _record(task["record"], named)

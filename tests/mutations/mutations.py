@@ -41,8 +41,8 @@ MUTATIONS = (
     Mutation(
         "the parameters in what a requestId was used for",
         "tests/services/test_accept.py::test_a_request_id_stands_for_one_dag_with_one_set_of_parameters",
-        "services/submitter/accept.py",
-        '    switches += f"\\0params {submission.params}" if submission.params else ""\n',
+        "helios/submitting.py",
+        '    switches += f"\\0params {fields[\'params\']}" if fields.get("params") else ""\n',
         "",
     ),
     Mutation(
@@ -161,8 +161,8 @@ MUTATIONS = (
         "that what is only not now is put off",
         "tests/helios/test_worker.py::test_what_is_only_not_now_is_put_off_and_never_counted",
         "helios/worker.py",
-        "    if isinstance(error, Later) or error_code(error) in TRANSIENT:\n",
-        "    if isinstance(error, Later):\n",
+        "    later = isinstance(error, Later) or error_code(error) in TRANSIENT\n",
+        "    later = isinstance(error, Later)\n",
     ),
     Mutation(
         "the look at both streams before the first write",
@@ -867,7 +867,7 @@ MUTATIONS = (
     Mutation(
         "that a submission without a reply is sent again",
         "tests/cli/test_link_cli.py::test_a_run_whose_submission_gets_no_reply_is_sent_again_and_is_one_run",
-        "cli/submission.py",
+        "helios/submitting.py",
         "TRIES = 3\n",
         "TRIES = 1\n",
     ),
