@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 from types import FrameType
 
 import msgspec
@@ -57,13 +58,22 @@ class Stop:
         self.event = threading.Event()
         self.listens = False
         """To signals, as in a process of its own."""
+        self.signals: SimpleQueue[None] = SimpleQueue()
 
     def listen(self) -> None:
         self.listens = True
+        threading.Thread(target=self._pass_on, name="signals", daemon=True).start()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._signalled)
 
     def _signalled(self, _number: int, _frame: FrameType | None) -> None:
+        """The event has a lock, which the code that is interrupted may hold: another signal's handler, or a wait. To
+        put into a SimpleQueue is safe there (https://docs.python.org/3/library/queue.html#queue.SimpleQueue.put).
+        """
+        self.signals.put(None)
+
+    def _pass_on(self) -> None:
+        self.signals.get()
         self.event.set()
 
     @property

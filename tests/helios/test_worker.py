@@ -2,8 +2,11 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -22,6 +25,7 @@ from tests.redis_servers import Valkey
 from tests.stage import RUN, Stage
 from tests.waiting import wait_until
 
+ROOT = Path(__file__).parents[2]
 SETTINGS = Settings(lease_seconds=600, deliveries_before_dead_letter=3)
 READY = Keys(0).ready
 
@@ -462,3 +466,33 @@ def test_a_periodic_look_that_fails_comes_again_and_ends_no_service(error: Excep
 
     run_loops(stop, lambda: repeat(stop, 0.001, look))
     assert len(looks) == 3
+
+
+LISTENING = """
+import sys
+from helios.worker import Stop
+
+stop = Stop()
+stop.listen()
+print("ready", flush=True)
+while not stop.wait(0.0005):
+    pass
+sys.exit(7)
+"""
+
+
+def test_any_number_of_signals_at_once_stop_a_process() -> None:
+    """The second meets the handler of the first at work, or the main thread with the event's lock in its hand."""
+    for _ in range(15):
+        process = subprocess.Popen([sys.executable, "-c", LISTENING], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            for _ in range(300):
+                process.send_signal(signal.SIGTERM)
+            # One that comes when Python is on its way out meets no handler any more.
+            assert process.wait(10) in (7, -signal.SIGTERM)
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()

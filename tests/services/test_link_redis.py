@@ -95,6 +95,7 @@ def healed(trial: Trial) -> Iterator[None]:
     trial.link.heal()
 
 
+@long
 def test_messages_that_are_lost_on_the_way_to_redis_cost_nothing(trial: Trial) -> None:
     """Whether Redis got the command or not is not known, and every command is sent again."""
     for fault in LOSSES:
