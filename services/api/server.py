@@ -18,6 +18,8 @@ from helios.worker import Stop
 HEAD_SECONDS = 5.0
 """For the headers of a request, from the connection or the last answer on."""
 HEAD_BYTES = 64 * 1024
+TAKE_SECONDS = 30.0
+"""For a client to take something of what waits for it."""
 CONNECTIONS = 1_000
 DRAIN_SECONDS = 6
 """For the requests in hand, from the stop signal on."""
@@ -28,6 +30,7 @@ class PatientH11(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride] -- as uvicorn has it
         self.late: asyncio.TimerHandle | None = None
+        self.untaken: asyncio.TimerHandle | None = None
         super().connection_made(transport)
         self._await_head()
 
@@ -36,9 +39,27 @@ class PatientH11(H11Protocol):
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.late is not None:
-            self.late.cancel()
+        for timer in (self.late, self.untaken):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self.untaken is not None:
+            self.untaken.cancel()
+
+    def _await_reader(self, before: int | None = None) -> None:
+        """A transport that is closed waits for ever for a client that takes nothing; `before`: how much waited then."""
+        waits = self.transport.get_write_buffer_size()
+        if before is not None and waits >= before:
+            self.transport.abort()
+        elif waits:
+            self.untaken = self.loop.call_later(TAKE_SECONDS, self._await_reader, waits)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -1,6 +1,7 @@
 """Who may ask for what: bearer tokens, known by their digests.
 
-A token has 256 random bits, so its SHA-256 is enough: there is nothing to guess that a slow hash would make slower.
+A token has 192 random bits or more, so its SHA-256 is enough: there is nothing to guess that a slow hash would make
+slower.
 """
 
 import hmac

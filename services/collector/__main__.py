@@ -95,7 +95,7 @@ def run(
 
         figures = SharedFigures(client, settings)
         RENDERED.append(figures.rendered)
-        beside.append(lambda: repeat(stop, READ_SECONDS, figures.look))
+        beside.append(lambda: repeat(stop, READ_SECONDS, figures.look_if_asked))
     inboxes = [inbox, checks]
     tracer: Tracer | None = None
     if settings.otlp_endpoint:

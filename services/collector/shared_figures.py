@@ -67,10 +67,16 @@ class SharedFigures:
         self.partitions = all_partitions(settings.partitions)
         self.families: list[Metric] = []
         self.read_at: float | None = None
-        self.up = False
+        self.up: bool | None = None
+        """Whether Redis answered the last time; None before it was asked."""
         self.encoders: dict[str, Encode] = {}
         """The formats that were asked for."""
         self.texts: dict[str, bytes] = {}
+
+    def look_if_asked(self) -> None:
+        """The same once somebody scrapes: to read it takes a scan of Redis's keys."""
+        if self.encoders:
+            self.look()
 
     def look(self) -> None:
         """Read anew. Raises redis.RedisError."""
@@ -101,7 +107,8 @@ class SharedFigures:
         return self.read_at is not None and time.time() - self.read_at < TRUE_SECONDS
 
     def collect(self) -> Iterable[Metric]:
-        yield family_of(measures.CLUSTER_UP, {(): float(self.up)})
+        if self.up is not None:
+            yield family_of(measures.CLUSTER_UP, {(): float(self.up)})
         if self.is_true():
             yield from self.families
 

@@ -105,6 +105,17 @@ def test_lag_and_pending_are_of_entries_unread_and_in_hand(served: Served) -> No
     client.unlink(keys.finished)
 
 
+def test_redis_is_read_for_nobody_before_somebody_scrapes(served: Served) -> None:
+    """What is shared takes a scan of all keys, and a Redis that was not asked is not called down."""
+    figures = SharedFigures(served.server.client(), settings_from({}))
+    figures.look_if_asked()
+    assert list(figures.collect()) == []
+    figures.rendered("text", lambda _: b"")
+    figures.look_if_asked()
+    assert figures.up
+    assert len(list(figures.collect())) > 5
+
+
 def test_nothing_but_the_metrics_is_served(served: Served) -> None:
     for path, method, code in (("/", "GET", 404), ("/v1/plan", "GET", 404), ("/metrics", "POST", 405)):
         request = urllib.request.Request(f"http://127.0.0.1:{served.ports['collector']}{path}", method=method)
