@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import msgspec
 import urllib3
 
+from cli.failure import with_extra
+
 WAIT_SECONDS = 5
 
 
@@ -57,7 +59,7 @@ def cluster_api() -> Api:
         from kubernetes import client as untyped_client
         from kubernetes import config as untyped_config
     except ImportError:
-        raise ApiAway("the package `kubernetes` is not installed: pip install 'helios[cluster]'") from None
+        raise ApiAway(f"the package `kubernetes` is not installed: {with_extra('cluster')}") from None
     client: Any = untyped_client
     config: Any = untyped_config
     known: Any = client.Configuration()

@@ -23,3 +23,8 @@ class CommandFailed(Exception):
         self.message = message
         self.hint = hint
         self.code = code
+
+
+def with_extra(extra: str) -> str:
+    """What to do where an extra is missing. Never by the bare name: an index may have another project of it."""
+    return f"install Helios' wheel with its extra: pip install 'dist/helios-….whl[{extra}]', see docs/install.md"

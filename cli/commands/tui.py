@@ -13,7 +13,7 @@ import msgspec
 from cyclopts import Parameter
 
 from cli.connection import ALL, Link, connected
-from cli.failure import BROKEN, SUCCEEDED, CommandFailed
+from cli.failure import BROKEN, SUCCEEDED, CommandFailed, with_extra
 from cli.output import is_terminal, narrate
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def tui(
 def missing(error: ImportError) -> CommandFailed:
     if (error.name or "").partition(".")[0] in ("tui", "cli", "helios"):
         raise error  # a fault of ours
-    return CommandFailed(f"the dashboard is not installed: {error}", hint="pip install 'helios[tui]'")
+    return CommandFailed(f"the dashboard is not installed: {error}", hint=with_extra("tui"))
 
 
 def is_served() -> bool:

