@@ -9,6 +9,7 @@ from cli.embedded.home import Home, home_from
 from cli.embedded.lease import StackFailed, running_stack, stop_stack
 from cli.embedded.ports import accepts
 from cli.embedded.stack import Stack
+from cli.embedded.users import users
 from cli.failure import RUN_FAILED, SUCCEEDED, CommandFailed, with_extra
 from cli.figures import count
 from cli.interrupts import Interrupts, noting_interrupts
@@ -17,6 +18,7 @@ from cli.output import narrate, put
 LOOK_SECONDS = 0.25
 MOST_REPLICAS = 16
 HTTP_SECONDS = 30.0
+UNUSED_SECONDS = 10.0
 
 
 def up(*, replicas: int = 1, metrics: str | None = None, http: int | None = None) -> int:
@@ -47,6 +49,8 @@ def up(*, replicas: int = 1, metrics: str | None = None, http: int | None = None
     if http is not None:
         check_http(http)
     home = home_from()
+    if replicas > 1 or metrics or http is not None:
+        await_end_of_unused(home)
     lost = False
     with noting_interrupts() as interrupts:
         try:
@@ -61,6 +65,13 @@ def up(*, replicas: int = 1, metrics: str | None = None, http: int | None = None
             stop_at_once(home)
     narrate("stopped")
     return RUN_FAILED if lost else SUCCEEDED
+
+
+def await_end_of_unused(home: Home) -> None:
+    """What an earlier command has left behind ends within seconds, and is without what is asked for now."""
+    deadline = time.monotonic() + UNUSED_SECONDS
+    while running_stack(home) is not None and not users(home) and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
 
 
 def check_http(port: int) -> None:
