@@ -24,7 +24,10 @@ from typing import NamedTuple
 from tests.mutations.mutations import MUTATIONS, Mutation
 
 PROJECT = Path(__file__).parents[2]
-NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "__pycache__", ".*_cache", ".hypothesis", ".ci", "build")
+NOT_COPIED = shutil.ignore_patterns(
+    *(".git", ".venv", "__pycache__", ".cache", ".*_cache", ".hypothesis", ".ci", "build", "dist")
+)
+"""What is made in a checkout: `make demo` leaves sockets in .cache, which cannot be copied."""
 ON_A_CLUSTER = ("tests/cluster/", "tests/k8s/test_admission")
 TEST_SECONDS = 240
 FAILED, PASSED = 1, 0

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutations.mutations import MUTATIONS, Mutation
-from tests.mutations.run import PROJECT, verdicts_on, without
+from tests.mutations.run import NOT_COPIED, PROJECT, verdicts_on, without
 
 PAGE = PROJECT / "docs" / "faults.md"
 FEW = 3
@@ -41,3 +41,11 @@ def test_every_promise_has_a_mutation() -> None:
 def test_the_first_mutations_are_killed() -> None:
     survivors = [each for each in verdicts_on(MUTATIONS[:FEW], 2) if not each.killed]
     assert not survivors
+
+
+def test_nothing_that_is_made_in_a_checkout_is_copied() -> None:
+    """A demo before the tests leaves sockets behind."""
+    ignored = (PROJECT / ".gitignore").read_text().split()
+    made = [name for each in ignored if "*" not in (name := each.strip("/")) and "/" not in name]
+    assert {".cache", ".venv", "build", "dist"} <= set(made)
+    assert NOT_COPIED(str(PROJECT), made) == set(made)

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import redis
 
+from helios.heartbeat import live_services
 from helios.keys import JOBRUNNER_GROUP, SUBMISSIONS, Keys, all_partitions
 from helios.settings import Settings
 from services.jobrunner.jobs import ExistingJob, WantedJob
@@ -82,6 +83,8 @@ def test_a_small_run_ends_long_before_a_large_one_that_came_first(replicas: Repl
 def test_a_replica_that_hangs_holds_up_nothing_for_longer_than_a_lease(replicas: Replicas) -> None:
     """Stopped with entries in hand, and woken when others have done its work: nothing is done twice."""
     client = replicas.server.client()
+    # One that were stopped at its start would have nothing in hand, and no handler for the signal that ends it.
+    wait_until("all replicas are there", lambda: len(live_services(client)) == 2 * len(COMMANDS), 30)
     runs = submit(client)
     for number, service in enumerate(COMMANDS):
         wait_until("some tasks are done", lambda at=60 * number: succeeded(client, runs, 1) > at, 30)
