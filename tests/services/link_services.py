@@ -26,8 +26,11 @@ class LinkedServices:
         self.start()
 
     def start(self) -> None:
+        """Those that do not run: what ran on, unknown to anybody, would outlive the tests."""
         for service, command in self.commands.items():
-            self.processes[service] = self._start(service, command, self.environ)
+            running = self.processes.get(service)
+            if running is None or running.poll() is not None:
+                self.processes[service] = self._start(service, command, self.environ)
 
     def _start(self, service: str, command: Sequence[str], environ: Mapping[str, str]) -> "subprocess.Popen[bytes]":
         own = {
