@@ -90,8 +90,12 @@ def _with_error(_logger: Any, _method: str, event: Event) -> Event:
     if isinstance(given, tuple):
         found = cast(tuple[Any, ...], given)[1]
     if found is not None:
-        event.setdefault("error", f"{type(found).__name__}: {found}")
+        event.setdefault("error", _words(found))
     return event
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 class _Redaction:
@@ -142,8 +146,13 @@ class _Others(logging.Handler):
     """Messages of libraries, as ours."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say = log.error if record.levelno >= logging.ERROR else log.warning
-        say(record.getMessage(), logger=record.name, exc_info=record.exc_info or None)
+        if record.levelno >= logging.ERROR:
+            log.error(record.getMessage(), logger=record.name, exc_info=record.exc_info or None)
+            return
+        # A library that warns goes on by itself, as urllib3 does after a head that was cut off: no traceback of it.
+        found = record.exc_info[1] if record.exc_info else None
+        said = {} if found is None else {"error": _words(found)}
+        log.warning(record.getMessage(), logger=record.name, **said)
 
 
 def _take_over_the_rest() -> None:

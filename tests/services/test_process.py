@@ -83,6 +83,11 @@ thread = threading.Thread(target=work)
 thread.start()
 thread.join()
 logging.getLogger("some.library").warning("its\\nwords %s", "planted-secret")
+try:
+    raise ValueError("a head cut off")
+except ValueError:
+    logging.getLogger("some.library").warning("a library carries on", exc_info=True)
+    logging.getLogger("some.library").error("a library gives up", exc_info=True)
 warnings.warn("planted-keeper is old")
 raise OSError("the end\\nof it")
 """
@@ -113,6 +118,9 @@ def test_a_line_is_one_object_whoever_says_it_and_holds_no_secret() -> None:
     assert not subject.keys() & by_words["not bound"].keys()
     assert "of the thread" in by_words["a thread ends by an error"]["error"]
     assert by_words["its\nwords ***"]["logger"] == "some.library"
+    assert by_words["a library carries on"]["error"] == "ValueError: a head cut off"
+    assert "exception" not in by_words["a library carries on"]
+    assert "Traceback" in by_words["a library gives up"]["exception"]
     assert "the end" in by_words["the process ends by an error"]["exception"]
     for line in lines:
         assert list(line)[:5] == ["time", "level", "service", "replica", "message"]
