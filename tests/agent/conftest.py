@@ -33,6 +33,7 @@ from agent.settings import Attempt, FetchSettings, PublishSettings
 from agent.volume_work import VIEW_LINK, VolumeTask
 from agent.web import Web
 from tests.agent.wrappers import PythonWrapper, StaticWrapper, Wrapper, compile_static
+from tests.redis_servers import free_port
 
 # Needs grpcio, which only these tests do.
 if TYPE_CHECKING:
@@ -566,13 +567,11 @@ class RealS3:
 def free_ports(count: int) -> list[int]:
     """Free ports whose neighbours 10,000 above, where weed puts its gRPC servers, are free too."""
     found: list[int] = []
-    candidate = 21000 + os.getpid() % 5000
     while len(found) < count:
-        candidate += 1
-        with socket.socket() as low, socket.socket() as high, suppress(OSError):
-            low.bind(("127.0.0.1", candidate))
-            high.bind(("127.0.0.1", candidate + 10000))
-            found.append(candidate)
+        port = free_port()
+        with socket.socket() as high, suppress(OSError):
+            high.bind(("127.0.0.1", port + 10_000))
+            found.append(port)
     return found
 
 

@@ -98,6 +98,7 @@ def test_a_store_that_is_silent_is_noticed_in_time(link: FaultyLink, monkeypatch
             assert question()
 
 
+@pytest.mark.alone
 def test_those_who_wait_for_a_silent_store_hold_up_no_other_call(
     valkey: redis.Redis, link: FaultyLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
