@@ -9,6 +9,7 @@ import pytest
 import redis
 
 from helios.streams import CLIENT_OPTIONS
+from tests.real_s3 import RealS3, running_s3
 from tests.redis_servers import Valkey
 from tests.turns import turn
 
@@ -35,6 +36,13 @@ def shared_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def real_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealS3]:
+    """Started once; whoever counts or deletes objects takes a bucket of its own."""
+    with running_s3(tmp_path_factory.mktemp("weed")) as real:
+        yield real
 
 
 @pytest.fixture
