@@ -35,7 +35,7 @@ from services.jobrunner.jobs import job_name
 from services.jobrunner.launch import JobRunner
 from services.submitter.accept import open_calls
 from services.submitter.settle import Settler
-from tests.agent.conftest import RealS3, real_s3  # noqa: F401 -- a fixture
+from tests.real_s3 import RealS3
 from tests.redis_servers import free_port
 from tests.services.test_collect import FakePods
 from tests.services.test_jobrunner import Launcher
@@ -200,14 +200,14 @@ class Town:
 
 
 @pytest.fixture
-def town(valkey: redis.Redis, real_s3: RealS3) -> Iterator[Town]:  # noqa: F811
+def town(valkey: redis.Redis, real_s3: RealS3) -> Iterator[Town]:
     made = Town(valkey, real_s3.endpoint)
     yield made
     made.skipper.close()
 
 
 @pytest.fixture
-def cluster(valkey: redis.Redis, real_s3: RealS3) -> Iterator[Town]:  # noqa: F811
+def cluster(valkey: redis.Redis, real_s3: RealS3) -> Iterator[Town]:
     made = Town(valkey, real_s3.endpoint, "kubernetes")
     yield made
     made.skipper.close()
