@@ -51,8 +51,11 @@ dev: $(VENV)/.dev ## the same, with the test tools
 demo: $(VENV)/.runtime ## run one example twice and compare what the cache saved
 	@$(BIN)/python examples/demo.py
 
+# Tests mostly wait, for processes and leases. A file's tests stay in one process, and keep the servers they share.
+WORKERS ?= 2
+
 test: $(VENV)/.dev ## run the tests; sets up all they need
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 SECONDS ?= 600
 

@@ -1,19 +1,37 @@
-"""Redis for tests: the same ones run on fakeredis and on a real Valkey."""
+"""Redis for tests: the same ones run on fakeredis and on a real Valkey. And who may run beside whom."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import fakeredis
+import hypothesis
 import pytest
 import redis
 
 from helios.streams import CLIENT_OPTIONS
+from tests.real_s3 import RealS3, running_s3
 from tests.redis_servers import Valkey
+from tests.turns import turn
 
 # `nohup make test &` ignores these, and every process of a test would inherit that.
 for number in (signal.SIGHUP, signal.SIGQUIT):
     signal.signal(number, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("helios", deadline=None)
+# For tests.mutations.run: that a test fails is all it wants to know, and the smallest example may take minutes.
+hypothesis.settings.register_profile(
+    "unshrunk", deadline=None, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
+)
+hypothesis.settings.load_profile("helios")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """`make test` runs several processes; while a test marked `alone` runs, with its fixtures, the others wait."""
+    with turn(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +40,13 @@ def shared_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def real_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealS3]:
+    """Started once; whoever counts or deletes objects takes a bucket of its own."""
+    with running_s3(tmp_path_factory.mktemp("weed")) as real:
+        yield real
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
 """A real Valkey for tests: a process of its own on a free loopback port, which can be killed and started again."""
 
+import contextlib
+import itertools
+import os
 import platform
 import socket
 import subprocess
@@ -19,10 +22,28 @@ def server_program() -> Path:
     return folder / f"{platform.system().lower()}-{machine}" / "valkey-server"
 
 
+PROCESSES = 16
+"""Test processes beside each other whose ports are never the same."""
+
+_ports = itertools.cycle(
+    range(10_000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % PROCESSES, 20_000, PROCESSES)
+)
+# Somewhere: other checkouts' tests may run beside these.
+for _ in range(os.getpid() % (10_000 // PROCESSES)):
+    next(_ports)
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A loopback port where nobody listens, and that nobody is given by chance before it is used.
+
+    The system hands out higher ones to outgoing connections, local mode takes its own from 20,000 on, and this process
+    takes hundreds of others before it comes back to one.
+    """
+    for port in itertools.islice(_ports, 10_000 // PROCESSES):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
 
 
 class Valkey:

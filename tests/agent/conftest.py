@@ -1,14 +1,13 @@
-"""A node's surroundings for the agent's tests: an object store, a pod endpoint, a node with its folders, and a real S3.
+"""A node's surroundings for the agent's tests: an object store, a pod endpoint, and a node with its folders.
 
 The small object store speaks what the agent uses of S3 (Range, If-Match, ETag, multipart) and can misbehave on request;
-the real one is weed, started once, for the paths that must hold on S3 itself.
+tests/real_s3.py is for the paths that must hold on S3 itself.
 """
 
 import hashlib
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -547,95 +546,6 @@ def wrapper(request: pytest.FixtureRequest, node: Node) -> Wrapper:
     if request.param == "static":
         return StaticWrapper(node, request.getfixturevalue("static_binary"))
     return PythonWrapper(node)
-
-
-class RealS3:
-    """A weed server of this test session, with a bucket `corpora`."""
-
-    def __init__(self, port: int) -> None:
-        from minio import Minio
-
-        self.endpoint = f"127.0.0.1:{port}"
-        self.client = Minio(self.endpoint, access_key="helios", secret_key="helios-secret", secure=False)
-
-    def sign(self, method: str, key: str) -> str:
-        bucket, _, name = key.partition("/")
-        return self.client.get_presigned_url(method, bucket, name)
-
-
-def free_ports(count: int) -> list[int]:
-    """Free ports whose neighbours 10,000 above, where weed puts its gRPC servers, are free too."""
-    found: list[int] = []
-    candidate = 21000 + os.getpid() % 5000
-    while len(found) < count:
-        candidate += 1
-        with socket.socket() as low, socket.socket() as high, suppress(OSError):
-            low.bind(("127.0.0.1", candidate))
-            high.bind(("127.0.0.1", candidate + 10000))
-            found.append(candidate)
-    return found
-
-
-@pytest.fixture(scope="session")
-def real_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealS3]:
-    with running_s3(tmp_path_factory.mktemp("weed")) as real:
-        yield real
-
-
-@contextmanager
-def running_s3(folder: Path) -> Iterator[RealS3]:
-    identity = {
-        "name": "helios",
-        "credentials": [{"accessKey": "helios", "secretKey": "helios-secret"}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
-    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
-    master, volume, filer, s3 = free_ports(4)
-    command = [
-        str(Path(sys.executable).with_name("weed")),
-        "server",
-        f"-dir={folder}",
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
-        f"-master.port={master}",
-        f"-volume.port={volume}",
-        "-filer",
-        f"-filer.port={filer}",
-        "-s3",
-        f"-s3.port={s3}",
-        f"-s3.config={folder / 's3.json'}",
-        "-master.volumeSizeLimitMB=64",
-        "-volume.max=0",
-        "-master.telemetry=false",
-        "-s3.port.iceberg=0",
-        "-s3.port.lance=0",
-        "-volume.preStopSeconds=0",
-        "-filer.localSocket=filer.sock",
-        "-s3.localSocket=s3.sock",
-    ]
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True)
-    try:
-        real = RealS3(s3)
-
-        def ready() -> bool:
-            assert server.poll() is None, (folder / "log").read_text()[-2000:]
-            with suppress(Exception):
-                if not real.client.bucket_exists("corpora"):
-                    real.client.make_bucket("corpora")
-                real.client.put_object("corpora", "probe", __import__("io").BytesIO(b"x"), 1)
-                return True
-            return False
-
-        wait_until(ready, "weed answers", 40)
-        yield real
-    finally:
-        # On SIGTERM it takes its time; nothing of it is worth keeping.
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-        # Sockets whose names weed does not let one choose.
-        for kind, port in (("master", master), ("volume", volume), ("filer", filer), ("s3", s3)):
-            Path(f"/tmp/seaweedfs-{kind}-grpc-{port + 10000}.sock").unlink(missing_ok=True)
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ class KubeNode:
             assert process.poll() is None, self.log()
             return self.registration_socket.exists()
 
-        wait_until(listens, "the driver listens")
+        wait_until(listens, "the driver listens", 60)
 
     def log(self) -> str:
         return (self.root / "log").read_text()

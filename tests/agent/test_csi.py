@@ -283,6 +283,7 @@ def test_an_agent_that_is_killed_at_any_step_goes_on_where_it_was(
     if step == "bringing":
         store.faults["bucket/data.csv"] = [("hold", forever)]
         assert kube.refusal(pod, 1.2)[0] == "DEADLINE_EXCEEDED"
+        wait_until(lambda: store.count("GET", "bucket/data.csv"), "the store is asked, and holds what it sends")
         kube.restart()
     kube.publish(pod)
     if step == "mounted":

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from agent import bring
 from agent.logs import LoggedInput, read_fetch_log
 from agent.manifest import MESSAGE_BYTES
 from tests.agent.conftest import QuietHandler, both_forms, serving
@@ -246,8 +247,11 @@ def test_no_line_and_no_error_shows_a_signature_or_the_token(store: Any, endpoin
 
 @both_forms
 @pytest.mark.parametrize("status", [302, 308])
-def test_a_store_that_sends_elsewhere_is_not_followed(store: Any, endpoint: Any, node: Any, status: int) -> None:
+def test_a_store_that_sends_elsewhere_is_not_followed(
+    store: Any, endpoint: Any, node: Any, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
     """Else whoever can write an object's metadata could have nodes ask any server that they reach."""
+    monkeypatch.setattr(bring, "HEAD_TRIES", 2)
     asked: list[str] = []
 
     class Elsewhere(QuietHandler):

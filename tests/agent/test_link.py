@@ -129,6 +129,7 @@ def test_a_slow_and_late_way_is_borne(
     assert to_endpoint.counts[Fault.DELAY] >= 1
 
 
+@pytest.mark.alone
 def test_of_connections_that_were_kept_and_fell_silent_one_is_waited_for(
     endpoint: Any, to_endpoint: FaultyLink
 ) -> None:

@@ -174,6 +174,7 @@ def test_on_any_doubt_the_store_gives_it(
     assert second.read("x") == b"x" * 1000
 
 
+@pytest.mark.alone
 def test_a_peer_that_takes_a_connection_and_says_nothing_is_soon_left(
     store: ObjectStore, endpoint: PodEndpoint, nodes: Neighbourhood, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -239,6 +239,7 @@ def test_what_redis_has_forgotten_is_told_again(site: Site) -> None:
     teller.until_held({A: 5, B: 7})
 
 
+@pytest.mark.alone
 def test_a_collector_that_is_away_holds_up_no_round_and_hears_everything_later(site: Site) -> None:
     keeper = Keeper(a=5)
     teller = Teller(site, keeper)
@@ -306,6 +307,7 @@ def test_what_tasks_still_need_is_told_before_an_eviction(site: Site, valkey: re
     assert Teller(site, Keeper()).sync.needed([A, C]) == {C}
 
 
+@pytest.mark.alone
 def test_an_eviction_waits_once_for_a_collector_that_does_not_answer(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

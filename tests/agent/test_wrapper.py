@@ -151,7 +151,7 @@ def test_a_daemon_without_the_environment_is_killed_before_the_lock_is_given_up(
 @pytest.mark.skipif(sys.platform != "linux", reason="orphans can be adopted on Linux only")
 @pytest.mark.parametrize("how", ["signal", "timeout"])
 def test_a_daemon_does_not_outlive_a_command_that_was_ended(wrapper: Wrapper, wait_until: Any, how: str) -> None:
-    process = wrapper.start(*DAEMON_COMMAND, "wait", timeout="0.5" if how == "timeout" else None)
+    process = wrapper.start(*DAEMON_COMMAND, "wait", timeout="2" if how == "timeout" else None)
     wait_until(lambda: (wrapper.node.artifacts / "out").exists(), "the daemon runs")
     if how == "signal":
         process.terminate()

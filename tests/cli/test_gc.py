@@ -9,12 +9,10 @@ import pytest
 import redis
 
 from cli.figures import bytes_of, seconds_of
-from tests.agent.conftest import RealS3, real_s3
 from tests.cli.command import Helios
+from tests.real_s3 import RealS3
 from tests.redis_servers import Valkey
 from tests.stage import Stage
-
-__all__ = ["real_s3"]
 
 GONE, GONE_TOO, STORED = (f"{1764027260000 + number}-0" for number in range(3))
 

@@ -22,12 +22,10 @@ from helios.memo import memo_key
 from helios.podwire import SourceKnown
 from helios.records import OutputRecord
 from helios.streams import CLIENT_OPTIONS
-from tests.agent.conftest import RealS3, real_s3
 from tests.cli.command import Helios
+from tests.real_s3 import RealS3
 from tests.redis_servers import Valkey
 from tests.waiting import wait_until
-
-__all__ = ["real_s3"]
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -19,12 +19,12 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
-from tests.agent.conftest import running_s3
 from tests.crash.cases import Baseline, Players, Verdict, as_they_end, every_case, players
 from tests.crash.points import Plan
 from tests.crash.processes import ROOT, fork_servers
 from tests.crash.scenarios import Scenario, all_of, seed
 from tests.crash.world import LEASE_SECONDS, SERVICES, Case
+from tests.real_s3 import running_s3
 
 WORKLOAD = ROOT / "bench" / "data" / "small-workflow.json"
 TAKEOVERS = 12

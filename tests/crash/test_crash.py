@@ -5,14 +5,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.agent.conftest import RealS3, real_s3
 from tests.crash.cases import Baseline, baseline, every_case, judge
 from tests.crash.points import Plan
 from tests.crash.processes import fork_servers
 from tests.crash.scenarios import EXHAUSTIVE, Scenario
 from tests.crash.world import LEASE_SECONDS, SERVICES, Case, World
-
-__all__ = ["real_s3"]
+from tests.real_s3 import RealS3
 
 pytestmark = pytest.mark.timeout(180)
 

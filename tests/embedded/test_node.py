@@ -488,6 +488,7 @@ def test_a_runaway_log_is_cut_with_a_line_that_says_so(tmp_path: Path, until: Ca
     assert written.endswith(b"[HELIOS] the log is cut here, at 10000 bytes\n")
 
 
+@pytest.mark.alone
 def test_an_idle_node_hardly_costs_anything(node: LocalNode, until: Callable[..., Any]):
     """Under two percent of one processor while nothing happens, measured over a second."""
     import time

@@ -35,6 +35,7 @@ def all_at_once(what: Callable[[], object], number: int) -> None:
             done.result()
 
 
+@pytest.mark.alone
 def test_connections_that_fell_silent_together_are_given_up_together(link: FaultyLink) -> None:
     """The loop notices first; whoever uses another connection of the process later has no wait of its own."""
     options = {**CLIENT_OPTIONS, "socket_timeout": TIMEOUT_SECONDS}

@@ -94,7 +94,7 @@ def services(guarded: GuardedRedis, tmp_path: Path) -> Iterator[GuardedRedis]:
             stack.callback(process.terminate)
         client = guarded.client("client")
         ready = [""] * 3
-        wait_until("the services are ready", lambda: [each["waitsFor"] for each in live_services(client)] == ready)
+        wait_until("the services are ready", lambda: [each["waitsFor"] for each in live_services(client)] == ready, 60)
         client.close()
         yield guarded
     for log in tmp_path.glob("*.log"):

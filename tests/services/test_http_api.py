@@ -179,6 +179,7 @@ def test_a_run_its_list_and_its_dags_metrics_have_the_names_of_the_command_line(
         assert api.ask("GET", f"/api/v1/dags/trial/metrics?limit={limit}").status == 400
 
 
+@pytest.mark.alone
 def test_a_hundred_runs_of_a_dag_are_answered_in_time(api: Api, stage: Stage) -> None:
     """The bound is generous for a machine that is shared; bench/http_api.py measures."""
     for number in range(100):

@@ -299,6 +299,7 @@ def test_no_launch_waits_for_the_slowest_of_its_batch(scene: Scene, server: ApiS
     assert stage.client.xlen(stage.keys.launched) == 4
 
 
+@pytest.mark.alone
 def test_a_silent_api_server_costs_a_batch_one_wait_only(scene: Scene, server: ApiServer, api: Api) -> None:
     """Else the batch would outlast its lease, and each takeover would count against its entries."""
     silence = threading.Event()

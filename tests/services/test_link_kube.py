@@ -117,6 +117,7 @@ def test_an_api_server_that_falls_silent_is_noticed_in_time(trial: Trial) -> Non
     assert took <= NOTICED_SECONDS + BACK_SECONDS
 
 
+@pytest.mark.alone
 def test_an_api_server_that_refuses_costs_no_processor_and_is_said_without_secrets(trial: Trial) -> None:
     run = trial.submit()
     known = {service: len(trial.services.log(service)) for service in COMMANDS}

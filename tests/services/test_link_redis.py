@@ -120,6 +120,7 @@ def test_a_redis_that_falls_silent_is_noticed_in_time(trial: Trial) -> None:
     assert took <= NOTICED_SECONDS + BACK_SECONDS
 
 
+@pytest.mark.alone
 def test_a_redis_that_refuses_costs_no_processor_and_is_said_without_secrets(trial: Trial) -> None:
     """Nobody asks in a tight loop, each service says what it waits for, and goes on soon after."""
     runs = trial.submit()

@@ -24,8 +24,8 @@ from services.collector.__main__ import ENDPOINT_THREADS, Endpoint
 from services.collector.endpoint import PodEndpoint
 from services.collector.store import Store, StoreRefused
 from services.submitter.accept import open_calls
-from tests.agent.conftest import RealS3, real_s3  # noqa: F401 -- a fixture
 from tests.faulty_link import Fault, FaultyLink, long
+from tests.real_s3 import RealS3
 from tests.redis_servers import free_port
 from tests.stage import RUN, Stage
 
@@ -45,7 +45,7 @@ def settings_of(link: FaultyLink) -> Settings:
 
 
 @pytest.fixture
-def link(real_s3: RealS3) -> Iterator[FaultyLink]:  # noqa: F811
+def link(real_s3: RealS3) -> Iterator[FaultyLink]:
     real_s3.client.put_object("corpora", "kept", io.BytesIO(CONTENT), len(CONTENT))
     host, _, port = real_s3.endpoint.partition(":")
     with FaultyLink((host, int(port)), seed=4) as link:
@@ -98,6 +98,7 @@ def test_a_store_that_is_silent_is_noticed_in_time(link: FaultyLink, monkeypatch
             assert question()
 
 
+@pytest.mark.alone
 def test_those_who_wait_for_a_silent_store_hold_up_no_other_call(
     valkey: redis.Redis, link: FaultyLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ from helios.records import decode_attempt, read_tasks
 from helios.settings import Settings
 from helios.streams import Inbox
 from helios.tokens import TOKEN_SECONDS, Attempt
-from helios.transitions import cancel_run, commit, commit_one
+from helios.transitions import cancel_run, commit, commit_one, unskip
 from helios.worker import Failure, Later
 from services.collector import skip
 from services.collector.collect import Collector
@@ -35,7 +35,7 @@ from services.jobrunner.jobs import job_name
 from services.jobrunner.launch import JobRunner
 from services.submitter.accept import open_calls
 from services.submitter.settle import Settler
-from tests.agent.conftest import RealS3, real_s3  # noqa: F401 -- a fixture
+from tests.real_s3 import RealS3
 from tests.redis_servers import free_port
 from tests.services.test_collect import FakePods
 from tests.services.test_jobrunner import Launcher
@@ -200,14 +200,14 @@ class Town:
 
 
 @pytest.fixture
-def town(valkey: redis.Redis, real_s3: RealS3) -> Iterator[Town]:  # noqa: F811
+def town(valkey: redis.Redis, real_s3: RealS3) -> Iterator[Town]:
     made = Town(valkey, real_s3.endpoint)
     yield made
     made.skipper.close()
 
 
 @pytest.fixture
-def cluster(valkey: redis.Redis, real_s3: RealS3) -> Iterator[Town]:  # noqa: F811
+def cluster(valkey: redis.Redis, real_s3: RealS3) -> Iterator[Town]:
     made = Town(valkey, real_s3.endpoint, "kubernetes")
     yield made
     made.skipper.close()
@@ -584,6 +584,8 @@ def test_repeated_deliveries_of_a_look_change_nothing(town: Town) -> None:
         town.client.xadd(stream, {"run": first, "task": "a", "attempt": "1"})
     town.pump()
     assert town.is_running(first)
+    late = unskip(KEYS, entry="1-1", run=first, task="a", attempt=1, memo=b"{}")
+    assert commit_one(town.client, late) == 0, "what an earlier look came to is said once more"
     town.finish(first)
     second = town.skipped(dag(), by=first)
     for stream in (KEYS.checks, KEYS.ready):

@@ -121,6 +121,7 @@ class SlowLauncher:
         return []
 
 
+@pytest.mark.alone
 def test_a_slow_api_server_neither_loses_entries_nor_counts_against_them(valkey: redis.Redis) -> None:
     """A batch that takes many leases stays with its replica; else each other one would ask for the same Jobs in turn,
     and after five the run would fail.

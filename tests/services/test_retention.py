@@ -16,10 +16,8 @@ from helios.settings import Settings
 from helios.worker import Stop
 from services.collector import retention
 from services.collector.retention import tidy_store
-from tests.agent.conftest import RealS3, real_s3
+from tests.real_s3 import RealS3
 from tests.stage import Stage
-
-__all__ = ["real_s3"]
 
 NUMBERS = itertools.count()
 

@@ -27,6 +27,7 @@ SMOKE = Options(
 )
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 def test_nothing_is_lost_and_nothing_committed_twice_whatever_is_killed_or_cut_off() -> None:
     outcome = soak(SMOKE)

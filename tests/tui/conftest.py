@@ -5,10 +5,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.agent.conftest import real_s3
-
-__all__ = ["real_s3"]
-
 
 @pytest.fixture(autouse=True)
 def same_surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
