@@ -30,6 +30,7 @@ def import_(
     parameter: Annotated[tuple[str, ...], Parameter(name=["--parameter", "-p"], negative=())] = (),
     image: str | None = None,
     inputs: str | None = None,
+    templates: Annotated[tuple[File, ...], Parameter(name="--templates", negative=())] = (),
     output: Annotated[Format, Parameter(name=["--output", "-o"])] = "table",
 ) -> int:
     """Make a DAG of Helios out of a DAG of another system, and say by line what could not be carried over.
@@ -51,17 +52,18 @@ def import_(
         wfformat: the image of all tasks, of which a recording says nothing.
     inputs
         wfformat: where the files lie that no task makes: s3://bucket/prefix.
+    templates
+        argo: a file with templates that the workflow refers to (templateRef, workflowTemplateRef). May be repeated.
     output
         table for people, json for one object with the DAG and what is not in it.
     """
-    try:
-        text = read_dag(file).decode()
-    except UnicodeDecodeError:
-        raise CommandFailed(f"{name_of(file)} is not UTF-8", hint="save it as UTF-8") from None
+    text = _text(file)
+    if origin == "wfformat" and templates:
+        raise CommandFailed("--templates is for argo", hint="a recording has no templates")
     _check_options(origin, parameter, image, inputs)
     try:
         found = (
-            import_argo(text, _pairs(parameter))
+            import_argo(text, _pairs(parameter), [_text(each) for each in templates])
             if origin == "argo"
             else [import_wfformat(text, image=_image_of(image), inputs=_inputs_of(text, inputs))]
         )
@@ -73,6 +75,13 @@ def import_(
             f"{name_of(file)} holds {len(found)} workflows", hint="import them one by one: a file for each"
         )
     return _told(found[0], file, to, output)
+
+
+def _text(file: str) -> str:
+    try:
+        return read_dag(file).decode()
+    except UnicodeDecodeError:
+        raise CommandFailed(f"{name_of(file)} is not UTF-8", hint="save it as UTF-8") from None
 
 
 def _told(imported: Imported, file: str, to: Path | None, output: Format) -> int:

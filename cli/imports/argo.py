@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
+from cli.imports.argo_late import MARK, Around, Late, LateValues, put_around
 from cli.imports.argo_task import Source, TaskMaker
-from cli.imports.argo_text import dependencies, has_tag, holds, sequence, substituted
+from cli.imports.argo_text import dependencies, has_tag, sequence, substituted, without_expression
+from cli.imports.argo_when import Condition, condition, decided
 from cli.imports.document import Unreadable, Value, documents
 from cli.imports.losses import Imported, Losses
 
@@ -27,7 +29,18 @@ MAX_CALLS = 40
 """Calls within one another."""
 RUN_TIME = "its value is known only while the workflow runs"
 
-SPEC = frozenset({"entrypoint", "arguments", "templates", "serviceAccountName", "nodeSelector", "tolerations"})
+SPEC = frozenset(
+    {
+        "entrypoint",
+        "arguments",
+        "templates",
+        "templateDefaults",
+        "serviceAccountName",
+        "nodeSelector",
+        "tolerations",
+        "volumes",
+    }
+)
 _AFTERWARDS = "about what happens to the workflow's objects afterwards, which Helios keeps in its own way"
 SPEC_HARMLESS = {
     **dict.fromkeys(
@@ -40,7 +53,6 @@ SPEC_HARMLESS = {
 SPEC_REASONS = {
     "onExit": "an exit handler is a template of its own in Argo; write it as the DAG's onExit",
     "hooks": "Helios has no lifecycle hooks",
-    "volumes": "tasks of Helios have no volumes: data goes through inputs and outputs",
     "volumeClaimTemplates": "tasks of Helios have no volumes: data goes through inputs and outputs",
     "synchronization": "Helios has no mutexes and semaphores",
     "activeDeadlineSeconds": "Helios limits the time of tasks (timeoutSeconds), not of runs",
@@ -48,7 +60,6 @@ SPEC_REASONS = {
     "imagePullSecrets": "pull secrets are a setting of Helios (HELIOS_IMAGE_PULL_SECRETS), not of a DAG",
     "securityContext": "whom tasks run as is a setting of Helios, not of a DAG",
     "podSpecPatch": "the pods are Helios' own",
-    "templateDefaults": "defaults of templates are not carried over; write the fields into each",
     "retryStrategy": "a retryStrategy of the whole workflow is not carried over; give it to the templates",
 }
 CALL = frozenset(
@@ -63,11 +74,11 @@ CALL = frozenset(
         "withItems",
         "withSequence",
         "withParam",
+        "templateRef",
+        "continueOn",
     }
 )
 CALL_REASONS = {
-    "templateRef": "the template is in another object, which is not in this file",
-    "continueOn": "a task of Helios that fails ends what depends on it",
     "onExit": "Helios has no exit handlers of single tasks",
     "hooks": "Helios has no lifecycle hooks",
 }
@@ -81,28 +92,101 @@ class Arguments(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a call left: the tasks after which it is over, and its artifacts."""
+    """What a call left: the tasks after which it is over, its artifacts, and its values by Argo's words for them
+    (`outputs.result`, `outputs.parameters.x`, `status`)."""
 
     leaves: Sequence[str]
     artifacts: Mapping[str, Source]
+    values: Mapping[str, str]
 
 
-def import_argo(text: str, parameters: Mapping[str, str] | None = None) -> list[Imported]:
-    """A DAG for each workflow in the text, with `parameters` in place of the workflow's own. Raises Unreadable."""
-    found = [each for each in documents(text) if (each.get("kind").text or "") in KINDS]
+class Place(NamedTuple):
+    """Where in the DAG what is called comes."""
+
+    path: str
+    """The way to it through the calls, of which its tasks' names are made."""
+    after: Sequence[str]
+    """The tasks that come before it."""
+    guards: tuple[Condition, ...] = ()
+    """What has to hold for it to be run, as far as that is not known yet."""
+    may_fail: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """What the calls of one `dag` or `steps` share. `outcomes` are those of its calls so far, by name."""
+
+    word: Literal["tasks", "steps"]
+    template: Value
+    templates: Mapping[str, Value]
+    passed: Arguments
+    known: Mapping[str, str]
+    place: Place
+    outcomes: dict[str, Outcome] = field(default_factory=dict[str, Outcome])
+
+    def named(self, name: str) -> str:
+        return _safe(f"{self.place.path}.{name}" if self.place.path else name)
+
+    def values(self) -> dict[str, str]:
+        """What is known within it by now, with what its calls made."""
+        made = {
+            f"{self.word}.{name}.{word}": value
+            for name, outcome in self.outcomes.items()
+            for word, value in outcome.values.items()
+        }
+        return {**self.known, **made}
+
+    def artifacts(self) -> dict[str, Mapping[str, Source]]:
+        return {name: outcome.artifacts for name, outcome in self.outcomes.items()}
+
+
+def import_argo(text: str, parameters: Mapping[str, str] | None = None, others: Sequence[str] = ()) -> list[Imported]:
+    """A DAG for each workflow in the text, with `parameters` in place of the workflow's own. Raises Unreadable.
+
+    What has no entry point holds templates for the others; where all are like that, all are tried. `others` are texts
+    with further templates that may be called.
+    """
+    found = _workflows(text)
     if not found:
         kinds = ", ".join(KINDS)
         raise Unreadable(f"no document is of a kind that has tasks: {kinds}")
-    return [_Importer(each, parameters or {}).imported() for each in found]
+    at_hand = [*found, *(each for other in others for each in _workflows(other))]
+    library = {
+        each.get("metadata", "name").text or "": each.get("spec")
+        for each in reversed(at_hand)
+        if (each.get("kind").text or "").endswith("WorkflowTemplate")
+    }
+    entered = [each for each in found if _is_entered(each)] or found
+    return [_Importer(each, parameters or {}, library).imported() for each in entered]
+
+
+def _workflows(text: str) -> list[Value]:
+    if MARK in text:
+        raise Unreadable("it holds a NUL character")
+    return [each for each in documents(text) if (each.get("kind").text or "") in KINDS]
+
+
+def _is_entered(document: Value) -> bool:
+    spec = document.get(*KINDS[document.get("kind").text or ""])
+    return spec.get("entrypoint").text is not None or not spec.get("workflowTemplateRef").is_empty
 
 
 @dataclass(slots=True)
 class _Importer:
     document: Value
     overrides: Mapping[str, str]
+    library: Mapping[str, Value]
+    """The specs of the templates at hand, by the name of their object."""
     losses: Losses = field(default_factory=Losses)
     tasks: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     calls: list[str] = field(default_factory=list[str])
+    late: LateValues = field(default_factory=LateValues)
+    around: dict[str, Around] = field(default_factory=dict[str, Around])
+    made_by: dict[str, Value] = field(default_factory=dict[str, Value])
+    """The template of each task."""
+    exported: dict[str, str] = field(default_factory=dict[str, str])
+    """`workflow.outputs.parameters.x`, by `globalName`."""
+    maker: TaskMaker = field(init=False)
 
     def imported(self) -> Imported:
         kind = self.document.get("kind").text or ""
@@ -111,32 +195,33 @@ class _Importer:
             own = self.document.get("spec")
             reasons = dict.fromkeys(own.fields or {}, "when it is run is not a DAG's affair: helios schedule add")
             self.losses.unknown(own, {"workflowSpec"}, {}, reasons)
+        spec = self._with_template(spec)
         self.losses.unknown(spec, SPEC, SPEC_REASONS, SPEC_HARMLESS)
         for name in ("labels", "annotations"):
             told = self.document.get("metadata", name)
             if not told.is_empty:
                 self.losses.note(told, f"metadata.{name}", "Helios keeps none of a DAG")
-        maker = TaskMaker(spec, self.losses)
+        self.maker = TaskMaker(spec, self.losses, self.late)
         variables = self._workflow_parameters(spec)
-        artifacts = {
-            each.get("name").text or "": maker.source_of(each, variables) for each in spec.get("arguments", "artifacts")
-        }
         entry = spec.get("entrypoint")
-        templates = {each.get("name").text or "": each for each in spec.get("templates")}
         if entry.text is None:
             self.losses.lost(spec, "entrypoint", "the workflow names none, so there is nothing to run")
         else:
-            passed = {name.rpartition(".")[2]: value for name, value in variables.items()}
-            self._call(
-                entry.text,
-                templates,
-                entry,
-                Arguments(passed, {n: s for n, s in artifacts.items() if s}),
-                (),
-                "",
-                variables,
-                maker,
-            )
+            passed = {
+                name.removeprefix("workflow.parameters."): value
+                for name, value in variables.items()
+                if name.startswith("workflow.parameters.")
+            }
+            artifacts = {
+                each.get("name").text or "": self.maker.source_of(each, variables)
+                for each in spec.get("arguments", "artifacts")
+            }
+            arguments = Arguments(passed, {n: s for n, s in artifacts.items() if s})
+            self._call(entry.text, _by_name(spec), entry, arguments, variables, Place("", ()))
+        self._put_around()
+        return Imported(self._dag_of(spec), self.losses.sorted())
+
+    def _dag_of(self, spec: Value) -> dict[str, Any]:
         metadata = self.document.get("metadata")
         name = metadata.get("name").text or (metadata.get("generateName").text or "imported").rstrip("-")
         dag: dict[str, Any] = {"dagName": re.sub(r"[^a-zA-Z0-9._-]", "-", name).lstrip("._-")[:128] or "imported"}
@@ -145,10 +230,43 @@ class _Importer:
             dag["serviceAccountName"] = account
         if not self.tasks:
             self.losses.lost(spec, "tasks", "nothing of the workflow could be carried over")
-        return Imported({**dag, "tasks": self.tasks}, self.losses.sorted())
+        return {**dag, "tasks": self.tasks}
+
+    def _with_template(self, spec: Value) -> Value:
+        """A workflow that names the template it is made of, put into that template's place."""
+        reference = spec.get("workflowTemplateRef")
+        found = self.library.get(reference.get("name").text or "")
+        if found is None:
+            return spec
+        own, theirs = spec.fields or {}, found.fields or {}
+        given = {each.get("name").text: each for each in spec.get("arguments", "parameters")}
+        declared = {each.get("name").text: each for each in found.get("arguments", "parameters")}
+        arguments = Value(
+            spec.get("arguments").line,
+            fields={
+                **(found.get("arguments").fields or {}),
+                **(spec.get("arguments").fields or {}),
+                "parameters": Value(spec.line, items=list({**declared, **given}.values())),
+            },
+        )
+        fields = {**theirs, **own, "arguments": arguments}
+        del fields["workflowTemplateRef"]
+        return Value(spec.line, fields=fields)
+
+    def _put_around(self) -> None:
+        for name in put_around(self.tasks, self.around, self.late):
+            self.losses.note(
+                self.made_by[name],
+                f"task {name}",
+                "a shell (sh) starts it, which its image has to have: it has something to look up or to keep",
+            )
 
     def _workflow_parameters(self, spec: Value) -> dict[str, str]:
-        values: dict[str, str] = {}
+        run = Late("{{workflow.uid}}", expression='"$HELIOS_RUN_ID"')
+        values = {
+            "workflow.uid": self.late.mark(run),
+            "workflow.name": self.late.mark(run._replace(label="{{workflow.name}}")),
+        }
         for each in spec.get("arguments", "parameters"):
             name = each.get("name").text or ""
             value = each.get("value").text if not each.get("value").is_empty else each.get("default").text
@@ -160,11 +278,8 @@ class _Importer:
                 self.losses.lost(each, f"parameter {name}", f"it has no value; give one with -p {name}=…")
             else:
                 values[f"workflow.parameters.{name}"] = value or ""
-        values |= {
-            f"workflow.parameters.{name}": value
-            for name, value in self.overrides.items()
-            if f"workflow.parameters.{name}" not in values
-        }
+        for name, value in self.overrides.items():
+            values.setdefault(f"workflow.parameters.{name}", value)
         return values
 
     def _call(
@@ -173,31 +288,21 @@ class _Importer:
         templates: Mapping[str, Value],
         at: Value,
         passed: Arguments,
-        after: Sequence[str],
-        prefix: str,
         variables: Mapping[str, str],
-        maker: TaskMaker,
+        place: Place,
     ) -> Outcome:
         template = templates.get(name)
         if template is None:
-            self.losses.lost(at, f"template {name}", "there is no such template in this file")
-            return Outcome(after, {})
+            self.losses.lost(at, f"template {name}", "there is no such template")
+            return Outcome(place.after, {}, {})
         if name in self.calls or len(self.calls) >= MAX_CALLS:
             self.losses.lost(at, f"template {name}", "it calls itself, and a DAG has an end")
-            return Outcome(after, {})
+            return Outcome(place.after, {}, {})
         self.calls.append(name)
         try:
-            return self._template(
-                template,
-                templates,
-                passed,
-                after,
-                prefix or _safe(name),
-                prefix,
-                # A template sees what it is passed, and nothing else of its caller's.
-                {name: value for name, value in variables.items() if name.startswith("workflow.")},
-                maker,
-            )
+            # A template sees what it is passed, and nothing else of its caller's.
+            variables = {each: value for each, value in variables.items() if each.startswith("workflow.")}
+            return self._template(template, templates, passed, variables, place, place.path or _safe(name))
         finally:
             self.calls.pop()
 
@@ -206,19 +311,42 @@ class _Importer:
         template: Value,
         templates: Mapping[str, Value],
         passed: Arguments,
-        after: Sequence[str],
-        task_name: str,
-        prefix: str,
         variables: Mapping[str, str],
-        maker: TaskMaker,
+        place: Place,
+        task_name: str,
     ) -> Outcome:
-        known = dict(variables)
+        known = {**variables, **self.exported}
+        known |= self._inputs(template, passed, known)
+        for kind, word in (("dag", "tasks"), ("steps", "steps")):
+            if not template.get(kind).is_empty:
+                if place.may_fail:
+                    self.losses.lost(template, "continueOn", "Helios goes on after a task that may fail, not a graph")
+                    place = place._replace(may_fail=False)
+                graph = Graph(cast("Literal['tasks', 'steps']", word), template, templates, passed, known, place)
+                return self._dag(graph) if kind == "dag" else self._steps(graph)
+        if len(self.tasks) >= MAX_TASKS:
+            self.losses.lost(template, "tasks", f"there are more than {MAX_TASKS:,} of them, the limit of a DAG")
+            return Outcome(place.after, {}, {})
+        around = Around(guards=place.guards, may_fail=place.may_fail)
+        made = self.maker.task(template, task_name, known, passed.artifacts, place.after, around)
+        if made is None:
+            return Outcome(place.after, {}, {})
+        self.tasks.append(made.document)
+        self.around[task_name] = around
+        self.made_by[task_name] = template
+        for name, value in made.exported.items():
+            self._export(template, name, value)
+        return Outcome([task_name], made.artifacts, made.values)
+
+    def _inputs(self, template: Value, passed: Arguments, known: Mapping[str, str]) -> dict[str, str]:
+        found: dict[str, str] = {}
         for each in template.get("inputs", "parameters"):
             name = each.get("name").text or ""
             value = passed.parameters.get(name)
             if value is None:
                 given = each.get("value") if not each.get("value").is_empty else each.get("default")
-                value = given.text
+                if given.text is not None:
+                    value = self._filled(given, given.text, known)
             if value is None and not (each.get("value").fields is None and "default" in (each.fields or {})):
                 why = (
                     RUN_TIME
@@ -227,41 +355,26 @@ class _Importer:
                 )
                 self.losses.lost(each, f"parameter {name}", why)
                 continue
-            known[f"inputs.parameters.{name}"] = value or ""
-        if not template.get("dag").is_empty:
-            return self._dag(template, templates, passed, after, prefix, known, maker)
-        if not template.get("steps").is_empty:
-            return self._steps(template, templates, passed, after, prefix, known, maker)
-        if len(self.tasks) >= MAX_TASKS:
-            self.losses.lost(template, "tasks", f"there are more than {MAX_TASKS:,} of them, the limit of a DAG")
-            return Outcome(after, {})
-        made = maker.task(template, task_name, known, passed.artifacts, after)
-        if made is None:
-            return Outcome(after, {})
-        self.tasks.append(made.document)
-        return Outcome([task_name], made.artifacts)
+            found[f"inputs.parameters.{name}"] = value or ""
+        return found
 
-    def _dag(
-        self,
-        template: Value,
-        templates: Mapping[str, Value],
-        passed: Arguments,
-        after: Sequence[str],
-        prefix: str,
-        known: dict[str, str],
-        maker: TaskMaker,
-    ) -> Outcome:
-        dag = template.get("dag")
-        self._look_at_caller(template, "dag")
+    def _filled(self, at: Value, text: str, known: Mapping[str, str]) -> str:
+        """The text with what is known put in, also what is known only later; the rest is told."""
+        return substituted(text, known, lambda tag: self.losses.lost(at, tag, RUN_TIME), late=True)
+
+    def _dag(self, graph: Graph) -> Outcome:
+        dag = graph.template.get("dag")
+        self._look_at_caller(graph.template, "dag")
         self.losses.unknown(
             dag, {"tasks", "target"}, {}, {"failFast": "Helios goes on with what does not depend on a failure"}
         )
         calls = {each.get("name").text or "": each for each in dag.get("tasks")}
         parents: dict[str, list[str]] = {}
         for name, call in calls.items():
-            parents[name] = [each for each in self._parents(call, known) if each in calls or self._no_task(call, each)]
-        wanted = self._targets(dag.get("target"), parents, known)
-        outcomes: dict[str, Outcome] = {}
+            parents[name] = [
+                each for each in self._parents(call, graph.known) if each in calls or self._no_task(call, each)
+            ]
+        wanted = self._targets(dag.get("target"), parents, graph.known)
         for name in _in_order(parents):
             if name is None:
                 self.losses.lost(dag, "tasks", "their dependencies form a cycle")
@@ -269,57 +382,60 @@ class _Importer:
             if name not in wanted:
                 self.losses.note(calls[name], f"task {name}", "no target needs it, so Argo does not run it either")
                 continue
-            before = [leaf for each in parents[name] for leaf in outcomes[each].leaves] if parents[name] else after
-            outcomes[name] = self._calls(
-                calls[name],
-                templates,
-                passed,
-                before,
-                f"{prefix}.{name}" if prefix else name,
-                known,
-                outcomes,
-                "tasks",
-                maker,
-            )
-        inner = {each for name in outcomes for each in parents[name]}
-        leaves = [leaf for name, outcome in outcomes.items() if name not in inner for leaf in outcome.leaves]
-        return Outcome(
-            list(dict.fromkeys(leaves)) or after, self._outputs(template, outcomes, passed, known, "tasks", maker)
-        )
+            before = [leaf for each in parents[name] for leaf in graph.outcomes[each].leaves]
+            graph.outcomes[name] = self._calls(calls[name], graph, before if parents[name] else graph.place.after)
+        inner = {each for name in graph.outcomes for each in parents[name]}
+        leaves = [leaf for name, outcome in graph.outcomes.items() if name not in inner for leaf in outcome.leaves]
+        return self._left(graph, list(dict.fromkeys(leaves)) or graph.place.after)
 
-    def _steps(
-        self,
-        template: Value,
-        templates: Mapping[str, Value],
-        passed: Arguments,
-        after: Sequence[str],
-        prefix: str,
-        known: dict[str, str],
-        maker: TaskMaker,
-    ) -> Outcome:
-        self._look_at_caller(template, "steps")
-        outcomes: dict[str, Outcome] = {}
-        for group in template.get("steps"):
+    def _steps(self, graph: Graph) -> Outcome:
+        self._look_at_caller(graph.template, "steps")
+        after = graph.place.after
+        for group in graph.template.get("steps"):
             leaves: list[str] = []
             for call in group.items if group.items is not None else [group]:
                 name = call.get("name").text or ""
                 if not name:
                     self.losses.lost(call, "step", "it has no name")
                     continue
-                outcomes[name] = self._calls(
-                    call,
-                    templates,
-                    passed,
-                    after,
-                    f"{prefix}.{name}" if prefix else name,
-                    known,
-                    outcomes,
-                    "steps",
-                    maker,
-                )
-                leaves += outcomes[name].leaves
+                graph.outcomes[name] = self._calls(call, graph, after)
+                leaves += graph.outcomes[name].leaves
             after = list(dict.fromkeys(leaves)) or after
-        return Outcome(after, self._outputs(template, outcomes, passed, known, "steps", maker))
+        return self._left(graph, after)
+
+    def _left(self, graph: Graph, leaves: Sequence[str]) -> Outcome:
+        """What a graph passes out of what it called. A value that cannot be said is lost where it is used."""
+        found: dict[str, Source] = {}
+        outermost = len(self.calls) == 1
+        for each in graph.template.get("outputs", "artifacts"):
+            name = each.get("name").text or ""
+            if outermost and not each.get("fromExpression").is_empty:
+                self.losses.note(each, f"outputs.artifacts {name}", "nothing reads it: it is of the whole workflow")
+                continue
+            source = self.maker.passed_on(each, graph.known, graph.passed.artifacts, graph.artifacts(), graph.word)
+            if source is not None:
+                found[name] = source
+                self.maker.shared |= {shared: source for shared in [each.get("globalName").text] if shared}
+        values: dict[str, str] = {}
+        for each in graph.template.get("outputs", "parameters"):
+            name, value = each.get("name").text or "", each.get("valueFrom", "parameter")
+            if value.text is None:
+                self.losses.note(each, f"outputs.parameters {name}", "computed; what reads it is listed there")
+                continue
+            values[f"outputs.parameters.{name}"] = made = self._filled(value, value.text, graph.values())
+            shared = each.get("globalName").text
+            if shared:
+                self._export(each, shared, made)
+        return Outcome(leaves, found, values)
+
+    def _export(self, at: Value, name: str, value: str) -> None:
+        """A value for the whole workflow. Argo's is that of whoever ended last, which a DAG cannot say."""
+        word = f"workflow.outputs.parameters.{name}"
+        if word in self.exported:
+            self.losses.lost(
+                at, f"globalName {name}", "several calls give it; here it is what the last in the file gives"
+            )
+        self.exported[word] = value
 
     def _look_at_caller(self, template: Value, kind: str) -> None:
         reasons = {
@@ -328,8 +444,13 @@ class _Importer:
             "timeout": "Helios limits the time of tasks, not of graphs",
             "memoize": "Helios skips tasks, not graphs; say memoize: true of each task",
             "synchronization": "Helios has no mutexes and semaphores",
+            "metrics": "Helios' own metrics are those of runs and tasks",
         }
-        harmless = {"metadata": "Helios labels its own pods", "parallelism": SPEC_HARMLESS["parallelism"]}
+        harmless = {
+            "metadata": "Helios labels its own pods",
+            "displayName": "Helios shows tasks by the way to them",
+            "parallelism": SPEC_HARMLESS["parallelism"],
+        }
         self.losses.unknown(template, {"name", "inputs", "outputs", kind}, reasons, harmless)
 
     def _parents(self, call: Value, known: Mapping[str, str]) -> list[str]:
@@ -362,51 +483,59 @@ class _Importer:
                     to_visit.append(each)
         return wanted or set(parents)
 
-    def _calls(
-        self,
-        call: Value,
-        templates: Mapping[str, Value],
-        passed: Arguments,
-        after: Sequence[str],
-        prefix: str,
-        known: Mapping[str, str],
-        outcomes: Mapping[str, Outcome],
-        word: Literal["tasks", "steps"],
-        maker: TaskMaker,
-    ) -> Outcome:
+    def _calls(self, call: Value, graph: Graph, after: Sequence[str]) -> Outcome:
         """One call, or, of a loop, all of its calls."""
         self.losses.unknown(call, CALL, CALL_REASONS, {})
-        prefix = _safe(prefix)
+        known = graph.values()
+        place = graph.place._replace(path=graph.named(call.get("name").text or ""), after=after, may_fail=False)
+        place = place._replace(may_fail=self._may_fail(call))
         items = self._items(call, known)
         if items is None:
-            return self._one_call(call, templates, passed, after, prefix, known, outcomes, word, maker)
+            return self._one_call(call, graph, known, place)
         leaves: list[str] = []
         for at, item in enumerate(items):
-            named = {**known, **_item_names(item)}
-            one = self._one_call(call, templates, passed, after, f"{prefix}.{at}", named, outcomes, word, maker)
+            one = self._one_call(call, graph, {**known, **_item_names(item)}, place._replace(path=f"{place.path}.{at}"))
             leaves += one.leaves
         # What a loop's calls made cannot be read as one.
-        return Outcome(list(dict.fromkeys(leaves)) or after, {})
+        return Outcome(list(dict.fromkeys(leaves)) or after, {}, {})
+
+    def _may_fail(self, call: Value) -> bool:
+        asked = call.get("continueOn")
+        if asked.is_empty:
+            return False
+        if asked.get("failed").text != "true":
+            self.losses.lost(asked, "continueOn", "Helios goes on after a command that failed, and after nothing else")
+            return False
+        self.losses.note(
+            asked,
+            "continueOn",
+            "the task succeeds where its command fails; where it is ended from outside (by its limit of memory, say), "
+            "the run fails",
+        )
+        return True
 
     def _items(self, call: Value, known: Mapping[str, str]) -> list[object] | None:
-        items, numbers, param = call.get("withItems"), call.get("withSequence"), call.get("withParam")
+        items, param = call.get("withItems"), call.get("withParam")
         if items.items is not None:
-            return [_filled(each.plain(), known) for each in items]
+            return [self._item(items, each.plain(), known) for each in items]
         text = param.text if param.text is not None else items.text
-        if text is not None:
-            at = param if param.text is not None else items
-            unknown: list[str] = []
-            value = substituted(text, known, unknown.append)
-            try:
-                found = None if unknown else json.loads(value)
-            except json.JSONDecodeError:
-                found = None
-            if isinstance(found, list):
-                return cast("list[object]", found)
-            self.losses.lost(
-                at, "withParam", f"{RUN_TIME if unknown else 'it is no JSON list'}; one call is made of the loop"
-            )
-            return None
+        if text is None:
+            return self._sequence(call.get("withSequence"), known)
+        at = param if param.text is not None else items
+        unknown: list[str] = []
+        value = substituted(text, known, unknown.append)
+        try:
+            found = None if unknown else json.loads(value)
+        except json.JSONDecodeError:
+            found = None
+        if isinstance(found, list):
+            return cast("list[object]", found)
+        self.losses.lost(
+            at, "withParam", f"{RUN_TIME if unknown else 'it is no JSON list'}; one call is made of the loop"
+        )
+        return None
+
+    def _sequence(self, numbers: Value, known: Mapping[str, str]) -> list[object] | None:
         if numbers.fields is None:
             return None
         ends: dict[str, int | None] = {}
@@ -431,84 +560,95 @@ class _Importer:
             return None
         return list(made)
 
-    def _one_call(
-        self,
-        call: Value,
-        templates: Mapping[str, Value],
-        passed: Arguments,
-        after: Sequence[str],
-        prefix: str,
-        known: Mapping[str, str],
-        outcomes: Mapping[str, Outcome],
-        word: Literal["tasks", "steps"],
-        maker: TaskMaker,
-    ) -> Outcome:
+    def _item(self, at: Value, item: object, known: Mapping[str, str]) -> object:
+        if isinstance(item, str):
+            return self._filled(at, item, known)
+        if isinstance(item, dict):
+            return {name: self._item(at, each, known) for name, each in cast("dict[str, object]", item).items()}
+        return [self._item(at, each, known) for each in cast("list[object]", item)] if isinstance(item, list) else item
+
+    def _one_call(self, call: Value, graph: Graph, known: Mapping[str, str], place: Place) -> Outcome:
+        guarded = self._guarded(call, known, place)
+        if guarded is None:
+            return Outcome(place.after, {}, {})
+        arguments = self._arguments(call, graph, known)
+        inline = call.get("inline")
+        if inline.fields is not None:
+            return self._template(inline, graph.templates, arguments, known, guarded, place.path)
+        reference = call.get("templateRef")
+        if not reference.is_empty:
+            return self._elsewhere(reference, arguments, known, guarded)
+        written = call.get("template")
+        if written.text is None:
+            self.losses.lost(call, "template", "the call names none")
+            return Outcome(place.after, {}, {})
+        name = substituted(written.text, known, lambda tag: self.losses.lost(written, tag, RUN_TIME))
+        return self._call(name, graph.templates, written, arguments, known, guarded)
+
+    def _elsewhere(self, reference: Value, arguments: Arguments, known: Mapping[str, str], place: Place) -> Outcome:
+        holder = reference.get("name").text or ""
+        if holder not in self.library:
+            self.losses.lost(
+                reference, "templateRef", f"the template is in {holder}, which is not in this file: --templates FILE"
+            )
+            return Outcome(place.after, {}, {})
+        return self._call(
+            reference.get("template").text or "", _by_name(self.library[holder]), reference, arguments, known, place
+        )
+
+    def _guarded(self, call: Value, known: Mapping[str, str], place: Place) -> Place | None:
+        """The place with what has to hold there; None where the call is not made at all."""
         when = call.get("when")
-        if when.text is not None:
-            unknown: list[str] = []
-            condition = substituted(when.text, known, unknown.append)
-            verdict = None if unknown else holds(condition)
-            if verdict is None:
-                why = RUN_TIME if unknown else "it is more than a comparison of two texts"
-                self.losses.lost(when, "when", f"{when.text!r}: {why}; the task is always run")
-            elif not verdict:
-                self.losses.note(when, "when", f"{condition!r} does not hold, so {prefix} is not run")
-                return Outcome(after, {})
+        if when.text is None:
+            return place
+        unknown: list[str] = []
+        text = substituted(without_expression(when.text), known, unknown.append, late=True)
+        asked = None if unknown else condition(text)
+        if asked is None:
+            why = RUN_TIME if unknown else "it is more than comparisons"
+            self.losses.lost(when, "when", f"{when.text!r}: {why}; the task is always run")
+            return place
+        verdict = decided(asked)
+        if verdict is False:
+            self.losses.note(when, "when", f"{self.late.as_argo(text)!r} does not hold, so {place.path} is not run")
+            return None
+        if verdict is True:
+            return place
+        self.losses.note(
+            when,
+            "when",
+            "the task itself looks, and ends at once where it does not hold: SUCCEEDED, and its outputs are empty",
+        )
+        return place._replace(guards=(*place.guards, asked))
+
+    def _arguments(self, call: Value, graph: Graph, known: Mapping[str, str]) -> Arguments:
         parameters: dict[str, str] = {}
         for each in call.get("arguments", "parameters"):
             name, value = each.get("name").text or "", each.get("value")
-            if (
-                value.text is None
-                and value.fields is None
-                and value.items is None
-                and "value" not in (each.fields or {})
-            ):
+            if value.is_empty and value.items is None and value.fields is None and "value" not in (each.fields or {}):
                 continue  # its template has a default, or says that it lacks
             text = value.text if value.text is not None else _json(value.plain()) if not value.is_empty else ""
-            told: list[str] = []
-            filled = substituted(text, known, told.append)
-            for tag in told:
-                self.losses.lost(value, tag, RUN_TIME)
-            parameters[name] = filled
+            parameters[name] = self._filled(value, text, known)
         artifacts: dict[str, Source] = {}
         for each in call.get("arguments", "artifacts"):
-            source = maker.passed_on(each, known, passed.artifacts, {n: o.artifacts for n, o in outcomes.items()}, word)
+            source = self.maker.passed_on(each, known, graph.passed.artifacts, graph.artifacts(), graph.word)
             if source is not None:
                 artifacts[each.get("name").text or ""] = source
-        inline = call.get("inline")
-        name = call.get("template").text
-        if inline.fields is not None:
-            return self._template(
-                inline, templates, Arguments(parameters, artifacts), after, prefix, prefix, known, maker
-            )
-        if name is None:
-            if call.get("templateRef").is_empty:
-                self.losses.lost(call, "template", "the call names none")
-            return Outcome(after, {})
-        name = substituted(name, known, lambda tag: self.losses.lost(call.get("template"), tag, RUN_TIME))
-        return self._call(
-            name, templates, call.get("template"), Arguments(parameters, artifacts), after, prefix, known, maker
-        )
+        return Arguments(parameters, artifacts)
 
-    def _outputs(
-        self,
-        template: Value,
-        outcomes: Mapping[str, Outcome],
-        passed: Arguments,
-        known: Mapping[str, str],
-        word: Literal["tasks", "steps"],
-        maker: TaskMaker,
-    ) -> dict[str, Source]:
-        """What a graph passes out of what it called. A value is lost where it is used, not here."""
-        found: dict[str, Source] = {}
-        for each in template.get("outputs", "artifacts"):
-            made = {name: outcome.artifacts for name, outcome in outcomes.items()}
-            source = maker.passed_on(each, known, passed.artifacts, made, word)
-            if source is not None:
-                found[each.get("name").text or ""] = source
-        for each in template.get("outputs", "parameters"):
-            self.losses.lost(each, f"outputs.parameters {each.get('name').text}", RUN_TIME)
-        return found
+
+def _by_name(spec: Value) -> dict[str, Value]:
+    """A spec's templates, with what its templateDefaults add to those that run a container."""
+    defaults = spec.get("templateDefaults").fields or {}
+    templates = {each.get("name").text or "": each for each in spec.get("templates")}
+    if not defaults:
+        return templates
+    return {
+        name: each
+        if not each.get("dag").is_empty or not each.get("steps").is_empty
+        else Value(each.line, fields={**defaults, **(each.fields or {})})
+        for name, each in templates.items()
+    }
 
 
 def _in_order(parents: Mapping[str, list[str]]) -> list[str | None]:
@@ -543,11 +683,3 @@ def _item_names(item: object) -> dict[str, str]:
         for name, value in cast("dict[str, object]", item).items():
             names[f"item.{name}"] = value if isinstance(value, str) else _json(value)
     return names
-
-
-def _filled(item: object, known: Mapping[str, str]) -> object:
-    if isinstance(item, str):
-        return substituted(item, known, lambda _: None)
-    if isinstance(item, dict):
-        return {name: _filled(each, known) for name, each in cast("dict[str, object]", item).items()}
-    return [_filled(each, known) for each in cast("list[object]", item)] if isinstance(item, list) else item

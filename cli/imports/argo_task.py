@@ -6,9 +6,10 @@ one, by the artifact's file name. A command that never names it cannot be moved,
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from cli.imports.argo_late import OF_THE_TASK, Around, Late, LateValues
 from cli.imports.argo_text import has_tag, renamed_paths, substituted
 from cli.imports.document import Value
 from cli.imports.losses import Losses
@@ -35,6 +36,7 @@ TEMPLATE = frozenset(
         "nodeSelector",
         "tolerations",
         "serviceAccountName",
+        "volumes",
     }
 )
 TEMPLATE_REASONS = {
@@ -47,7 +49,6 @@ TEMPLATE_REASONS = {
     "daemon": "a task of Helios ends; one that serves others cannot be a task",
     "sidecars": "a task of Helios is one container",
     "initContainers": "a task of Helios is one container",
-    "volumes": "tasks of Helios have no volumes: data goes through inputs and outputs",
     "affinity": "only nodeSelector and tolerations are carried over",
     "synchronization": "Helios has no mutexes and semaphores",
     "memoize": "Argo's key of a cache is not Helios': say memoize: true, and it goes by command, image and inputs",
@@ -58,12 +59,16 @@ TEMPLATE_REASONS = {
     "metrics": "Helios' own metrics are those of runs and tasks",
     "archiveLocation": "Helios keeps artifacts in the store it is set up with",
 }
-HARMLESS = {"metadata": "Helios labels its own pods", "failFast": "it is a single task"}
-STORES = ("s3", "gcs", "oss", "azure", "hdfs", "artifactory")
+HARMLESS = {
+    "metadata": "Helios labels its own pods",
+    "failFast": "it is a single task",
+    "displayName": "Helios shows tasks by the way to them",
+}
+NO_VOLUMES = "tasks of Helios have no volumes: data goes through inputs and outputs"
+STORES = ("s3", "gcs", "oss", "azure", "hdfs", "artifactory", "plugin")
 RUNNERS = ("resource", "suspend", "http", "plugin", "data", "containerSet")
-CONTAINER = frozenset({"name", "image", "command", "args", "env", "resources", "source"})
+CONTAINER = frozenset({"name", "image", "command", "args", "env", "resources", "source", "volumeMounts"})
 CONTAINER_REASONS = {
-    "volumeMounts": "tasks of Helios have no volumes: data goes through inputs and outputs",
     "workingDir": "a task of Helios works in /artifacts; let its command change the folder",
     "envFrom": "variables are named one by one in Helios: env: {NAME: {secret, key}}",
     "securityContext": "whom tasks run as is a setting of Helios, not of a DAG",
@@ -82,6 +87,8 @@ class Source(NamedTuple):
     task: str = ""
     name: str = ""
     uri: str = ""
+    within: str = ""
+    """The part of it that is meant, where it is a folder."""
 
 
 class Made(NamedTuple):
@@ -89,12 +96,19 @@ class Made(NamedTuple):
 
     document: dict[str, Any]
     artifacts: Mapping[str, Source]
+    values: Mapping[str, str]
+    """What later tasks may ask of it, by Argo's words: `outputs.result`, `outputs.parameters.x`, `status`."""
+    exported: Mapping[str, str]
+    """The parameters that are for the whole workflow, by their names there."""
 
 
 @dataclass(slots=True)
 class TaskMaker:
     spec: Value
     losses: Losses
+    late: LateValues
+    shared: dict[str, Source] = field(default_factory=dict[str, Source])
+    """Artifacts that are for the whole workflow, by their names there (`globalName`)."""
 
     def task(
         self,
@@ -103,16 +117,18 @@ class TaskMaker:
         known: Mapping[str, str],
         artifacts: Mapping[str, Source],
         after: Sequence[str],
+        around: Around,
     ) -> Made | None:
-        """None when it runs no container. `artifacts` are what the call passes; `after` the tasks that come before."""
+        """None when it runs no container. `artifacts` are what the call passes; `after` the tasks that come before;
+        what its files need besides the command is put into `around`."""
         self.losses.unknown(template, TEMPLATE, TEMPLATE_REASONS, HARMLESS)
         body = template.get("container") if not template.get("container").is_empty else template.get("script")
         if body.is_empty:
-            if not any(not template.get(each).is_empty for each in RUNNERS):
-                self.losses.lost(template, "template", "it has no container, script, dag or steps")
+            self._no_container(template)
             return None
         self.losses.unknown(body, CONTAINER, CONTAINER_REASONS, CONTAINER_HARMLESS)
-        files = _Files(self, template, known, artifacts)
+        attempt = Late("{{retries}}", expression='"$HELIOS_ATTEMPT"')
+        files = _Files(self, template, {**known, "retries": self.late.mark(attempt)}, artifacts, around)
         image = self.filled(body.get("image"), files.known)
         if not image:
             self.losses.lost(body, "image", "there is none")
@@ -128,10 +144,16 @@ class TaskMaker:
             document["inputs"] = files.inputs
         env = self._env(body.get("env"), files)
         files.tell_unseen()
-        if files.outputs:
-            document["outputs"] = list(dict.fromkeys(files.outputs.values()))
+        self._volumes(template, body, files)
+        outputs = list(dict.fromkeys([*files.outputs.values(), *files.parameters]))
+        if outputs:
+            document["outputs"] = outputs
         retries = self._retries(template.get("retryStrategy"))
-        if retries:
+        if retries and around.may_fail:
+            self.losses.lost(
+                template.get("retryStrategy"), "retryStrategy", "a task that may fail (continueOn) is not tried again"
+            )
+        elif retries:
             document["retries"] = {"count": retries}
         if env:
             document["env"] = env
@@ -141,8 +163,63 @@ class TaskMaker:
         seconds = self._seconds(template, files.known)
         if seconds is not None:
             document["timeoutSeconds"] = seconds
+            if around.may_fail:
+                self.losses.lost(template, "continueOn", "a task that reaches its limit of time fails all the same")
         document |= self._placement(template, files.known)
-        return Made(document, {each: Source(name, place) for each, place in files.outputs.items()})
+        values, exported = self._values(name, template, files, around)
+        for each in template.get("outputs", "artifacts"):
+            place = files.outputs.get(each.get("name").text or "")
+            shared = each.get("globalName").text
+            if shared and place:
+                self.shared[shared] = Source(name, place)
+        return Made(document, {each: Source(name, place) for each, place in files.outputs.items()}, values, exported)
+
+    def _no_container(self, template: Value) -> None:
+        known = [each for each in RUNNERS if each in (template.fields or {})]
+        for each in known:
+            if template.get(each).is_empty:  # told already where it is not
+                self.losses.lost(template.get(each), each, TEMPLATE_REASONS[each])
+        if not known:
+            self.losses.lost(template, "template", "it has no container, script, dag or steps")
+
+    def _values(
+        self, name: str, template: Value, files: "_Files", around: Around
+    ) -> tuple[dict[str, str], dict[str, str]]:
+        def mark(word: str, path: str) -> str:
+            return self.late.mark(Late(f"{{{{{name}.{word}}}}}", name, path))
+
+        values = {"outputs.result": mark("outputs.result", OF_THE_TASK["result"])}
+        if around.may_fail:
+            values["outputs.exitCode"] = mark("outputs.exitCode", OF_THE_TASK["exitCode"])
+            values["status"] = mark("status", OF_THE_TASK["status"])
+        elif not around.guards:  # else nobody would come to ask
+            values |= {"outputs.exitCode": "0", "status": "Succeeded"}
+        exported: dict[str, str] = {}
+        for each in template.get("outputs", "parameters"):
+            parameter = each.get("name").text or ""
+            place = files.values.get(parameter)
+            if place is None:
+                continue
+            word = f"outputs.parameters.{parameter}"
+            values[word] = place.text if place.path == "" else mark(word, place.path)
+            shared = each.get("globalName").text
+            if shared:
+                exported[shared] = values[word]
+        return values, exported
+
+    def _volumes(self, template: Value, body: Value, files: "_Files") -> None:
+        """A volume that is empty at first and of one pod only is a folder; one that no command names is nothing."""
+        own = {
+            each.get("name").text
+            for each in (*self.spec.get("volumes"), *template.get("volumes"))
+            if "emptyDir" in (each.fields or {})
+        }
+        for each in body.get("volumeMounts"):
+            path = (each.get("mountPath").text or "").rstrip("/")
+            if each.get("name").text not in own or files.names(path):
+                self.losses.lost(body.get("volumeMounts"), "volumeMounts", NO_VOLUMES)
+            else:
+                self.losses.note(each, "volumeMounts", f"an empty folder of the pod, and no command names {path}")
 
     def source_of(self, artifact: Value, known: Mapping[str, str]) -> Source | None:
         """An artifact that names its own place: an object in S3."""
@@ -180,7 +257,7 @@ class TaskMaker:
     ) -> Source | None:
         """What `from: "{{tasks.A.outputs.artifacts.x}}"` names; None, with a loss, where it cannot be said."""
         name = artifact.get("name").text
-        for each in ("subPath", "fromExpression", "globalName"):
+        for each in ("subPath", "fromExpression"):
             if not artifact.get(each).is_empty:
                 self.losses.lost(
                     artifact.get(each), each, "an artifact of Helios is passed on whole, and by its own task"
@@ -191,26 +268,34 @@ class TaskMaker:
                 return None
             return self.source_of(artifact, known)
         text = source.text.strip()
-        reference = re.fullmatch(r"\{\{\s*=?\s*(.*?)\s*\}\}", text)
+        reference = re.fullmatch(r"\{\{\s*=?\s*([^{}]*?)\s*\}\}((?:/[^/{}]+)*)/?", text)
         path = (reference[1] if reference else text).split(".")
-        match path:
-            case ["inputs", "artifacts", *rest] if rest and ".".join(rest) in inputs:
-                return inputs[".".join(rest)]
-            case [group, task, "outputs", "artifacts", *rest] if group == word and task in made:
-                found = made[task].get(".".join(rest))
-                if found is not None:
-                    return found
-            case _:
-                pass
+        within = reference[2].strip("/") if reference else ""
+        found = self._named(path, inputs, made, word)
+        if found is not None:
+            return found._replace(within="/".join(each for each in (found.within, within) if each))
         self.losses.lost(source, f"artifact {name}", f"{text} is nothing that was carried over")
         return None
+
+    def _named(
+        self, path: Sequence[str], inputs: Mapping[str, Source], made: Mapping[str, Mapping[str, Source]], word: str
+    ) -> Source | None:
+        match path:
+            case ["workflow", "outputs", "artifacts", *rest]:
+                return self.shared.get(".".join(rest))
+            case ["inputs", "artifacts", *rest]:
+                return inputs.get(".".join(rest))
+            case [group, task, "outputs", "artifacts", *rest] if group == word and task in made:
+                return made[task].get(".".join(rest))
+            case _:
+                return None
 
     def _run_time(self, at: Value, tag: str) -> None:
         self.losses.lost(at, tag, "its value is known only while the workflow runs")
 
-    def filled(self, value: Value, known: Mapping[str, str]) -> str:
-        """The text with its parameters put in."""
-        return substituted(value.text or "", known, lambda tag: self._run_time(value, tag))
+    def filled(self, value: Value, known: Mapping[str, str], *, late: bool = False) -> str:
+        """The text with its parameters put in; `late`: also with values that only a running task has."""
+        return substituted(value.text or "", known, lambda tag: self._run_time(value, tag), late=late)
 
     def _command(self, template: Value, body: Value, files: "_Files") -> tuple[list[str], list[str]]:
         command = [files.moved(each) for each in body.get("command")]
@@ -282,8 +367,8 @@ class TaskMaker:
         return found
 
     def _seconds(self, template: Value, known: Mapping[str, str]) -> int | None:
-        for field in ("activeDeadlineSeconds", "timeout"):
-            written = template.get(field)
+        for name in ("activeDeadlineSeconds", "timeout"):
+            written = template.get(name)
             if written.text is None:
                 continue
             text = self.filled(written, known)
@@ -295,7 +380,7 @@ class TaskMaker:
             if seconds > 0:
                 return seconds
             if not has_tag(text):
-                self.losses.lost(written, field, f"{text!r} is no whole number of seconds")
+                self.losses.lost(written, name, f"{text!r} is no whole number of seconds")
         return None
 
     def _placement(self, template: Value, known: Mapping[str, str]) -> dict[str, Any]:
@@ -324,30 +409,59 @@ class _Files:
     """The artifacts of one task: where they were, where they are now, and whether its command says so."""
 
     def __init__(
-        self, maker: TaskMaker, template: Value, known: Mapping[str, str], artifacts: Mapping[str, Source]
+        self,
+        maker: TaskMaker,
+        template: Value,
+        known: Mapping[str, str],
+        artifacts: Mapping[str, Source],
+        around: Around,
     ) -> None:
         self.maker = maker
+        self.around = around
+        self.values: dict[str, _Written] = {}
+        """The template's output parameters."""
         self.inputs: list[dict[str, str]] = []
         self.sources: list[Source] = []
         self.outputs: dict[str, str] = {}
+        self.parameters: list[str] = []
         self.known = dict(known)
         self._places: dict[str, str] = {}
-        self._at: dict[str, tuple[Value, str]] = {}
+        self._at: dict[str, tuple[Value, str, str]] = {}
+        self._written = ""
         self._seen: set[str] = set()
-        losses = maker.losses
         for each in template.get("inputs", "artifacts"):
             self._input(each, artifacts)
         for each in template.get("outputs", "artifacts"):
             self._output(each)
         for each in template.get("outputs", "parameters"):
-            losses.lost(
-                each,
-                f"outputs.parameters {each.get('name').text}",
-                "a value that a task makes is a file in Helios: an output",
-            )
-        result = template.get("outputs", "result")
-        if not result.is_empty:
-            losses.lost(result, "outputs.result", "a value that a task makes is a file in Helios: an output")
+            self._parameter(each)
+
+    def _parameter(self, parameter: Value) -> None:
+        """A value that the command writes into a file: an output like others."""
+        losses, name = self.maker.losses, parameter.get("name").text or ""
+        what, source = f"outputs.parameters {name}", parameter.get("valueFrom")
+        losses.unknown(parameter, {"name", "value", "valueFrom", "globalName"}, {}, {"description": "for people"})
+        if parameter.get("value").text is not None:
+            self.values[name] = _Written("", self.maker.filled(parameter.get("value"), self.known, late=True))
+            return
+        path = source.get("path").text
+        if path is None:
+            kind = next(iter(source.fields or {}), "nothing")
+            losses.note(parameter, what, f"a value from {kind} is not carried over; what reads it is listed there")
+            return
+        place = self._place(parameter, name, path, what)
+        if place in self._inputs():
+            losses.lost(parameter, what, "it is an input that the task changes; write to another path")
+            return
+        self.parameters.append(place)
+        self.values[name] = _Written(place, "")
+        self.known[f"outputs.parameters.{name}.path"] = f"{ROOT}/{place}"
+        default = source.get("default").text
+        if default is not None:
+            self.around.defaults[place] = default
+
+    def _inputs(self) -> set[str]:
+        return {entry.get("as") or entry.get("name") or "" for entry in self.inputs}
 
     def _input(self, artifact: Value, artifacts: Mapping[str, Source]) -> None:
         losses, name = self.maker.losses, artifact.get("name").text or ""
@@ -374,6 +488,12 @@ class _Files:
         }
         losses.unknown(artifact, places, reasons, harmless)
         source = artifacts.get(name)
+        raw = artifact.get("raw", "data")
+        if source is None and raw.text is not None:
+            place = self._place(artifact, name, artifact.get("path").text or "")
+            self.around.files[place] = self.maker.filled(raw, self.known, late=True)
+            self.known[f"inputs.artifacts.{name}.path"] = f"{ROOT}/{place}"
+            return
         if source is None:
             own = set(artifact.fields or {}) - {"name", "path", "optional", "mode", "archive"}
             if own and "from" not in own:
@@ -382,13 +502,15 @@ class _Files:
                 losses.lost(artifact, f"artifact {name}", "nothing that was carried over gives it")
         if source is None:
             return
-        place = self._place(artifact, name)
+        place = self._place(artifact, name, artifact.get("path").text or "")
         entry = {"uri": source.uri} if source.uri else {"fromTask": source.task, "name": source.name}
         if place != (source.uri.rpartition("/")[2] if source.uri else source.name):
             entry["as"] = place
+        if source.within:
+            self._places[(artifact.get("path").text or "").rstrip("/")] = f"{ROOT}/{place}/{source.within}"
         self.inputs.append(entry)
         self.sources.append(source)
-        self.known[f"inputs.artifacts.{name}.path"] = f"{ROOT}/{place}"
+        self.known[f"inputs.artifacts.{name}.path"] = "/".join(each for each in (ROOT, place, source.within) if each)
 
     def _output(self, artifact: Value) -> None:
         losses, name = self.maker.losses, artifact.get("name").text or ""
@@ -397,21 +519,22 @@ class _Files:
             "artifactGC": "Helios deletes what no kept run refers to",
             **dict.fromkeys(STORES, "Helios keeps artifacts in the store it is set up with"),
         }
-        losses.unknown(artifact, {"name", "path"}, {"optional": "an output of Helios has to be there"}, harmless)
+        reasons = {"optional": "an output of Helios has to be there"}
+        losses.unknown(artifact, {"name", "path", "globalName"}, reasons, harmless)
         path = artifact.get("path").text
         if path is None:
             losses.lost(artifact, f"artifact {name}", "it has no path")
             return
-        place = self._place(artifact, name)
-        if place in (entry.get("as") or entry.get("name") or "" for entry in self.inputs):
+        place = self._place(artifact, name, path)
+        if place in self._inputs():
             losses.lost(artifact, f"artifact {name}", "it is an input that the task changes; write to another path")
             return
         self.outputs[name] = place
         self.known[f"outputs.artifacts.{name}.path"] = f"{ROOT}/{place}"
 
-    def _place(self, artifact: Value, name: str) -> str:
+    def _place(self, at: Value, name: str, path: str, what: str = "") -> str:
         """The path below /artifacts: the file's own name, with the artifact's before it where that is taken."""
-        path = (artifact.get("path").text or "").rstrip("/")
+        path = path.rstrip("/")
         if path in self._places:
             return self._places[path].removeprefix(f"{ROOT}/")
         place = re.sub(r"[^\w.-]", "-", path.rpartition("/")[2] or name).lstrip(".") or name
@@ -419,26 +542,57 @@ class _Files:
             place = f"{name}-{place}"
         self._places[path] = f"{ROOT}/{place}"
         if path:
-            self._at[path] = (artifact, name)
+            self._at[path] = (at, name, what or f"artifact {name}")
         return place
 
     def moved(self, value: Value) -> str:
         """A text with its parameters put in and its paths renamed."""
         text = value.text or ""
-        for name in (*self.outputs, *self._names()):
-            if f"artifacts.{name}.path" in text:
-                self._seen.update(path for path, (_, of) in self._at.items() if of == name)
-        found, seen = renamed_paths(self.maker.filled(value, self.known), {p: q for p, q in self._places.items() if p})
+        for path, (_, name, _) in self._at.items():
+            if any(f"{kind}.{name}.path" in text for kind in ("artifacts", "parameters")):
+                self._seen.add(path)
+        filled = self.maker.filled(value, self.known, late=True)
+        self._written += f"\n{filled}"
+        found, seen = renamed_paths(filled, {p: q for p, q in self._places.items() if p})
         self._seen |= seen
         return found
 
-    def _names(self) -> list[str]:
-        return [name for _, name in self._at.values()]
+    def names(self, path: str) -> bool:
+        """Whether the command, its arguments or its variables name the path or one below it."""
+        return bool(path) and renamed_paths(self._written, {path: path})[1] != set()
 
     def tell_unseen(self) -> None:
-        """Say of which artifacts the command does not name the path; it may find them all the same, by the folder."""
-        for path, (at, name) in self._at.items():
-            if path not in self._seen:
+        """Say of which artifacts the command does not name the path; it may find them all the same, by the folder.
+
+        A file in / that it names without the /, it finds: it works in / there and in /artifacts here. A folder that it
+        only writes into is made before, if it does not make it itself: there it was part of the image.
+        """
+        for path, (at, _, what) in self._at.items():
+            name = path.removeprefix("/")
+            if path in self._seen:
+                place = self._places[path].removeprefix(f"{ROOT}/")
+                within = re.search(rf"(?<![\w./-]){re.escape(path)}/", self._written)
+                if place in self._made() and within and "mkdir" not in self._written:
+                    self.around.folders.append(place)
+            elif "/" not in name and self._places[path] == f"{ROOT}/{name}" and self._relative(name):
+                self.maker.losses.note(at, what, f"the command names it {name}, from the folder that it works in")
+            elif path.startswith("/") and self._places[path].removeprefix(f"{ROOT}/") in self._made():
+                self.around.copies[self._places[path].removeprefix(f"{ROOT}/")] = path
+                self.maker.losses.note(at, what, f"the command does not name it: it is copied from {path} afterwards")
+            else:
                 self.maker.losses.lost(
-                    at, f"artifact {name}", f"the command does not name {path}; in Helios it is {self._places[path]}"
+                    at, what, f"the command does not name {path}; in Helios it is {self._places[path]}"
                 )
+
+    def _made(self) -> set[str]:
+        return {*self.outputs.values(), *self.parameters}
+
+    def _relative(self, name: str) -> bool:
+        return re.search(rf"(?<![\w./-]){re.escape(name)}(?![\w-]|\.\w)", self._written) is not None
+
+
+class _Written(NamedTuple):
+    """An output parameter: the file it is in, or, with no path, what it is."""
+
+    path: str
+    text: str

@@ -7,20 +7,24 @@ from typing import NamedTuple
 _TAG = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _TOKEN = re.compile(r"\s*(&&|\|\||!|\(|\)|[A-Za-z0-9_][\w-]*(?:\.[A-Za-z]+)?)")
 _SUCCESS = ("Succeeded",)
-_CONDITION = re.compile(
-    r"""\s*(?P<left>'[^']*'|"[^"]*"|[^\s=!<>&|()]+)\s*(?P<by>==|!=)\s*(?P<right>'[^']*'|"[^"]*"|[^\s=!<>&|()]+)\s*"""
-)
-_LITERALS = {"true": True, "false": False}
+_PARTS = r"""(?:\.[\w-]+|\[\s*'[^']+'\s*\]|\[\s*"[^"]+"\s*\])"""
+_PATH = re.compile(rf"(\w+)({_PARTS}*)")
+_NAMED = re.compile(rf"\b(?:inputs|workflow|steps|tasks|item){_PARTS}*")
+_PART = re.compile(r"""\.([\w-]+)|\[\s*'([^']+)'\s*\]|\[\s*"([^"]+)"\s*\]""")
 
 
-def substituted(text: str, known: Mapping[str, str], unknown: Callable[[str], None]) -> str:
-    """The text with each `{{name}}` that is known put in; the others stay, and are told to `unknown`."""
+def substituted(text: str, known: Mapping[str, str], unknown: Callable[[str], None], *, late: bool = False) -> str:
+    """The text with each `{{name}}` that is known put in; the others stay, and are told to `unknown`.
+
+    `late`: values that only a running task has (argo_late) are known too.
+    """
 
     def one(match: "re.Match[str]") -> str:
         name = match[1].strip()
         # An expression that is one name is that name.
-        name = name.removeprefix("=").strip() if re.fullmatch(r"=\s*[\w.-]+", name) else name
-        if name in known:
+        if name.startswith("="):
+            name = name_of(name[1:]) or name
+        if name in known and (late or "\0" not in known[name]):
             return known[name]
         unknown(match[0])
         return match[0]
@@ -58,16 +62,21 @@ def dependencies(expression: str) -> Depends:
     return Depends(list(tasks), plain)
 
 
-def holds(condition: str) -> bool | None:
-    """Whether a condition without variables holds: `a == a`, `1 != 2`, `true`; None for what is more than that."""
-    word = condition.strip()
-    if word in _LITERALS:
-        return _LITERALS[word]
-    match = _CONDITION.fullmatch(condition)
+def name_of(expression: str) -> str | None:
+    """The variable that an expression is, in Argo's other spelling: `inputs.parameters['a-b']` is
+    `inputs.parameters.a-b`."""
+    match = _PATH.fullmatch(expression.strip())
     if match is None:
         return None
-    same = match["left"].strip("'\"") == match["right"].strip("'\"")
-    return same if match["by"] == "==" else not same
+    return match[1] + "".join(f".{one or two or three}" for one, two, three in _PART.findall(match[2]))
+
+
+def without_expression(text: str) -> str:
+    """A condition that is one expression, `{{= a.b == 'c' }}`, in Argo's older spelling: `{{a.b}} == 'c'`."""
+    match = re.fullmatch(r"\s*\{\{\s*=(.*)\}\}\s*", text, re.DOTALL)
+    if match is None or "{{" in match[1]:
+        return text
+    return _NAMED.sub(lambda found: f"'{{{{{name_of(found[0])}}}}}'", match[1]) if "(" not in match[1] else text
 
 
 def sequence(count: int | None, start: int | None, end: int | None, form: str) -> list[str] | None:

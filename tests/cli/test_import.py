@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cli.imports.argo import import_argo
-from cli.imports.argo_text import dependencies, holds, renamed_paths, sequence
+from cli.imports.argo_text import dependencies, renamed_paths, sequence
+from cli.imports.argo_when import condition, decided
 from cli.imports.document import Unreadable
 from cli.imports.wfformat import import_wfformat
 from helios.dag import DagInvalid, ExternalInput, TaskInput, parse_dag
@@ -128,19 +129,27 @@ def test_dependencies_are_plain_where_all_of_them_have_to_succeed(
 
 
 @pytest.mark.parametrize(
-    ("condition", "verdict"),
+    ("text", "verdict"),
     [
         ("a == a", True),
-        ("'a' == \"a\"", True),
+        ("'a b' == \"a b\"", True),
         ("1 != 1", False),
         ("true", True),
-        ("1 < 2", None),
-        ("a == a && b == c", None),
+        ("1 < 2 && 10 >= 9", True),
+        ("-1 > 1 || 2 <= 2", True),
+        ("a == b || (a == a && !(b == b))", False),
+        ("heads =~ ^hea && tails !~ hea", True),
         ("a", None),
+        ("a < b", None),
+        ("a == a &&", None),
+        ("(a == a", None),
+        ("lower(a) == a", None),
+        ("a =~ '('", None),
     ],
 )
-def test_conditions_without_variables_are_decided(condition: str, verdict: bool | None) -> None:
-    assert holds(condition) is verdict
+def test_conditions_without_variables_are_decided(text: str, verdict: bool | None) -> None:
+    asked = condition(text)
+    assert (decided(asked) if asked is not None else None) is verdict
 
 
 def test_sequences_count_as_argo_does() -> None:

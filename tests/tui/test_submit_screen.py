@@ -1,5 +1,6 @@
 """Writing a DAG and submitting it, key by key."""
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from tui.screens.submit import REST_SECONDS, SubmitScreen
 from tui.source.submitting import Sent
 from tui.widgets.dag_editor import MOST_COLOURED_LINES, DagEditor
 from tui.widgets.dialogs import Ask, Confirm
+from tui.widgets.param_fields import ParamFields
 from tui.widgets.problem_list import ProblemList
 
 VALID = "dagName: typed\ntasks:\n- name: a\n  image: i\n  command: [x]\n"
@@ -467,5 +469,61 @@ def test_a_text_that_is_too_long_to_colour_at_each_key_has_no_colours(valkey: re
         await until(pilot, "it is plain", lambda: screen.editor.language is None)
         screen.editor.load_text(VALID)
         await until(pilot, "it is coloured", lambda: screen.editor.language == "yaml")
+
+    drive(valkey, tmp_path, steps)
+
+
+WITH_PARAMS = (
+    "dagName: typed\nparams:\n  date:\n  book: moby\ntasks:\n"
+    "- name: a\n  image: i\n  command: [x, '${params.date}', '${params.book}']\n"
+)
+
+
+def test_a_parameter_without_a_default_has_to_be_filled_in_before_it_is_submitted(
+    valkey: redis.Redis, tmp_path: Path
+) -> None:
+    async def steps(app: HeliosApp, pilot: Pilot[None]) -> None:
+        screen = await write(app, pilot, WITH_PARAMS)
+        fields = list(screen.query_one(ParamFields).query(Input))
+        assert [(each.name, each.placeholder) for each in fields] == [
+            ("date", "a value"),
+            ("book", "default: moby"),
+        ]
+        await until(pilot, "it is told by the field", lambda: "date *" in screen_text(app))
+        assert [each.path for each in screen.checked.problems] == ["params.date"]
+        assert [each.has_class("-invalid") for each in fields] == [True, False]
+        await pilot.press("f9")
+        await until(pilot, "the field has the focus", lambda: app.focused is fields[0])
+        assert submissions(valkey) == []
+        await pilot.press(*"may")
+        await until(pilot, "nothing is wrong", lambda: screen.is_checked and not screen.checked.problems)
+        assert not fields[0].has_class("-invalid")
+        await pilot.press("f9")
+        await until(pilot, "the runs are back", lambda: app.screen is app.home)
+        assert [json.loads(each["params"]) for each in submissions(valkey)] == [{"date": "may"}]
+
+    with submitter(valkey):
+        drive(valkey, tmp_path, steps)
+
+
+def test_values_of_parameters_stay_while_the_text_changes(valkey: redis.Redis, tmp_path: Path) -> None:
+    async def steps(app: HeliosApp, pilot: Pilot[None]) -> None:
+        screen = await write(app, pilot, WITH_PARAMS)
+        await pilot.press("f5")
+        await until(pilot, "the first that lacks a value", lambda: getattr(app.focused, "name", "") == "date")
+        await pilot.press(*"may", "tab")
+        assert getattr(app.focused, "name", "") == "book"
+        await pilot.press(*"emma")
+        await until(pilot, "it is checked", lambda: screen.is_checked and not screen.checked.problems)
+        screen.editor.load_text(VALID)
+        await checked(pilot, screen)
+        assert not screen.query_one(ParamFields).query(Input)
+        assert screen.checked.params == {}
+        assert not screen.checked.problems
+        await pilot.press("f5")
+        screen.editor.load_text(WITH_PARAMS)
+        await checked(pilot, screen)
+        assert screen.checked.params == {"date": "may", "book": "emma"}
+        assert [each.value for each in screen.query_one(ParamFields).query(Input)] == ["may", "emma"]
 
     drive(valkey, tmp_path, steps)

@@ -1,10 +1,15 @@
 """The DAG that is being written: its text, where it came from, and what is wrong with it."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from cli.figures import count
 from helios.dag import DagInvalid, parse_dag
-from helios.dag_problem import LIMITS, Problem
+from helios.dag_format import plain_text
+from helios.dag_problem import LIMITS, Findings, Problem
+from helios.dag_shape import to_spec
+from helios.dag_text import read_document
 
 TEMPLATE = """\
 # A DAG: tasks, each in a container of its own. Problems are named below while you type.
@@ -32,6 +37,8 @@ class Draft(msgspec.Struct):
     stamp: int = 0
     """The file's modification time when it was read or written, in nanoseconds."""
     use_cache: bool = True
+    params: dict[str, str] = {}
+    """Values of parameters, by name; also of such as the text does not declare at the moment."""
     request_id: str = ""
     """Of a submission of this text, with this box, that is not known to have arrived: trying again sends the same."""
 
@@ -55,6 +62,10 @@ class Checked(msgspec.Struct, frozen=True):
     dag: str = ""
     tasks: int = 0
     use_cache: bool = True
+    declared: dict[str, str | None] = {}
+    """The DAG's parameters with their defaults; None of those that need a value."""
+    params: dict[str, str] = {}
+    """The values that it was checked with: those given, of parameters that it declares."""
 
     @property
     def is_valid(self) -> bool:
@@ -69,18 +80,36 @@ class Checked(msgspec.Struct, frozen=True):
         return f"valid: {self.dag}, {count(self.tasks, 'task')}{warned}"
 
 
-def check(text: str) -> Checked:
-    """Every problem of a DAG's text, with its line; takes some tenths of a second for the largest."""
+def check(text: str, given: Mapping[str, str] | None = None) -> Checked:
+    """Every problem of a DAG's text, with its line; takes some tenths of a second for the largest.
+
+    `given`: values of parameters. An empty one, and one of a parameter that the text does not declare, is none.
+    """
     encoded = text.encode("utf-8", "surrogateescape")
     if len(encoded) > LIMITS.max_payload_bytes:
         said = f"it has {len(encoded):,} bytes; the limit of a DAG is {LIMITS.max_payload_bytes:,}"
         return Checked((Problem(said),))
+    declared = _declared(encoded)
+    params = {name: value for name, value in (given or {}).items() if value and name in declared}
     try:
-        parsed = parse_dag(encoded)
+        parsed = parse_dag(encoded, params=params)
     except DagInvalid as invalid:
-        return Checked(tuple(invalid.problems))
+        return Checked(tuple(invalid.problems), declared=declared, params=params)
     dag = parsed.dag
-    return Checked((), tuple(parsed.warnings), dag.dag_name, len(dag.tasks), dag.use_cache)
+    return Checked((), tuple(parsed.warnings), dag.dag_name, len(dag.tasks), dag.use_cache, declared, params)
+
+
+def _declared(text: bytes) -> dict[str, str | None]:
+    """The parameters that a text declares, as far as it can be read."""
+    if b"params" not in text:
+        return {}
+    findings = Findings(LIMITS)
+    try:
+        spec = to_spec(read_document(text, LIMITS, findings), LIMITS, findings)
+    except DagInvalid:
+        return {}
+    declared = (spec.params if spec is not None else None) or {}
+    return {name: None if default is None else plain_text(default) for name, default in declared.items()}
 
 
 def place_words(problem: Problem) -> str:

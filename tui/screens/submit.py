@@ -24,6 +24,7 @@ from tui.source.own_editor import edited, editor_command
 from tui.source.submitting import Sent, send
 from tui.widgets.dag_editor import DagEditor
 from tui.widgets.dialogs import Ask, Confirm
+from tui.widgets.param_fields import ParamFields
 from tui.widgets.problem_list import ProblemList
 from tui.widgets.switch import Switch
 
@@ -49,6 +50,7 @@ class SubmitScreen(HeliosScreen):
             key_display="Shift+F8",
             show=False,
         ),
+        Binding("f5", "parameters", "Parameters", id="submit.parameters", key_display="F5", show=False),
         Binding("ctrl+t", "toggle_cache", "Cache", id="submit.toggle-cache"),
         Binding("ctrl+o", "open", "Open", id="submit.open"),
         Binding("ctrl+s", "save", "Save", id="submit.save"),
@@ -83,10 +85,15 @@ class SubmitScreen(HeliosScreen):
     def list(self) -> ProblemList:
         return self.query_one(ProblemList)
 
+    @property
+    def fields(self) -> ParamFields:
+        return self.query_one(ParamFields)
+
     def compose_body(self) -> ComposeResult:
         draft, ascii_only = self.helios.draft, self.session.options.ascii_only
         glyph = "[db]" if ascii_only else CACHE_SWITCH_MARKS[True].glyph
         yield DagEditor(draft.text)
+        yield ParamFields(draft.params)
         yield ProblemList()
         yield Static("", id="verdict", markup=False)
         with Horizontal(id="switches"):
@@ -111,6 +118,17 @@ class SubmitScreen(HeliosScreen):
             draft.text, draft.request_id = text, ""
         self._check_soon()
 
+    @on(ParamFields.Changed)
+    def given(self, event: ParamFields.Changed) -> None:
+        draft = self.helios.draft
+        if event.value != draft.params.get(event.name, ""):
+            draft.params[event.name], draft.request_id = event.value, ""
+            self._check_soon()
+
+    def action_parameters(self) -> None:
+        if not self.fields.focus_first(self.checked.problems):
+            self.notify("This DAG declares no parameters.")
+
     def _check_soon(self) -> None:
         self._number += 1
         if self._timer is not None:
@@ -119,11 +137,12 @@ class SubmitScreen(HeliosScreen):
 
     @work
     async def _check(self) -> None:
-        number, text = self._number, self.editor.text
-        checked = await asyncio.to_thread(check, text)
+        number, text, given = self._number, self.editor.text, dict(self.helios.draft.params)
+        checked = await asyncio.to_thread(check, text, given)
         await asyncio.to_thread(self._keep, self.helios)
         if number == self._number and self.is_mounted:
             self.checked, self._checked_number = checked, number
+            await self.fields.declare(checked.declared)
             self._show(checked)
 
     @property
@@ -142,6 +161,7 @@ class SubmitScreen(HeliosScreen):
         style = "error" if checked.problems else "warning" if checked.warnings else "success"
         self._say(f"{checked.summary}{self._overridden()}", style)
         self.list.show_findings(checked.problems, checked.warnings, ascii_only=self.session.options.ascii_only)
+        self.fields.show_faults(checked.problems)
         self.editor.mark(each.line for each in checked.problems if each.line is not None)
 
     def _say(self, words: str, style: str) -> None:
@@ -205,7 +225,7 @@ class SubmitScreen(HeliosScreen):
         except CommandFailed as failure:
             self._complain(failure)
             return
-        opened.use_cache = draft.use_cache
+        opened.use_cache, opened.params = draft.use_cache, draft.params
         self.helios.draft = opened
         self.editor.load_text(opened.text)
 
@@ -240,6 +260,7 @@ class SubmitScreen(HeliosScreen):
             return
         draft = self.helios.draft
         saved.use_cache, saved.request_id, saved.text = draft.use_cache, draft.request_id, self.editor.text
+        saved.params = draft.params
         self.helios.draft = saved
         self._say(*self.verdict)
         self.notify(f"Saved {saved.path}.", markup=False)
@@ -286,15 +307,21 @@ class SubmitScreen(HeliosScreen):
             draft, text = self.helios.draft, self.editor.text
             draft.request_id = draft.request_id or f"tui-{uuid.uuid4().hex}"
             use_cache, request = draft.use_cache, draft.request_id  # now: what is changed meanwhile is another request
-            checked = await asyncio.to_thread(check, text)
+            checked = await asyncio.to_thread(check, text, dict(draft.params))
             self.checked = checked
+            await self.fields.declare(checked.declared)
             self._show(checked)
             if checked.problems:
                 self.notify(f"Not submitted: {checked.summary}.", severity="error")
-                self.list.focus()
+                if not all(each.path.startswith("params.") for each in checked.problems) or not (
+                    self.fields.focus_first(checked.problems)
+                ):
+                    self.list.focus()
                 return
             self._say("submitting…", "muted")
-            sent = await asyncio.to_thread(send, self.session.link, text, use_cache=use_cache, request_id=request)
+            sent = await asyncio.to_thread(
+                send, self.session.link, text, use_cache=use_cache, request_id=request, params=checked.params
+            )
             self._take(sent, request)
         except CommandFailed as failure:
             if self.is_mounted:

@@ -1,6 +1,7 @@
 """Sends a DAG and waits a moment for what becomes of it."""
 
 import time
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from cli.connection import Link, reaching
@@ -20,11 +21,11 @@ class Sent(NamedTuple):
     is_anyone_there: bool = True
 
 
-def send(link: Link, text: str, *, use_cache: bool, request_id: str) -> Sent:
+def send(link: Link, text: str, *, use_cache: bool, request_id: str, params: Mapping[str, str]) -> Sent:
     """Submit the DAG. Raises CommandFailed; sending it again with the same request id starts no second run."""
     with reaching(link.settings, embedded=link.stack is not None):
         encoded = text.encode("utf-8", "surrogateescape")
-        entry = submit(link, encoded, use_cache=use_cache, request_id=request_id)
+        entry = submit(link, encoded, use_cache=use_cache, request_id=request_id, params=params)
         deadline = time.monotonic() + VERDICT_SECONDS
         while True:
             status, alias, problems = link.client.hmget(link.keys(entry).run(entry), "status", "aliasOf", "problems")

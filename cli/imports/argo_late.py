@@ -1,0 +1,203 @@
+"""Values that Argo knows only while a workflow runs, and how a task of Helios gets at them. No I/O happens here.
+
+Argo puts what a task printed (`outputs.result`), wrote (`outputs.parameters`) or ended with (`exitCode`, `status`) into
+the texts of later tasks. In Helios what a task leaves is a file: the one that makes the value has it as an output, the
+one that uses it as an input, and a few lines of sh around its command put the file's text where Argo would have put it.
+`when` is decided by the same lines, which end the task at once where it does not hold.
+
+Until all calls are laid out such a value stands in the texts as a mark, `\\0NUMBER\\0`: no text of a workflow has a
+NUL.
+"""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from cli.imports.argo_when import Condition, shell_test
+from helios.dag_params import escaped
+
+_MARK = re.compile(r"\0(\d+)\0")
+MARK = "\0"
+OF_THE_TASK = {"result": "argo/result", "exitCode": "argo/exit-code", "status": "argo/status"}
+"""Where a task leaves what it printed, its exit code and how it ended, by Argo's words for them."""
+
+
+class Late(NamedTuple):
+    """One value: a file that `task` leaves at `path`, or what sh makes of `expression`. `label`: how Argo spells it."""
+
+    label: str
+    task: str = ""
+    path: str = ""
+    expression: str = ""
+
+
+@dataclass(slots=True)
+class Around:
+    """What has to happen around a task's command."""
+
+    guards: tuple[Condition, ...] = ()
+    """The task does nothing where one of them does not hold."""
+    may_fail: bool = False
+    """It succeeds even if its command fails."""
+    captures: set[str] = field(default_factory=set[str])
+    """Which of OF_THE_TASK are asked for."""
+    files: dict[str, str] = field(default_factory=dict[str, str])
+    """Texts to be written before it starts, by path."""
+    folders: list[str] = field(default_factory=list[str])
+    """To be made before it starts."""
+    defaults: dict[str, str] = field(default_factory=dict[str, str])
+    """What an output holds that the command did not write."""
+    copies: dict[str, str] = field(default_factory=dict[str, str])
+    """Where the command leaves an output that it does not name, by the output's path."""
+
+    @property
+    def nothing(self) -> bool:
+        before = self.guards or self.files or self.folders
+        return not before and not self.may_fail and not self.looks_back
+
+    @property
+    def looks_back(self) -> bool:
+        """Something is to be done after the command."""
+        return bool(self.captures or self.defaults or self.copies)
+
+
+@dataclass(slots=True)
+class LateValues:
+    found: list[Late] = field(default_factory=list[Late])
+
+    def mark(self, late: Late) -> str:
+        """A text that stands for the value."""
+        if late not in self.found:
+            self.found.append(late)
+        return f"\0{self.found.index(late)}\0"
+
+    def within(self, text: str) -> list[Late]:
+        return [self.found[int(number)] for number in _MARK.findall(text)]
+
+    def as_argo(self, text: str) -> str:
+        """The text with what Argo has in place of the marks."""
+        return _MARK.sub(lambda match: self.found[int(match[1])].label, text)
+
+
+def put_around(tasks: Sequence[dict[str, Any]], around: Mapping[str, Around], values: LateValues) -> set[str]:
+    """Make of the marks inputs, outputs and lines of sh. Returns the tasks that need a sh of which they had none."""
+    by_name = {task["name"]: task for task in tasks}
+    used = {task["name"]: _used(task, around[task["name"]], values) for task in tasks}
+    for lates in used.values():
+        for late in lates:
+            kind = next((kind for kind, path in OF_THE_TASK.items() if path == late.path), None)
+            if kind is not None:
+                around[late.task].captures.add(kind)
+    in_need: set[str] = set()
+    for name, task in by_name.items():
+        lates, own = used[name], around[name]
+        if own.captures:
+            places = [OF_THE_TASK[each] for each in OF_THE_TASK if each in own.captures]
+            task["outputs"] = list(dict.fromkeys([*task.get("outputs", ()), *places]))
+        files = [late for late in lates if late.task]
+        if files:
+            task["inputs"] = [*task.get("inputs", ()), *(_input(late) for late in files)]
+            task["depends_on"] = [each for each in task.get("depends_on", ()) if each not in {f.task for f in files}]
+            if not task["depends_on"]:
+                del task["depends_on"]
+        if lates or not own.nothing:
+            if not _runs_sh(task):
+                in_need.add(name)
+            _wrap(task, own, lates, values)
+        for words in ("command", "args"):
+            if words in task:
+                task[words] = [escaped(each) for each in task[words]]
+        for variable, value in task.get("env", {}).items():
+            if isinstance(value, str):
+                task["env"][variable] = escaped(value)
+    return in_need
+
+
+def _used(task: dict[str, Any], own: Around, values: LateValues) -> list[Late]:
+    texts = [*task["command"], *task.get("args", ()), *(guard.text for guard in own.guards), *own.files.values()]
+    texts += [value for value in task.get("env", {}).values() if isinstance(value, str)]
+    return list(dict.fromkeys(late for text in texts for late in values.within(text)))
+
+
+def _runs_sh(task: dict[str, Any]) -> bool:
+    words = [*task["command"], *task.get("args", ())]
+    return bool(words) and words[0].rpartition("/")[2] in ("sh", "bash", "ash", "dash", "zsh")
+
+
+def _place(late: Late) -> str:
+    return f"argo/{late.task}/{late.path.rpartition('/')[2]}"
+
+
+def _input(late: Late) -> dict[str, str]:
+    return {"fromTask": late.task, "name": late.path, "as": _place(late)}
+
+
+def _wrap(task: dict[str, Any], own: Around, lates: Sequence[Late], values: LateValues) -> None:
+    """Paths are relative: a command starts in its task's folder, wherever that is."""
+    names = {late: f"v{number}" for number, late in enumerate(lates, 1)}
+
+    def quoted(text: str) -> str:
+        """A word of sh that is the text, with values put in as they are."""
+        pieces = _MARK.split(text)
+        words = [
+            f'"${names[values.found[int(piece)]]}"' if at % 2 else shlex.quote(piece) if piece else ""
+            for at, piece in enumerate(pieces)
+        ]
+        return "".join(words) or "''"
+
+    lines = [f"{names[late]}={late.expression or f'$(cat {shlex.quote(_place(late))})'}" for late in lates]
+    outputs: list[str] = task.get("outputs", [])
+    made = [f": > {shlex.quote(path)}" for path in outputs]
+    folders = list(dict.fromkeys(path.rpartition("/")[0] for path in [*outputs, *own.files] if "/" in path))
+    if own.guards:
+        test = " && ".join(f"{{ {shell_test(guard, quoted)}; }}" for guard in own.guards)
+        skip = [f"if ! {{ {test}; }}; then", "  echo 'skipped: its condition does not hold'"]
+        skip += [f"  mkdir -p {shlex.join(folders)}"] if folders else []
+        lines += [*skip, *(f"  {each}" for each in made), "  exit 0", "fi"]
+    made_before = list(dict.fromkeys([*own.folders, *(p.rpartition("/")[0] for p in own.files if "/" in p)]))
+    if own.captures:
+        made_before.append("argo")
+    if made_before:
+        lines.append(f"mkdir -p {shlex.join(made_before)}")
+    lines += [f"printf %s {quoted(text)} > {shlex.quote(path)}" for path, text in own.files.items()]
+    env: dict[str, Any] = task.get("env", {})
+    for variable, value in list(env.items()):
+        if isinstance(value, str) and MARK in value:
+            lines.append(f"export {variable}={quoted(value)}")
+            del env[variable]
+    if "env" in task and not env:
+        del task["env"]
+    command = " ".join(quoted(word) for word in [*task["command"], *task.pop("args", ())])
+    if not own.may_fail and not own.looks_back:
+        lines.append(f"exec {command}")
+    else:
+        lines += _afterwards(command, own, outputs)
+    task["command"] = ["sh", "-c", "\n".join(lines)]
+
+
+def _afterwards(command: str, own: Around, outputs: Sequence[str]) -> list[str]:
+    result = OF_THE_TASK["result"]
+    printed = "result" in own.captures
+    lines = ["code=0", f"{command}{f' > {result}' if printed else ''} || code=$?"]
+    if printed:
+        lines.append(f"cat {result}")
+    if "exitCode" in own.captures:
+        lines.append(f'printf %s "$code" > {OF_THE_TASK["exitCode"]}')
+    if "status" in own.captures:
+        lines.append(f'if [ "$code" = 0 ]; then printf Succeeded; else printf Failed; fi > {OF_THE_TASK["status"]}')
+    for path, origin in own.copies.items():
+        copy = f"cp -R {shlex.quote(origin)} {shlex.quote(path)}"
+        lines.append(f'[ "$code" != 0 ] || [ ! -e {shlex.quote(origin)} ] || {copy} || code=$?')
+    for path, text in own.defaults.items():
+        lines.append(f"[ -e {shlex.quote(path)} ] || printf %s {shlex.quote(text)} > {shlex.quote(path)}")
+    if not own.may_fail:
+        return [*lines, 'exit "$code"']
+    for path in outputs:
+        if path not in OF_THE_TASK.values() and path not in own.defaults:
+            name = shlex.quote(path)
+            folder = path.rpartition("/")[0]
+            make = f"mkdir -p {shlex.quote(folder)} && " if folder else ""
+            lines.append(f"[ -e {name} ] || {{ {make}: > {name}; }}")
+    return [*lines, '[ "$code" = 0 ] || echo "failed with $code, which its workflow allows" >&2', "exit 0"]

@@ -1,0 +1,193 @@
+"""`helios import argo`: what Argo settles while a workflow runs is settled by the tasks themselves."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from bench.import_argo import has_graph, tell, tried
+from cli.imports.argo import import_argo
+from helios.dag import Dag, TaskInput, parse_dag
+from helios.dag_plain import yaml_text
+from tests.cli.command import Helios
+
+HERE = Path(__file__).parent / "imports"
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def carried_over(text: str, others: tuple[str, ...] = ()) -> Any:
+    """The only workflow of the text; that nothing of it is lost is checked."""
+    (found,) = import_argo(text, others=others)
+    assert found.complete, found.losses
+    return found
+
+
+def run(dag: Dag, folder: Path) -> dict[str, Ran]:
+    """Every task in its own folder, one after the other, as Helios' rules say: inputs are there before, outputs after.
+
+    There is no /artifacts here, so that the commands' own paths are those of the folder.
+    """
+    ran: dict[str, Ran] = {}
+    tasks = {task.name: task for task in dag.tasks}
+    for name in dag.graph().order:
+        task, place = tasks[name], folder / name
+        place.mkdir(parents=True)
+        for each in task.inputs:
+            assert isinstance(each, TaskInput)
+            to = place / each.as_
+            to.parent.mkdir(parents=True, exist_ok=True)
+            source = folder / each.from_task / each.name
+            subprocess.run(["cp", "-R", str(source), str(to)], check=True)
+        words = [each.replace("/artifacts", str(place)) for each in (*task.command, *task.args)]
+        env = {"PATH": os.environ["PATH"], "HELIOS_RUN_ID": "17-0", "HELIOS_ATTEMPT": "2"}
+        env |= {each.name: each.value for each in task.env if hasattr(each, "value")}  # type: ignore[attr-defined]
+        done = subprocess.run(words, cwd=place, env=env, capture_output=True, text=True, timeout=30, check=False)
+        ran[name] = Ran(done.returncode, done.stdout, done.stderr)
+        assert done.returncode != 0 or all((place / each).exists() for each in task.outputs), (name, done)
+    return ran
+
+
+def test_values_and_conditions_are_settled_while_it_runs(helios: Helios, tmp_path: Path) -> None:
+    done = helios("import", "argo", str(HERE / "late.yaml"))
+    assert done.code == 0, done.err
+    dag = parse_dag(done.out.encode()).dag
+    ran = run(dag, tmp_path / "run")
+    assert {name for name, each in ran.items() if each.code} == set(), ran
+    assert ran["toss"].out == "up\n", "what is kept is printed all the same"
+    assert ran["down.climb"].out == "skipped: its condition does not hold\n"
+    assert "failed with 7" in ran["breaks"].err
+    assert ran["tell"].out == ("it's Failed 7\nit's page one\nup up's m, < m>, it's nothing, it's nothing\n"), (
+        "of what was not run, the value is empty"
+    )
+    assert ran["tell"].err == "217-0"
+    assert dag.tasks[0].node_selector == {"disk": "ssd"}
+
+
+def test_a_task_that_fails_still_fails_where_its_output_is_read(tmp_path: Path) -> None:
+    text = (
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n  templates:\n"
+        "  - {name: t, dag: {tasks: [{name: a, template: a}, {name: b, template: b, depends: a,\n"
+        "       arguments: {parameters: [{name: p, value: '{{tasks.a.outputs.result}}'}]}}]}}\n"
+        "  - {name: a, container: {image: i, command: [sh, -c, 'echo said; exit 3']}}\n"
+        "  - name: b\n    inputs: {parameters: [{name: p}]}\n"
+        "    container: {image: i, command: [echo, '{{inputs.parameters.p}}']}\n"
+    )
+    found = carried_over(text)
+    assert run(parse_dag(yaml_text(found.dag).encode()).dag, tmp_path / "run")["a"] == Ran(3, "said\n", "")
+    assert [(each.line, each.what) for each in found.losses] == [(9, "task b")], "b has no shell of its own"
+
+
+@pytest.mark.parametrize(
+    ("by", "value", "runs"),
+    [
+        ("=~ ^he", "heads", True),
+        ("!~ ^he", "heads", False),
+        ("== 'two words'", "two words", True),
+        ("< 10", "9", True),
+        ("< 10", "heads", False),
+        ("!= heads && !(a == b || b == b)", "tails", False),
+        ("== heads || a == a", "tails", True),
+    ],
+)
+def test_a_condition_of_a_value_is_a_test_of_the_shell(by: str, value: str, runs: bool, tmp_path: Path) -> None:
+    text = (
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n  templates:\n"
+        "  - name: t\n    steps:\n    - [{name: a, template: a}]\n"
+        f'    - [{{name: b, template: b, when: "{{{{steps.a.outputs.result}}}} {by}"}}]\n'
+        f"  - {{name: a, container: {{image: i, command: [echo, '{value}']}}}}\n"
+        "  - {name: b, container: {image: i, command: [echo, ran]}}\n"
+    )
+    ran = run(parse_dag(yaml_text(carried_over(text).dag).encode()).dag, tmp_path / "run")
+    assert ("b" in ran and ran["b"].out == "ran\n") == runs, "where no value matters, b is left out"
+    assert {each.code for each in ran.values()} == {0}
+
+
+def test_templates_of_other_objects_are_found_in_the_file_and_in_others(helios: Helios, tmp_path: Path) -> None:
+    library = (
+        "kind: WorkflowTemplate\nmetadata: {name: lib}\nspec:\n  entrypoint: say\n"
+        "  arguments: {parameters: [{name: word, value: hello}]}\n  templates:\n"
+        "  - name: say\n    inputs: {parameters: [{name: word}]}\n"
+        "    container: {image: i, command: [echo, '{{inputs.parameters.word}}']}\n"
+    )
+    calling = (
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n  templates:\n"
+        "  - name: t\n    dag:\n      tasks:\n      - name: a\n"
+        "        templateRef: {name: lib, template: say}\n"
+        "        arguments: {parameters: [{name: word, value: hi}]}\n"
+    )
+    (tmp_path / "lib.yaml").write_text(library)
+    (tmp_path / "w.yaml").write_text(calling)
+    alone = helios("import", "argo", str(tmp_path / "w.yaml"))
+    assert alone.code == 1
+    assert "w.yaml:10: templateRef: the template is in lib" in alone.err
+    done = helios("import", "argo", str(tmp_path / "w.yaml"), "--templates", str(tmp_path / "lib.yaml"), "-o", "json")
+    assert done.json()["dag"]["tasks"] == [{"name": "a", "image": "i", "command": ["echo", "hi"]}]
+    made = "kind: Workflow\nmetadata: {name: w}\nspec:\n  workflowTemplateRef: {name: lib}\n"
+    assert carried_over(made, (library,)).dag["tasks"][0]["command"] == ["echo", "hello"]
+    parameter = "  arguments: {parameters: [{name: word, value: mine}]}\n"
+    assert carried_over(made + parameter, (library,)).dag["tasks"][0]["command"] == ["echo", "mine"]
+    inner = library.replace("  entrypoint: say\n", "") + "---\n" + calling
+    assert carried_over(inner).dag["tasks"][0]["command"] == ["echo", "hi"]
+
+
+def test_a_value_for_the_whole_workflow_that_several_calls_give_is_lost() -> None:
+    text = (
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n  templates:\n"
+        "  - {name: t, steps: [[{name: a, template: a}], [{name: b, template: a}]]}\n"
+        "  - name: a\n    container: {image: i, command: [touch, /x]}\n"
+        "    outputs: {parameters: [{name: p, globalName: g, valueFrom: {path: /x}}]}\n"
+    )
+    (found,) = import_argo(text)
+    assert [(each.line, each.what) for each in found.losses if each.weight == "lost"] == [(7, "globalName g")]
+
+
+def test_an_output_that_the_command_does_not_name_is_copied_from_where_it_is(tmp_path: Path) -> None:
+    place = tmp_path / "made.txt"
+    text = (
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n  templates:\n"
+        f"  - {{name: t, outputs: {{artifacts: [{{name: made, path: {place}}}]}},\n"
+        f"     container: {{image: i, command: [{tmp_path}/make]}}}}\n"
+    )
+    (tmp_path / "make").write_text(f"#!/bin/sh\necho done > {place}\n")
+    (tmp_path / "make").chmod(0o755)
+    found = carried_over(text)
+    ran = run(parse_dag(yaml_text(found.dag).encode()).dag, tmp_path / "run")
+    assert ran["t"].code == 0
+    assert (tmp_path / "run" / "t" / "made.txt").read_text() == "done\n"
+
+
+def test_what_only_a_running_task_knows_is_lost_where_no_command_can_look() -> None:
+    text = (
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n  templates:\n"
+        "  - name: t\n    steps:\n    - [{name: a, template: a}]\n"
+        "    - [{name: b, template: b, arguments: {parameters: [{name: p, value: '{{steps.a.outputs.result}}'}]}}]\n"
+        "    - [{name: c, template: a, withParam: '{{steps.a.outputs.result}}'}]\n"
+        "  - {name: a, container: {image: i, command: [echo, i]}}\n"
+        "  - name: b\n    inputs: {parameters: [{name: p}]}\n    nodeSelector: {disk: '{{inputs.parameters.p}}'}\n"
+        "    container: {image: 'i:{{inputs.parameters.p}}', command: [echo]}\n"
+    )
+    (found,) = import_argo(text)
+    assert [(each.line, each.what) for each in found.losses if each.weight == "lost"] == [
+        (10, "withParam"),
+        (14, "{{inputs.parameters.p}}"),
+        (15, "{{inputs.parameters.p}}"),
+    ]
+
+
+def test_a_folder_of_workflows_is_counted_by_what_becomes_of_each(capsys: pytest.CaptureFixture[str]) -> None:
+    found = [tried(name, (HERE / name).read_text()) for name in ("late.yaml", "losses.yaml")]
+    single = "kind: Workflow\nspec:\n  entrypoint: t\n  templates: [{name: t, container: {image: i, command: [x]}}]\n"
+    assert not has_graph(single)
+    assert [each.result for each in found] == ["complete", "refused"]
+    assert "templateRef" in found[1].reasons
+    tell(found, 1)
+    told = capsys.readouterr().out
+    assert "complete    1  50%" in told
+    assert "2 files with dag or steps (1 others left out)" in told
