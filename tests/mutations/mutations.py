@@ -48,7 +48,7 @@ MUTATIONS = (
     Mutation(
         "the bound of what parameters add",
         "tests/helios/test_dag_params.py::test_what_parameters_add_is_bounded",
-        "helios/dag_params.py",
+        "helios/dag_binding.py",
         "        if self._added > self._limits.max_params_added_chars:\n",
         "        if False:\n",
     ),
@@ -56,8 +56,8 @@ MUTATIONS = (
         "that a record without params is not looked through for parameters",
         "tests/helios/test_dag_params.py::test_the_record_of_a_version_without_parameters_is_read_as_it_was_meant",
         "helios/dag.py",
-        "        if not recorded or spec.params is not None:\n",
-        "        if True:\n",
+        "            if not recorded or spec.params is not None or not is_plain(spec):\n",
+        "            if True:\n",
     ),
     Mutation(
         "the fence of a launch",
