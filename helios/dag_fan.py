@@ -210,7 +210,7 @@ class _Maker:
         for name in names:
             fault = name_fault(name, self._limits.max_param_name_chars)
             if fault is not None:
-                self._findings.add(path, f"the name of a field of its items {fault}")
+                self._findings.add(path, f"the name of a field of its items: {fault}")
 
     def _check_size(self, fans: Mapping[int, _Fan]) -> None:
         """Before anything is made: how many edges there will be, and how much text without what items add to it."""
@@ -278,6 +278,7 @@ class _Maker:
                         "gives it another name",
                     )
                     self._findings.pass_over(("tasks", at, "name"))
+                    self._findings.pass_over(("tasks", other[0], "name"))
         self._names = frozenset(taken)
 
     def _make(self, task: TaskSpec, at: int, fan: _Fan | None) -> None:

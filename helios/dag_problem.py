@@ -180,8 +180,10 @@ class Findings:
             if self._ignored and any(path[:length] in self._ignored for length in range(1, len(path) + 1)):
                 return
             instance = self._origins.instance(path)
+            moved = path[1:3] in self._origins.entries
             path = self._origins.path(path)
-            said = (path, message.partition(_SUGGESTION)[0])
+            # What collects a thousand outputs is wrong a thousand times in the same place.
+            said = (path, "" if moved else message.partition(_SUGGESTION)[0])
             if said in self._said:
                 return
             if len(self.kept) < self._limits.max_problems:
