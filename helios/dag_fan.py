@@ -95,6 +95,8 @@ class _Maker:
         self._origins = Origins([], [], [], {})
         self._left_out: dict[int, LeftOut] = {}
         self._names: frozenset[str] = frozenset()
+        self._open: tuple[str, ...] = ()
+        """How names of instances begin that are not known yet, or wrong already."""
         self._said: set[str] = set()
 
     def made(self) -> Made:
@@ -132,7 +134,7 @@ class _Maker:
             items = None if wrong or task.for_each is None else self._items(task.for_each, path)
             fan = _Fan(at, items or [Item(STAND_IN)], empty=items is not None and not items)
             if items is None:
-                self._findings.pass_over(path)  # and of names that an instance may have
+                self._open += (f"{task.name}-",)
             total += len(fan.items)
             if len(self._spec.tasks) - len(fans) - 1 + total > self._limits.max_tasks:
                 self._findings.refuse(
@@ -345,7 +347,9 @@ class _Maker:
 
     def _depends_on(self, task: TaskSpec, path: Path, item: Item | None) -> tuple[list[str], list[int]] | None:
         """The names with the position of each in the text; None when they are as they are written."""
-        if not any(name in self._fans or (item is not None and has_reference(name)) for name in task.depends_on or ()):
+        if not self._open and not any(
+            name in self._fans or (item is not None and has_reference(name)) for name in task.depends_on or ()
+        ):
             return None
         names: list[str] = []
         positions: list[int] = []
@@ -354,14 +358,15 @@ class _Maker:
             bound = fan.names if fan is not None else self._reference(name, (*path, "depends_on", at), item)
             names += bound
             positions += [at] * len(bound)
-        return names, positions
+        return None if names == task.depends_on else (names, positions)
 
     def _reference(self, name: str, path: Path, item: Item | None) -> list[str]:
         """The task that is meant; none where that is not known."""
-        if item is None or not has_reference(name):
-            return [name]
-        found = self._binder.text(name, path, item)
-        return [] if item.value is None and found not in self._names else [found]
+        found = name if item is None else self._binder.text(name, path, item)
+        if found in self._names:
+            return [found]
+        unknown = item is not None and item.value is None and mentions_item(name)
+        return [] if unknown or found.startswith(self._open) else [found]
 
     def _inputs(self, task: TaskSpec, path: Path, item: Item | None) -> tuple[list[InputSpec], list[int]] | None:
         """As `_depends_on`."""
@@ -374,7 +379,9 @@ class _Maker:
                 bound = self._collected(source, here, fan)
             else:
                 bound = [self._binder.input(source, here, item)]
-                if source.from_task is not None and item is not None and has_reference(source.from_task):
+                if source.from_task is not None and (
+                    self._open or (item is not None and has_reference(source.from_task))
+                ):
                     found = self._reference(source.from_task, (*here, "fromTask"), item)
                     bound = [replace(bound[0], from_task=name) for name in found]
             inputs += bound

@@ -67,7 +67,7 @@ class DagLimits(Struct, frozen=True, kw_only=True):
     """Names and values of all parameters together: they are kept in the run's record."""
     max_params_added_chars: int = 4 * 1024 * 1024
     """Text that parameters may add to what is written."""
-    max_fanned_chars: int = 16 * 1024 * 1024
+    max_fanned_chars: int = 8 * 1024 * 1024
     """Text of all tasks that `forEach` makes, as if they were written one by one, and of what names them."""
     max_when_chars: int = 1_000
     """`when`."""

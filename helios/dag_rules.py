@@ -249,11 +249,11 @@ class _References:
         self._positions = positions
         self._findings = findings
         self._outputs = {task.name: frozenset(task.outputs or ()) for task in reversed(spec.tasks)}
-        # A task whose name could not be read, or an instance that could not be made, may be the one that is looked for.
+        # A task whose name could not be read may be the one that is looked for.
         self._all_named = not any(
-            findings.wrong_under("tasks", at, "forEach")
-            or (not task.name and (findings.wrong_under("tasks", at, "name") or findings.wrong_exactly("tasks", at)))
+            findings.wrong_under("tasks", at, "name") or findings.wrong_exactly("tasks", at)
             for at, task in enumerate(spec.tasks)
+            if not task.name
         )
 
     def parents(self) -> dict[str, list[str]]:
