@@ -266,6 +266,7 @@ tasks:
         "line 9, tasks[3].inputs[0]: is placed at 'a', which inputs[1] needs as a folder; use 'as'",
         "line 10, tasks[4].depends_on[0]: the task 'n-1' waits for itself (in 'n-1')",
         "line 10, tasks[4]: cycle: n-1 -> n-2 -> n-1",
+        "line 11, tasks[5].depends_on[0]: no task is named 'n-3'; did you mean 'n-1'?",
     ]
 
 
