@@ -11,10 +11,12 @@ from typing import Literal
 
 from msgspec import Struct, field
 
+from helios.dag_fan import Made, is_plain, make_tasks
 from helios.dag_format import DagSpec, EnvSpec, InputSpec, MemoizeSpec, Priority, SecretRef, TaskSpec, plain_text
 from helios.dag_graph import Graph
+from helios.dag_left_out import leave_out
 from helios.dag_names import duration_seconds
-from helios.dag_params import bind
+from helios.dag_params import param_values
 from helios.dag_problem import LIMITS, DagInvalid, DagLimits, Findings, Problem
 from helios.dag_rules import RESERVED_ENV, check_rules, find_warnings
 from helios.dag_shape import to_spec
@@ -160,27 +162,44 @@ def parents(task: Task) -> tuple[str, ...]:
 
 
 def parse_dag(
-    text: bytes, limits: DagLimits = LIMITS, *, params: Mapping[str, str] | None = None, recorded: bool = False
+    text: bytes,
+    limits: DagLimits = LIMITS,
+    *,
+    params: Mapping[str, str] | None = None,
+    recorded: bool = False,
+    draft: bool = False,
 ) -> ParsedDag:
     """Read and check a DAG in YAML or JSON (UTF-8). Raises DagInvalid with every problem found.
 
     `params`: values of its parameters that go before their defaults. `recorded`: the text is a service's own record,
-    maybe of a version that knew no parameters; where it declares none, `${params.NAME}` is text.
+    maybe of a version that knew no parameters; where it declares none, `${params.NAME}` is text. `draft`: its
+    parameters are not decided yet, so those without a default may have any value, and no task is left out.
     """
-    findings = Findings(limits)
+    findings, warnings = Findings(limits), Findings(limits)
     document = read_document(text, limits, findings)
     spec = to_spec(document, limits, findings)
     values: dict[str, str] = {}
-    if spec is not None:
-        findings.begin_stage()
-        if not recorded or spec.params is not None:
-            spec, values = bind(spec, params or {}, limits, findings)
+    try:
+        if spec is not None:
             findings.begin_stage()
-        check_rules(spec, limits, findings)
+            made = Made(spec)
+            if not recorded or spec.params is not None or not is_plain(spec):
+                values = param_values(spec, params or {}, limits, findings, draft=draft)
+                unknown = {name for name, value in (spec.params or {}).items() if value is None and draft}
+                made = make_tasks(spec, values, unknown - (params or {}).keys(), limits, findings)
+                findings.begin_stage()
+            findings.trace(made.origins)
+            check_rules(made.spec, limits, findings)
+            spec = made.spec
+            if not findings:
+                warnings.trace(made.origins)
+                find_warnings(spec, warnings)
+                if made.left_out and not draft:
+                    spec = leave_out(made, limits, findings, warnings)
+    except DagInvalid:
+        raise DagInvalid(findings.problems(document.lines_of)) from None
     if findings or spec is None:
         raise DagInvalid(findings.problems(document.lines_of))
-    warnings = Findings(limits)
-    find_warnings(spec, warnings)
     return ParsedDag(_normalised(spec, values), warnings.problems(document.lines_of))
 
 

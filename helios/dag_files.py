@@ -23,15 +23,20 @@ def check_files(task: TaskSpec, path: Path, limits: DagLimits, findings: Finding
         if place is None:
             continue
         if place in places:
+            here, other = findings.position(*path, "inputs", at), findings.position(*path, "inputs", places[place])
             findings.add(
-                (*path, "inputs", at), f"is placed at {quoted(place)}, as inputs[{places[place]}] is; use 'as'"
+                (*path, "inputs", at),
+                f"is placed at {quoted(place)}, as inputs[{other}] is; use 'as'"
+                if here != other
+                else f"several of its files are placed at {quoted(place)}; give each a place of its own with ${{item}} "
+                "in 'as', or leave 'as' without any",
             )
         places.setdefault(place, at)
     below = _Below(places)
     for place, at in places.items() if below else ():
         inner = below.first(place)
         if inner is not None:
-            other = places[inner]
+            other = findings.position(*path, "inputs", places[inner])
             findings.add(
                 (*path, "inputs", at),
                 f"is placed at {quoted(place)}, which inputs[{other}] needs as a folder; use 'as'",
@@ -54,11 +59,14 @@ def _check_outputs(
         if fault is None and output in seen:
             fault = f"{quoted(output)} is listed more than once"
         elif fault is None and output in places:
-            fault = f"{quoted(output)} is where inputs[{places[output]}] is placed; inputs cannot be written to"
+            other = findings.position(*path, "inputs", places[output])
+            fault = f"{quoted(output)} is where inputs[{other}] is placed; inputs cannot be written to"
         elif fault is None and below and (inner := below.first(output)) is not None:
-            fault = f"{quoted(output)} is the folder in which inputs[{places[inner]}] is placed"
+            other = findings.position(*path, "inputs", places[inner])
+            fault = f"{quoted(output)} is the folder in which inputs[{other}] is placed"
         elif fault is None and places and (folder := next((each for each in _folders(output) if each in places), None)):
-            fault = f"{quoted(output)} lies in {quoted(folder)}, where inputs[{places[folder]}] is placed"
+            other = findings.position(*path, "inputs", places[folder])
+            fault = f"{quoted(output)} lies in {quoted(folder)}, where inputs[{other}] is placed"
         seen.add(output)
         if fault is not None:
             findings.add(here, fault)

@@ -59,10 +59,20 @@ Quantities = dict[str, str | int | float]
 class InputSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", gc=False):
     """A file the task reads: an output of another task (fromTask, name) or an object (uri)."""
 
-    from_task: Annotated[str, _text("The task that makes the file.", pattern=NAME_PATTERN)] | None = None
+    from_task: (
+        Annotated[
+            str,
+            _text(
+                "The task that makes the file; of one with forEach, every instance's.",
+                pattern=r"^([a-zA-Z0-9][a-zA-Z0-9._-]*$|[a-zA-Z0-9._-]*\$\{(params\.|item))",
+            ),
+        ]
+        | None
+    ) = None
     name: Annotated[str, _text("Which of that task's outputs.")] | None = None
     uri: (
-        Annotated[str, _text("An object: s3://bucket/key.", pattern=r"^(s3://[^/?#]+/[^?#]+$|\$\{params\.)")] | None
+        Annotated[str, _text("An object: s3://bucket/key.", pattern=r"^(s3://[^/?#]+/[^?#]+$|\$\{(params\.|item))")]
+        | None
     ) = None
     as_: (
         Annotated[str, _text("Its path below /artifacts. Default: the output's name, or the last part of the uri.")]
@@ -140,6 +150,9 @@ InputItem = Annotated[
 
 Priority = Literal["high", "normal", "low"]
 
+ItemSpec = str | int | float | bool | dict[str, str | int | float | bool]
+"""What one instance of a task is made for."""
+
 ParamsSpec = dict[str, str | int | float | bool | None]
 """Parameters and their defaults; with None a submission has to give the value."""
 
@@ -189,6 +202,26 @@ class TaskSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", 
     tolerations: Annotated[list[TolerationSpec], Meta(description="Taints it tolerates (Kubernetes).")] | None = None
     service_account_name: Annotated[str, _text("Overrides the DAG's (Kubernetes).")] | None = None
     priority: Annotated[Priority, Meta(description="Overrides the DAG's.")] | None = None
+    for_each: (
+        Annotated[
+            list[ItemSpec] | str,
+            Meta(
+                description="Makes the task once for each item, named NAME-ITEM: a list of scalars (used as ${item}) "
+                "or of flat mappings (${item.FIELD}), or ${params.NAME} of a parameter that holds a JSON list."
+            ),
+        ]
+        | None
+    ) = None
+    when: (
+        Annotated[
+            bool | str,
+            Meta(
+                description="Leaves the task out of the run where it does not hold: ${params.x} == prod, !=, "
+                "in [a, b], and, or, not, parentheses."
+            ),
+        ]
+        | None
+    ) = None
     type: Annotated[Literal["command"], Meta(description="The only kind there is; carried by older DAGs.")] = "command"
 
 

@@ -5,20 +5,18 @@ sees values only. A value is text and is never looked through for parameters its
 """
 
 import json
-import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
-from msgspec.structs import replace
-
-from helios.dag_format import DagSpec, EnvItem, EnvSpec, InputSpec, TaskSpec, plain_text
+from helios.dag_format import DagSpec, plain_text
 from helios.dag_names import name_fault
-from helios.dag_problem import DagLimits, Findings, Path, quoted
+from helios.dag_problem import DagLimits, Findings, quoted
 
 BEGINNING = "${params."
 """Reserved in the fields that take parameters; `$${params.` is the text itself."""
 
-_REFERENCE = re.compile(r"(\$?)\$\{params\.(?:([A-Za-z0-9][A-Za-z0-9._-]*)\})?")
+STAND_IN = "param"
+"""For a value that is not known yet: a word that every field takes."""
 
 
 class ParamsUnreadable(ValueError):
@@ -41,6 +39,40 @@ def read_params(text: str | None) -> dict[str, str]:
             raise ParamsUnreadable(f"params: the value of {quoted(name)} is neither text nor a number nor a boolean")
         values[name] = plain_text(value)
     return values
+
+
+def read_list(text: str) -> list[str | dict[str, str]]:
+    """A JSON list of text, numbers and booleans, or of flat objects of them; empty text is an empty list. Raises
+    ParamsUnreadable. Numbers arrive as they are written.
+    """
+    if not text.strip():
+        return []
+    try:
+        found = json.loads(text, object_pairs_hook=_once, parse_int=str, parse_float=str, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise ParamsUnreadable(f"is not a JSON list: {str(error)[:200]}") from None
+    if not isinstance(found, list):
+        raise ParamsUnreadable("is JSON, but not a list")
+    items: list[str | dict[str, str]] = []
+    for at, value in enumerate(cast("list[object]", found)):
+        if isinstance(value, _Pairs):
+            items.append(
+                {name: _listed(each, f"the field {quoted(name)} of its item {at}") for name, each in value.pairs}
+            )
+        else:
+            items.append(_listed(value, f"its item {at}"))
+    return items
+
+
+def _listed(value: object, what: str) -> str:
+    if not isinstance(value, str | bool):
+        raise ParamsUnreadable(f"is a list, but {what} is neither text nor a number nor a boolean")
+    text = plain_text(value)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ParamsUnreadable(f"is a list, but {what} is not UTF-8") from None
+    return text
 
 
 def recorded_params(text: str | None) -> dict[str, str]:
@@ -71,22 +103,12 @@ def escaped(text: str) -> str:
     return text.replace(BEGINNING, "$" + BEGINNING)
 
 
-def bind(
-    spec: DagSpec, given: Mapping[str, str], limits: DagLimits, findings: Findings
-) -> tuple[DagSpec, dict[str, str]]:
-    """The DAG with every parameter replaced, and the value of each. `given`: those of the submission.
-
-    What is unknown, missing or too large is reported; where a value is missing, the text stays and is passed over.
+def param_values(
+    spec: DagSpec, given: Mapping[str, str], limits: DagLimits, findings: Findings, *, draft: bool = False
+) -> dict[str, str]:
+    """The value of each parameter. `given`: those of the submission, which go before the defaults. What is unknown,
+    missing or too large is reported. `draft`: where a value is missing, STAND_IN is taken for it.
     """
-    values = _values(spec, given, limits, findings)
-    binder = _Binder(spec, values, limits, findings)
-    tasks = [binder.task(task, ("tasks", at)) for at, task in enumerate(spec.tasks)]
-    if all(new is old for new, old in zip(tasks, spec.tasks, strict=True)):
-        return spec, values
-    return replace(spec, tasks=tasks), values
-
-
-def _values(spec: DagSpec, given: Mapping[str, str], limits: DagLimits, findings: Findings) -> dict[str, str]:
     declared = spec.params or {}
     misnamed: set[str] = set()
     for name in declared:
@@ -111,6 +133,8 @@ def _values(spec: DagSpec, given: Mapping[str, str], limits: DagLimits, findings
             values[name] = given[name]
         elif default is not None:
             values[name] = plain_text(default)
+        elif draft:
+            values[name] = STAND_IN
         elif name not in misnamed:
             findings.add(
                 ("params", name),
@@ -130,103 +154,3 @@ def _values(spec: DagSpec, given: Mapping[str, str], limits: DagLimits, findings
             path=("params",),
         )
     return values
-
-
-class _Binder:
-    """Replaces parameters in the fields that take them; what that adds is bounded over the whole DAG."""
-
-    def __init__(self, spec: DagSpec, values: Mapping[str, str], limits: DagLimits, findings: Findings) -> None:
-        self._declared = spec.params or {}
-        self._values = values
-        self._limits = limits
-        self._findings = findings
-        self._added = 0
-
-    def task(self, task: TaskSpec, path: Path) -> TaskSpec:
-        changes: dict[str, Any] = {
-            "image": self._text(task.image, (*path, "image")),
-            "command": self._texts(task.command, (*path, "command")),
-            "args": self._texts(task.args, (*path, "args")),
-            "outputs": self._texts(task.outputs, (*path, "outputs")),
-            "inputs": self._inputs(task.inputs, (*path, "inputs")),
-            "env": self._env(task.env, (*path, "env")),
-        }
-        changed = {name: value for name, value in changes.items() if value is not getattr(task, name)}
-        return replace(task, **changed) if changed else task
-
-    def _text(self, text: str, path: Path) -> str:
-        if BEGINNING not in text:
-            return text
-        return _REFERENCE.sub(lambda found: self._replacement(found, path), text)
-
-    def _replacement(self, found: re.Match[str], path: Path) -> str:
-        escape, name = found.groups()
-        if escape:
-            return found[0][1:]
-        if name is None:
-            self._findings.add(
-                path,
-                f"{BEGINNING} begins the name of a parameter, {BEGINNING}NAME}}; ${BEGINNING} stands for the text",
-            )
-            return found[0]
-        value = self._values.get(name)
-        if value is None:
-            if name in self._declared or self._findings.wrong_exactly("params", name):
-                self._findings.pass_over(path)
-            else:
-                near = self._findings.suggestion(name, self._declared)
-                self._findings.add(
-                    path,
-                    f"no parameter is named {quoted(name)}{near or '; declare it under params'}"
-                    f" (${BEGINNING} stands for the text)",
-                )
-            return found[0]
-        self._added += max(0, len(value) - len(found[0]))
-        if self._added > self._limits.max_params_added_chars:
-            self._findings.refuse(
-                f"the parameters stand for more than {self._limits.max_params_added_chars:,} characters in all; "
-                "put what is large into a file and name that as an input",
-                path=path,
-            )
-        return value
-
-    def _texts(self, texts: list[str] | None, path: Path) -> list[str] | None:
-        if not _any_reference(texts or ()):
-            return texts
-        return [self._text(text, (*path, at)) for at, text in enumerate(texts or ())]
-
-    def _inputs(self, inputs: list[InputSpec] | None, path: Path) -> list[InputSpec] | None:
-        if inputs is None or not any(_any_reference(_written(source)) for source in inputs):
-            return inputs
-        return [self._input(source, (*path, at)) for at, source in enumerate(inputs)]
-
-    def _input(self, source: InputSpec, path: Path) -> InputSpec:
-        def bound(text: str | None, field: str) -> str | None:
-            return None if text is None else self._text(text, (*path, field))
-
-        return replace(
-            source, uri=bound(source.uri, "uri"), name=bound(source.name, "name"), as_=bound(source.as_, "as")
-        )
-
-    def _env(self, env: EnvSpec | None, path: Path) -> EnvSpec | None:
-        if isinstance(env, dict):
-            if not _any_reference(value for value in env.values() if isinstance(value, str)):
-                return env
-            return {
-                name: self._text(value, (*path, name)) if isinstance(value, str) else value
-                for name, value in env.items()
-            }
-        if env is None or not _any_reference(item.value for item in env if isinstance(item.value, str)):
-            return env
-        return [self._item(item, (*path, at)) for at, item in enumerate(env)]
-
-    def _item(self, item: EnvItem, path: Path) -> EnvItem:
-        return replace(item, value=self._text(item.value, path)) if isinstance(item.value, str) else item
-
-
-def _written(source: InputSpec) -> Iterable[str]:
-    return (text for text in (source.uri, source.name, source.as_) if text is not None)
-
-
-def _any_reference(texts: Iterable[str]) -> bool:
-    return any(BEGINNING in text for text in texts)

@@ -18,13 +18,10 @@ Rename = Callable[[str], str]
 
 def parse_plain(document: Mapping[str, Any], rename: Rename = str) -> ParsedDag:
     """The DAG and its warnings; raises DagInvalid with every problem. Problems have no lines; `rename` is given each
-    one's path (`tasks[2].image`) and returns the one to show. Parameters that only a submission gives are taken as
-    given: what stands for them is a word that every field takes.
+    one's path (`tasks[2].image`) and returns the one to show. The parameters are not decided: it is read as a draft.
     """
-    declared: Mapping[str, Any] = document.get("params") or {}
-    missing = {name: "param" for name, value in declared.items() if value is None}
     try:
-        parsed = parse_dag(msgspec.json.encode(document), params=missing)
+        parsed = parse_dag(msgspec.json.encode(document), draft=True)
     except DagInvalid as invalid:
         raise DagInvalid([_placed(each, rename) for each in invalid.problems]) from None
     return msgspec.structs.replace(parsed, warnings=[_placed(each, rename) for each in parsed.warnings])
@@ -35,7 +32,7 @@ def read_plain(text: bytes) -> dict[str, Any]:
     findings = Findings(LIMITS)
     spec = to_spec(read_document(text, LIMITS, findings), LIMITS, findings)
     declared = (spec.params if spec is not None else None) or {}
-    parse_dag(text, params={name: "param" for name, value in declared.items() if value is None})
+    parse_dag(text, draft=True)
     document: dict[str, Any] = _said(msgspec.to_builtins(spec))
     return {**document, "params": declared} if declared else document
 

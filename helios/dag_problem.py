@@ -67,6 +67,12 @@ class DagLimits(Struct, frozen=True, kw_only=True):
     """Names and values of all parameters together: they are kept in the run's record."""
     max_params_added_chars: int = 4 * 1024 * 1024
     """Text that parameters may add to what is written."""
+    max_fanned_chars: int = 8 * 1024 * 1024
+    """Text of all tasks that `forEach` makes, as if they were written one by one, and of what names them."""
+    max_when_chars: int = 1_000
+    """`when`."""
+    max_when_nesting: int = 16
+    """Parentheses and `not` in one another."""
     max_integer_digits: int = 18
     """Of any number without a fraction, so that it fits 64 bits everywhere."""
     max_problems: int = 100
@@ -76,6 +82,7 @@ class DagLimits(Struct, frozen=True, kw_only=True):
 
 
 LIMITS = DagLimits()
+_SUGGESTION = "; did you mean "
 
 
 class Problem(Struct, frozen=True, omit_defaults=True):
@@ -115,6 +122,37 @@ class Finding(Struct, frozen=True):
     column: int | None = None
 
 
+class Origins(Struct):
+    """Where in the text a DAG's tasks are from, when `forEach` has made several of one. By position among all."""
+
+    tasks: list[int] = []
+    """The position in the text."""
+    instances: list[str] = []
+    """The name, for one of several; else empty."""
+    varying: list[frozenset[str]] = []
+    """The fields that values were put into."""
+    entries: dict[tuple[int, str], list[int]] = {}
+    """Of a task's list (`depends_on`, `inputs`) that has become another: each entry's position in the text."""
+
+    def path(self, made: Path) -> Path:
+        """The path in the text."""
+        if len(made) < 2 or made[0] != "tasks" or not isinstance(made[1], int):
+            return made
+        found: Path = ("tasks", self.tasks[made[1]], *made[2:])
+        if len(made) > 3 and isinstance(made[2], str) and isinstance(made[3], int):
+            moved = self.entries.get((made[1], made[2]))
+            if moved is not None:
+                found = (*found[:3], moved[made[3]], *made[4:])
+        return found
+
+    def instance(self, made: Path) -> str:
+        """` (in 'count-eu')` where what is there may be right in other instances."""
+        if len(made) < 3 or made[0] != "tasks" or not isinstance(made[1], int) or made[2] not in self.varying[made[1]]:
+            return ""
+        name = self.instances[made[1]]
+        return f" (in {quoted(name)})" if name else ""
+
+
 class Findings:
     """Collects what is wrong. Keeps the first `limit` and counts the rest, so its memory is bounded.
 
@@ -128,12 +166,28 @@ class Findings:
         self._suggestions = 0
         self._wrong: set[Path] = set()
         self._wrong_before: frozenset[Path] = frozenset()
+        self._origins: Origins | None = None
+        self._ignored: set[Path] = set()
+        self._said: set[tuple[Path, str]] = set()
 
     def __bool__(self) -> bool:
         return bool(self.kept)
 
     def add(self, path: Path, message: str, line: int | None = None, column: int | None = None) -> None:
         """Record that `message` is true of the value at `path`."""
+        instance = ""
+        if self._origins is not None:
+            if self._ignored and any(path[:length] in self._ignored for length in range(1, len(path) + 1)):
+                return
+            instance = self._origins.instance(path)
+            moved = path[1:3] in self._origins.entries
+            path = self._origins.path(path)
+            # What collects a thousand outputs is wrong a thousand times in the same place.
+            said = (path, "" if moved else message.partition(_SUGGESTION)[0])
+            if said in self._said:
+                return
+            if len(self.kept) < self._limits.max_problems:
+                self._said.add(said)
         if (
             path
             and self._wrong_before
@@ -144,7 +198,7 @@ class Findings:
             self.omitted += 1
             return
         self._wrong.add(path)
-        self.kept.append(Finding(path, message, line, column))
+        self.kept.append(Finding(path, message + instance, line, column))
 
     def refuse(self, message: str, line: int | None = None, column: int | None = None, path: Path = ()) -> NoReturn:
         """Record what makes it pointless to read on, and raise DagInvalid with all that was found."""
@@ -155,17 +209,32 @@ class Findings:
         """From the next stage on be silent about the value at `path`: what it lacks is reported elsewhere."""
         self._wrong.add(path)
 
+    def trace(self, origins: Origins | None) -> None:
+        """From now on paths are those of tasks that were made; what is wrong with several of one is said once."""
+        self._origins = origins
+
+    def ignore(self, made: Path) -> None:
+        """Be silent, while paths are traced, about the value at `made` and what is in it: it is of no consequence."""
+        self._ignored.add(made)
+
+    def position(self, *path: str | int) -> int:
+        """The position in the text of the list's entry at `path`."""
+        last = (self._origins.path(path) if self._origins is not None else path)[-1]
+        assert isinstance(last, int)
+        return last
+
     def begin_stage(self) -> None:
         """From now on stay silent about values known to be wrong."""
         self._wrong_before = frozenset(self._wrong)
 
     def wrong_under(self, *prefix: str | int) -> bool:
         """Whether an earlier stage found fault with the value at `prefix` or with anything in it."""
+        prefix = self._origins.path(prefix) if self._origins is not None else prefix
         return any(path[: len(prefix)] == prefix for path in self._wrong_before)
 
     def wrong_exactly(self, *path: str | int) -> bool:
         """Whether an earlier stage found fault with the value at `path` itself."""
-        return path in self._wrong_before
+        return (self._origins.path(path) if self._origins is not None else path) in self._wrong_before
 
     def suggestion(self, wrong: str, candidates: Collection[str]) -> str:
         """`; did you mean 'split'?`, or nothing when no candidate is near or enough was suggested already."""
@@ -173,7 +242,7 @@ class Findings:
             return ""
         self._suggestions += 1
         near = nearest(wrong, candidates)
-        return "" if near is None else f"; did you mean {quoted(near)}?"
+        return "" if near is None else f"{_SUGGESTION}{quoted(near)}?"
 
     def problems(self, locate: Callable[[set[Path]], Mapping[Path, int]] | None = None) -> list[Problem]:
         """The findings with their lines, sorted by line. `locate` maps the given paths, or their nearest

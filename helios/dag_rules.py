@@ -115,7 +115,10 @@ def _positions(spec: DagSpec, limits: DagLimits, findings: Findings) -> dict[str
         if fault is not None:
             findings.add(("tasks", at, "name"), fault)
         elif task.name in positions:
-            findings.add(("tasks", at, "name"), f"{quoted(task.name)} is the name of tasks[{positions[task.name]}] too")
+            findings.add(
+                ("tasks", at, "name"),
+                f"{quoted(task.name)} is the name of tasks[{findings.position('tasks', positions[task.name])}] too",
+            )
         positions.setdefault(task.name, at)
     return positions
 

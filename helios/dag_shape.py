@@ -57,8 +57,10 @@ def _report_long_lists(tasks: object, limits: DagLimits, findings: Findings) -> 
 
 
 def _text_containers(tasks: object) -> Iterator[object]:
-    """The mappings whose numbers are taken as text, the way they are written."""
+    """The mappings and lists whose numbers are taken as text, the way they are written."""
     for task in _items(tasks):
+        yield _get(task, "forEach")
+        yield from _items(_get(task, "forEach"))
         yield _get(task, "env")
         yield from _items(_get(task, "env"))
         yield _get(_get(task, "resources"), "requests")

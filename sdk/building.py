@@ -82,6 +82,9 @@ class TaskFields(TypedDict, total=False):
     tolerations: Sequence[TolerationSpec | Mapping[str, Any]]
     service_account_name: str
     priority: Priority
+    for_each: Sequence[Scalar | Mapping[str, Scalar]] | str
+    """Makes a task for each item; `${params.NAME}` of a parameter that holds a JSON list."""
+    when: bool | str
     type: Literal["command"]
 
 
@@ -255,16 +258,38 @@ def _made(name: str, image: str, command: Sequence[str], fields: Mapping[str, An
     document = _encoded_fields({"name": name, "image": image, "command": command, **fields}, _TASK_NAMES)
     head: dict[str, Any] = {"dagName": "any"} if dag is None else dag.to_head()
     stubs = [_stub(each, outputs) for each, outputs in _named(document, dag).items() if each != name]
+    for stub in stubs:
+        if dag is not None and stub["name"] in dag.tasks:
+            stub["forEach"] = dag.tasks[stub["name"]].document.get("forEach")
 
     def shown(path: str) -> str:
         return f"tasks[{quoted(str(name))}]{path.removeprefix('tasks[0]')}" if path.startswith("tasks[0]") else path
 
-    parse_plain({**head, "tasks": [document, *stubs]}, shown)
+    parse_plain({**head, "tasks": [_without_instances(document), *stubs]}, shown)
     return Task(document)
+
+
+def _without_instances(document: dict[str, Any]) -> dict[str, Any]:
+    """The task without what it says of other tasks by `${item}`: which those are only the whole shows."""
+    if not document.get("forEach"):
+        return document
+    return {
+        **document,
+        "depends_on": [each for each in document.get("depends_on") or () if "${" not in str(each)],
+        "inputs": [
+            {"uri": "s3://any/any", "as": each.get("as", each.get("name"))} if _of_instance(each) else each
+            for each in document.get("inputs") or ()
+        ],
+    }
+
+
+def _of_instance(source: Any) -> bool:
+    return isinstance(source, dict) and "${" in str(cast("dict[str, Any]", source).get("fromTask"))
 
 
 def _named(document: Mapping[str, Any], dag: "Dag | None") -> dict[str, list[str]]:
     """The tasks that a task names, each with its outputs: those it has, or where it is not made yet those named."""
+    document = _without_instances(dict(document))
     named: dict[str, list[str]] = {each: [] for each in document.get("depends_on") or () if isinstance(each, str)}
     for source in document.get("inputs") or ():
         if isinstance(source, dict):

@@ -69,6 +69,14 @@ tasks:
     resources: {requests: {cpu: 500m, memory: 1Gi}, limits: {memory: 1Gi}}
   - {<<: *base, name: count, inputs: [{fromTask: split, name: part-aa}], depends_on: [split], retries: {count: 2},
      env: {A: 1.10, B: {secret: s, key: k}, C: "$${params.day} ${params.day}"}, memoize: {maxAge: 7d, verify: 0.1}}
+  - name: each
+    forEach: [{key: eu, n: 010}, {key: "${params.day}", n: 2}]
+    when: ${params.corpus} in [moby, emma] and not (${item.n} == 2)
+    image: alpine:3.20
+    command: [sh, -c, "echo ${item.n}"]
+    depends_on: [count]
+    outputs: ["n-${item.n}"]
+  - {name: all, image: alpine:3.20, command: [cat], inputs: [{fromTask: each, name: "n-${item.n}", as: in}]}
 """
 DOCUMENT = {
     "dagName": "d",
@@ -92,6 +100,7 @@ DOCUMENT = {
             "command": ["x"],
             "inputs": [{"fromTask": "a", "name": "o/p", "as": "in"}, {"uri": "s3://b/k", "as": "e"}],
         },
+        {"name": "c", "image": "i", "command": ["${item}"], "forEach": ["x", 1], "when": "${item} != x or a == b"},
     ],
 }
 GRAMMAR = ["&a ", "*a", "*base", "<<: ", "? ", "- ", "|\n", ">-\n  ", "!!str ", "!!int ", "%TAG", "---\n", "...\n", "#"]
@@ -99,6 +108,11 @@ GRAMMAR += [
     "tasks:",
     "depends_on: [",
     "inputs: [",
+    "forEach: [",
+    "when: ",
+    "${item}",
+    "${item.n}",
+    "== ",
     "params: {",
     "${params.day}",
     "$${params.",

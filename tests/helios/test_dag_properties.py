@@ -185,6 +185,8 @@ FIELDS = [
     "resources",
     "type",
     "tolerations",
+    "forEach",
+    "when",
 ]
 
 

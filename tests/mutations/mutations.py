@@ -48,16 +48,31 @@ MUTATIONS = (
     Mutation(
         "the bound of what parameters add",
         "tests/helios/test_dag_params.py::test_what_parameters_add_is_bounded",
-        "helios/dag_params.py",
+        "helios/dag_binding.py",
         "        if self._added > self._limits.max_params_added_chars:\n",
         "        if False:\n",
+    ),
+    Mutation(
+        "the count of the edges that forEach makes, before they are made",
+        "tests/helios/test_dag_fan.py::test_what_for_each_would_make_is_bounded_before_it_is_made",
+        "helios/dag_fan.py",
+        "            if edges > self._limits.max_edges:\n",
+        "            if False:\n",
+    ),
+    Mutation(
+        "the parents of a task that is left out, for whom waits for it",
+        "tests/helios/test_dag_fan.py::"
+        "test_what_waits_for_a_task_that_is_left_out_waits_for_its_parents_and_what_reads_it_is_left_out",
+        "helios/dag_left_out.py",
+        "            bits |= instead.get(positions[name], 0)\n",
+        "            bits |= 0\n",
     ),
     Mutation(
         "that a record without params is not looked through for parameters",
         "tests/helios/test_dag_params.py::test_the_record_of_a_version_without_parameters_is_read_as_it_was_meant",
         "helios/dag.py",
-        "        if not recorded or spec.params is not None:\n",
-        "        if True:\n",
+        "            if not recorded or spec.params is not None or not is_plain(spec):\n",
+        "            if True:\n",
     ),
     Mutation(
         "the fence of a launch",

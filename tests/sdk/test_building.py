@@ -59,6 +59,26 @@ def test_parameters_without_a_default_are_left_to_the_submission() -> None:
         dag.task("u", image="alpine:3.20", command=["echo", "${params.dat}"])
 
 
+def test_a_task_is_made_for_each_item_and_left_out_by_a_condition() -> None:
+    """What depends on parameters is left to the submission; a task that names instances of another is taken too."""
+    dag = Dag("d", params={"list": None, "env": "dev"})
+    load = dag.task("load", image="i", command=["x", "${item}"], for_each="${params.list}", outputs=["o-${item}"])
+    pair: dict[str, Any] = {"fromTask": "load-${item.key}", "name": "o-${item.key}"}
+    dag.task("pair", image="i", command=["x"], for_each=[{"key": "a"}, {"key": "b"}], inputs=[pair])
+    dag.task("all", image="i", command=["x"], inputs=[load["o-${item}"]], depends_on=[dag["pair"]])
+    dag.task("tell", image="i", command=["x"], depends_on=["all"], when="${params.env} == prod")
+    assert dag.check() == []
+    text = dag.to_yaml().encode()
+    read = parse_dag(text, params={"list": '["a", "b"]'})
+    assert [each.name for each in read.dag.tasks] == ["load-a", "load-b", "pair-a", "pair-b", "all"]
+    assert len(read.warnings) == 1
+    assert Dag.from_yaml(text).checked() == dag.checked()
+    assert (
+        "tasks['bad'].when: '=' at character"
+        in refused(lambda: dag.task("bad", image="i", command=["x"], when="${params.env} = prod"))[0]
+    )
+
+
 def test_a_dag_built_in_python_is_the_one_that_its_file_says() -> None:
     dag = word_count()
     assert [each.path for each in dag.check()] == ["tasks['count'].image", "tasks['count'].memoize"]

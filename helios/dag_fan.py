@@ -1,0 +1,402 @@
+"""`forEach` and `when` at the point where a DAG is read: from tasks as they are written to the tasks that there are. No
+I/O happens here.
+
+What the tasks, their edges and their text come to is worked out before any of them is made.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, cast
+
+from msgspec import Struct, json
+from msgspec.structs import replace
+
+from helios.dag_binding import Binder, Item, has_reference, mentioned_params, mentions_item
+from helios.dag_format import DagSpec, InputSpec, TaskSpec, plain_text
+from helios.dag_names import name_fault
+from helios.dag_params import STAND_IN, ParamsUnreadable, read_list
+from helios.dag_problem import DagLimits, Findings, Origins, Path, quoted
+from helios.dag_when import Condition, holds, read_condition, texts_of
+
+_WHOLE_PARAM = re.compile(r"\$\{params\.([A-Za-z0-9][A-Za-z0-9._-]*)\}")
+_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}")
+_VARYING = frozenset({"image", "command", "args", "outputs", "env", "inputs", "depends_on"})
+KEY_FIELD = "key"
+"""Of an item that is a mapping: what ends the instance's name."""
+
+
+class LeftOut(Struct, frozen=True):
+    """Why a task that is written is not to run."""
+
+    field: str
+    reason: str
+    name: str = ""
+    """The task's, where it is another than that of the one which was made."""
+
+
+class Made(Struct, frozen=True):
+    """The tasks that there are, with those that are left out."""
+
+    spec: DagSpec
+    origins: Origins | None = None
+    """None: each task is at the place where it is written."""
+    left_out: dict[int, LeftOut] = {}
+    """By position in `spec.tasks`."""
+
+
+class _Fan(Struct):
+    """What `forEach` makes of one task."""
+
+    at: int
+    items: list[Item]
+    empty: bool = False
+    """The list is; an item that nobody wrote stands for what the task would be."""
+    names: list[str] = []
+    names_chars: int = 0
+
+
+def is_plain(spec: DagSpec) -> bool:
+    return all(task.for_each is None and task.when is None for task in spec.tasks)
+
+
+def make_tasks(
+    spec: DagSpec,
+    values: Mapping[str, str],
+    unknown: Collection[str],
+    limits: DagLimits,
+    findings: Findings,
+) -> Made:
+    """The DAG with every value put in, every instance made and every condition decided. Raises DagInvalid when a limit
+    is passed; reports what else is wrong, and goes on with stand-ins. `unknown`: parameters whose value is a stand-in,
+    on which no condition fails.
+    """
+    return _Maker(spec, Binder(spec, values, limits, findings), values, unknown, limits, findings).made()
+
+
+class _Maker:
+    def __init__(
+        self,
+        spec: DagSpec,
+        binder: Binder,
+        values: Mapping[str, str],
+        unknown: Collection[str],
+        limits: DagLimits,
+        findings: Findings,
+    ) -> None:
+        self._spec = spec
+        self._binder = binder
+        self._values = values
+        self._unknown = unknown
+        self._limits = limits
+        self._findings = findings
+        self._lists: dict[str, list[str | dict[str, str]] | None] = {}
+        self._fans: dict[str, _Fan] = {}
+        self._tasks: list[TaskSpec] = []
+        self._origins = Origins([], [], [], {})
+        self._left_out: dict[int, LeftOut] = {}
+        self._names: frozenset[str] = frozenset()
+        self._open: tuple[str, ...] = ()
+        """How names of instances begin that are not known yet, or wrong already."""
+        self._said: set[str] = set()
+
+    def made(self) -> Made:
+        fans = self._read_fans()
+        if fans:
+            self._check_size(fans)
+            self._name(fans)
+        if not fans and is_plain(self._spec):
+            return Made(replace(self._spec, tasks=[self._bound(task, at) for at, task in enumerate(self._spec.tasks)]))
+        for at, task in enumerate(self._spec.tasks):
+            self._make(task, at, fans.get(at))
+        return Made(replace(self._spec, tasks=self._tasks), self._origins, self._left_out)
+
+    def _bound(self, task: TaskSpec, at: int) -> TaskSpec:
+        """A task that is one, whatever the others are."""
+        changes = self._binder.fields(task, ("tasks", at), None)
+        if task.inputs and (inputs := self._inputs(task, ("tasks", at), None)) is not None:
+            changes["inputs"] = inputs[0]
+        return replace(task, **changes) if changes else task
+
+    def _read_fans(self) -> dict[int, _Fan]:
+        """By position of the task; those of known names by name too."""
+        fans: dict[int, _Fan] = {}
+        total = 0
+        for at, task in enumerate(self._spec.tasks):
+            path = ("tasks", at, "forEach")
+            wrong = self._findings.wrong_under(*path)
+            if task.for_each is None and not wrong:
+                continue
+            fault = name_fault(task.name, self._limits.max_task_name_chars)
+            if fault is not None:
+                if has_reference(task.name):
+                    fault = "needs no ${…}: with forEach each task's name is this one, '-' and its item"
+                self._findings.add(("tasks", at, "name"), fault)
+            items = None if wrong or task.for_each is None else self._items(task.for_each, path)
+            fan = _Fan(at, items or [Item(STAND_IN)], empty=items is not None and not items)
+            if items is None:
+                self._open += (f"{task.name}-",)
+            total += len(fan.items)
+            if len(self._spec.tasks) - len(fans) - 1 + total > self._limits.max_tasks:
+                self._findings.refuse(
+                    f"with what forEach makes there are more than {self._limits.max_tasks:,} tasks, which is the limit",
+                    path=path,
+                )
+            fans[at] = fan
+            self._fans.setdefault(task.name, fan)
+        return fans
+
+    def _items(self, written: Any, path: Path) -> list[Item] | None:
+        """None when it cannot be said, or not yet."""
+        found = self._of_param(written, path) if isinstance(written, str) else self._written_items(written, path)
+        if found is None:
+            return None
+        items: list[Item] = []
+        for at, value in enumerate(found):
+            here = path if isinstance(written, str) else (*path, at)
+            key = value.get(KEY_FIELD) if isinstance(value, dict) else value
+            if key is not None and not _KEY.fullmatch(key):
+                if isinstance(value, dict):
+                    self._findings.add(
+                        here,
+                        f"the key {quoted(key)} of item {at} cannot end a task's name: use up to 63 ASCII letters, "
+                        "digits, '.', '_' and '-', and no '.' at its beginning",
+                    )
+                key = None
+            items.append(Item(str(at) if key is None else key, value))
+        return items
+
+    def _of_param(self, written: str, path: Path) -> list[str | dict[str, str]] | None:
+        match = _WHOLE_PARAM.fullmatch(written.strip())
+        if match is None:
+            self._findings.add(
+                path, f"{quoted(written)} is no list; write one, or ${{params.NAME}} of a parameter that holds one"
+            )
+            return None
+        name = match[1]
+        if name in self._unknown:
+            return None
+        if name not in self._values:
+            self._binder.text(match[0], path)  # says why
+            return None
+        if name not in self._lists:
+            try:
+                self._lists[name] = read_list(self._values[name])
+            except ParamsUnreadable as error:
+                self._lists[name] = None
+                self._findings.add(
+                    path,
+                    f"the value {quoted(self._values[name])} of the parameter {quoted(name)} {error}; "
+                    f'give one, such as -p \'{name}=["a", "b"]\'',
+                )
+        found = self._lists[name]
+        self._check_fields(found or (), path)
+        return found
+
+    def _written_items(self, written: list[Any], path: Path) -> list[str | dict[str, str]]:
+        items: list[str | dict[str, str]] = []
+        for at, value in enumerate(written):
+            here = (*path, at)
+            if isinstance(value, dict):
+                fields = cast("dict[str, str | int | float | bool]", value)
+                items.append({name: self._item_text(each, (*here, name)) for name, each in fields.items()})
+            else:
+                items.append(self._item_text(value, here))
+        self._check_fields(items, path)
+        return items
+
+    def _item_text(self, value: str | float | bool, path: Path) -> str:
+        return self._binder.text(value, path) if isinstance(value, str) else plain_text(value)
+
+    def _check_fields(self, items: Iterable[str | dict[str, str]], path: Path) -> None:
+        names = dict.fromkeys(name for each in items if isinstance(each, dict) for name in each)
+        for name in names:
+            fault = name_fault(name, self._limits.max_param_name_chars)
+            if fault is not None:
+                self._findings.add(path, f"the name of a field of its items: {fault}")
+
+    def _check_size(self, fans: Mapping[int, _Fan]) -> None:
+        """Before anything is made: how many edges there will be, and how much text without what items add to it."""
+        for fan in fans.values():
+            base = len(self._spec.tasks[fan.at].name) + 1
+            fan.names_chars = sum(base + len(item.key) for item in fan.items)
+        edges = 0
+        for at, task in enumerate(self._spec.tasks):
+            fan = fans.get(at)
+            instances = len(fan.items) if fan is not None else 1
+            one, chars = 0, 0
+            for name in task.depends_on or ():
+                of = self._fans.get(name)
+                one += len(of.items) if of is not None else 1
+                chars += of.names_chars if of is not None else 0
+            for source in task.inputs or ():
+                of = self._fans.get(source.from_task or "")
+                one += len(of.items) if of is not None else 1
+                chars += len(of.items) * len(json.encode(source)) + 2 * of.names_chars if of is not None else 0
+            if fan is not None:
+                chars += len(json.encode(replace(task, for_each=None)))
+            edges += instances * one
+            path = ("tasks", at)
+            if edges > self._limits.max_edges:
+                self._findings.refuse(
+                    f"with what forEach makes, depends_on and inputs have {edges:,} entries in all, or more; "
+                    f"the limit is {self._limits.max_edges:,}: let a task between collect what one makes for the other",
+                    path=path,
+                )
+            self._binder.spend(instances * chars, path)
+
+    def _name(self, fans: Mapping[int, _Fan]) -> None:
+        """Name the instances; what is not unique, or too long, is reported."""
+        taken: dict[str, tuple[int, int | None]] = {}
+        for at, task in enumerate(self._spec.tasks):
+            other = taken.setdefault(task.name, (at, None))[0]
+            if other != at and (at in fans or other in fans):
+                self._findings.add(("tasks", at, "name"), f"{quoted(task.name)} is the name of tasks[{other}] too")
+        for at, fan in fans.items():
+            base = self._spec.tasks[at].name
+            written = isinstance(self._spec.tasks[at].for_each, list)
+            for position, item in enumerate(fan.items):
+                name = f"{base}-{item.key}"
+                fan.names.append(name)
+                other = taken.setdefault(name, (at, position))
+                path = ("tasks", at, "forEach", position) if written else ("tasks", at, "forEach")
+                if other == (at, position):
+                    if len(name) > self._limits.max_task_name_chars and len(base) <= self._limits.max_task_name_chars:
+                        limit = self._limits.max_task_name_chars
+                        self._findings.add(
+                            path, f"the name {quoted(name)} has {len(name)} characters; the limit is {limit}"
+                        )
+                        self._findings.pass_over(("tasks", at, "name"))
+                elif fan.items[position].value is not None:
+                    where = (
+                        f"as item {other[1]} is"
+                        if other[0] == at
+                        else f"which is the name of tasks[{other[0]}] too"
+                        if other[1] is None
+                        else f"which forEach of tasks[{other[0]}] makes too"
+                    )
+                    self._findings.add(
+                        path,
+                        f"item {position} makes the task {quoted(name)}, {where}; a mapping's field '{KEY_FIELD}' "
+                        "gives it another name",
+                    )
+                    self._findings.pass_over(("tasks", at, "name"))
+                    self._findings.pass_over(("tasks", other[0], "name"))
+        self._names = frozenset(taken)
+
+    def _make(self, task: TaskSpec, at: int, fan: _Fan | None) -> None:
+        path = ("tasks", at)
+        condition, decided = self._condition(task, path, fan is not None)
+        read: dict[str, str] = {}
+        for position, item in enumerate(fan.items if fan is not None else (None,)):
+            here = len(self._tasks)
+            changes = self._binder.fields(task, path, item)
+            depends_on = self._depends_on(task, path, item)
+            inputs = self._inputs(task, path, item)
+            self._origins.tasks.append(at)
+            self._origins.instances.append(fan.names[position] if fan is not None and not fan.empty else "")
+            if depends_on is not None:
+                changes["depends_on"], self._origins.entries[here, "depends_on"] = depends_on
+            if inputs is not None:
+                changes["inputs"], self._origins.entries[here, "inputs"] = inputs
+            varying = _VARYING & changes.keys()
+            self._origins.varying.append(varying)
+            if fan is not None:
+                changes |= {"name": fan.names[position], "for_each": None}
+            self._tasks.append(replace(task, **changes) if changes else task)
+            if fan is not None and fan.empty:
+                self._left_out[here] = LeftOut("forEach", "the list of its forEach is empty", task.name)
+            elif decided is False or (condition is not None and not self._holds(condition, item, path, read)):
+                shown = plain_text(task.when) if task.when is not None else ""
+                self._left_out[here] = LeftOut("when", f"{quoted(shown, 200)} does not hold")
+            if here in self._left_out:
+                # Its values may be none that such a field takes: that may be why it is left out.
+                for field in varying - {"depends_on"}:
+                    self._findings.ignore(("tasks", here, field))
+
+    def _condition(self, task: TaskSpec, path: Path, has_items: bool) -> tuple[Condition | None, bool | None]:
+        """The condition that is still to be decided for each item, or the decision."""
+        if task.when is None or isinstance(task.when, bool):
+            return None, task.when
+        read = read_condition(task.when, has_items, (*path, "when"), self._limits, self._findings)
+        if read is None:
+            return None, None
+        texts = list(texts_of(read))
+        if any(name in self._unknown for text in texts for name in mentioned_params(text)):
+            return None, True
+        return (read, None) if any(mentions_item(text) for text in texts) else (None, self._holds(read, None, path, {}))
+
+    def _holds(self, condition: Condition, item: Item | None, path: Path, read: dict[str, str]) -> bool:
+        if item is not None and item.value is None:
+            return True
+        here = (*path, "when")
+
+        def value(text: str) -> str:
+            if text in read:
+                return read[text]
+            found = self._binder.text(text, here, item)
+            if not mentions_item(text):
+                read[text] = found
+            return found
+
+        def fault(message: str) -> None:
+            if message not in self._said and len(self._said) < self._limits.max_problems:
+                self._said.add(message)
+                self._findings.add(here, message)
+
+        return holds(condition, value, fault)
+
+    def _depends_on(self, task: TaskSpec, path: Path, item: Item | None) -> tuple[list[str], list[int]] | None:
+        """The names with the position of each in the text; None when they are as they are written."""
+        if not self._open and not any(
+            name in self._fans or (item is not None and has_reference(name)) for name in task.depends_on or ()
+        ):
+            return None
+        names: list[str] = []
+        positions: list[int] = []
+        for at, name in enumerate(task.depends_on or ()):
+            fan = self._fans.get(name)
+            bound = fan.names if fan is not None else self._reference(name, (*path, "depends_on", at), item)
+            names += bound
+            positions += [at] * len(bound)
+        return None if names == task.depends_on else (names, positions)
+
+    def _reference(self, name: str, path: Path, item: Item | None) -> list[str]:
+        """The task that is meant; none where that is not known."""
+        found = name if item is None else self._binder.text(name, path, item)
+        if found in self._names:
+            return [found]
+        unknown = item is not None and item.value is None and mentions_item(name)
+        return [] if unknown or found.startswith(self._open) else [found]
+
+    def _inputs(self, task: TaskSpec, path: Path, item: Item | None) -> tuple[list[InputSpec], list[int]] | None:
+        """As `_depends_on`."""
+        inputs: list[InputSpec] = []
+        positions: list[int] = []
+        for at, source in enumerate(task.inputs or ()):
+            here = (*path, "inputs", at)
+            fan = self._fans.get(source.from_task) if source.from_task is not None else None
+            if fan is not None:
+                bound = self._collected(source, here, fan)
+            else:
+                bound = [self._binder.input(source, here, item)]
+                if source.from_task is not None and (
+                    self._open or (item is not None and has_reference(source.from_task))
+                ):
+                    found = self._reference(source.from_task, (*here, "fromTask"), item)
+                    bound = [replace(bound[0], from_task=name) for name in found]
+            inputs += bound
+            positions += [at] * len(bound)
+        written = task.inputs or ()
+        if len(inputs) == len(written) and all(new is old for new, old in zip(inputs, written, strict=True)):
+            return None
+        return inputs, positions
+
+    def _collected(self, source: InputSpec, path: Path, fan: _Fan) -> list[InputSpec]:
+        """An output of every instance: `${item}` is the instance's, and stands in `as`, or its key is added to that."""
+        apart = mentions_item(source.as_ if source.as_ is not None else source.name or "")
+        collected: list[InputSpec] = []
+        for item, name in zip(fan.items, fan.names, strict=True):
+            bound = self._binder.input(source, path, item)
+            place = bound.path()
+            collected.append(replace(bound, from_task=name, as_=place if apart else f"{place}/{item.key}"))
+        return collected
