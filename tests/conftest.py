@@ -20,6 +20,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("helios", deadline=None)
+# For tests.mutations.run: that a test fails is all it wants to know, and the smallest example may take minutes.
+hypothesis.settings.register_profile(
+    "unshrunk", deadline=None, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
+)
 hypothesis.settings.load_profile("helios")
 
 

@@ -132,7 +132,7 @@ def test_a_volume_that_kubelet_never_saw_mounted_and_asks_for_no_more_is_forgott
     monkeypatch.setattr(volume_module, "ABANDONED_SECONDS", 0.05)
     reason = "it has failed" if phase is Phase.OVER else None
     volume = make(tmp_path, record(tmp_path / "target", phase=phase, reason=reason))
-    thread = threading.Thread(target=volume.live)
+    thread = threading.Thread(target=volume.live, daemon=True)
     thread.start()
     if reason is not None:
         with pytest.raises(VolumeFailed, match=reason):

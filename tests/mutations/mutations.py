@@ -824,10 +824,17 @@ MUTATIONS = (
     ),
     Mutation(
         "that a submission is acknowledged only when it is a run",
-        "tests/crash/test_crash.py::test_a_service_that_is_killed_at_any_call_changes_no_outcome[submitter]",
+        "tests/services/test_accept.py::test_a_submission_is_acknowledged_only_when_it_is_a_run",
         "services/submitter/ingress.py",
         "                if entry.stream == SUBMISSIONS:\n                    outcome",
         "                if entry.stream == SUBMISSIONS:\n                    acknowledge(self.inbox, entry)\n                    outcome",
+    ),
+    Mutation(
+        "that what a service was handed stays pending",
+        "tests/crash/test_crash.py::test_a_service_that_is_killed_at_any_call_changes_no_outcome[jobrunner]",
+        "helios/streams.py",
+        "            block=block_ms,\n        )\n        new = [\n",
+        "            block=block_ms,\n            noack=True,\n        )\n        new = [\n",
     ),
     Mutation(
         "that peers look for the entries of the dead",

@@ -116,7 +116,8 @@ def tested(copy: Path, tests: Sequence[str], seconds: float) -> tuple[int, str]:
     """pytest's exit code, and the end of what it said. Bytecode is not written: a mutation may be as long as what it
     replaces, and of the same second.
     """
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    quickly = ("-x", "-q", "-p", "no:cacheprovider", "--hypothesis-profile", "unshrunk")
+    command = [sys.executable, "-m", "pytest", *quickly, *tests]
     env = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(command, cwd=copy, env=env, capture_output=True, text=True, timeout=seconds, check=False)

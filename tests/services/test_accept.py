@@ -10,6 +10,7 @@ import redis
 from helios.keys import CONTROLS, SUBMISSIONS, SUBMITTER_GROUP, Keys, keys_of_run
 from helios.settings import Settings
 from helios.streams import Inbox
+from helios.transitions import Call, commit_one
 from helios.worker import Stop, work
 from services.submitter import accept as accepting
 from services.submitter.accept import accept, stated_name
@@ -202,6 +203,24 @@ def test_a_submission_that_is_delivered_twice_opens_one_run(submitter: Submitter
     assert submitter.client.xlen(Keys(0).ready) == 1
     assert submitter.run(run)["status"] == "RUNNING"
     assert submitter.client.xlen(SUBMISSIONS) == 0
+
+
+def test_a_submission_is_acknowledged_only_when_it_is_a_run(
+    submitter: Submitter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that ends before any of the writes leaves it to the next one."""
+    pending: list[int] = []
+
+    def write(client: redis.Redis, call: Call) -> Any:
+        pending.append(client.xpending(SUBMISSIONS, SUBMITTER_GROUP)["pending"])
+        return commit_one(client, call)
+
+    monkeypatch.setattr(accepting, "commit_one", write)
+    run = submitter.submit(dag=GOOD)
+    assert len(pending) >= 2
+    assert set(pending) == {1}
+    assert submitter.run(run)["status"] == "RUNNING"
+    assert submitter.client.xpending(SUBMISSIONS, SUBMITTER_GROUP)["pending"] == 0
 
 
 def test_a_client_that_sends_again_gets_an_alias_of_its_first_run(submitter: Submitter) -> None:

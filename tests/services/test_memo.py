@@ -23,7 +23,7 @@ from helios.records import decode_attempt, read_tasks
 from helios.settings import Settings
 from helios.streams import Inbox
 from helios.tokens import TOKEN_SECONDS, Attempt
-from helios.transitions import cancel_run, commit, commit_one
+from helios.transitions import cancel_run, commit, commit_one, unskip
 from helios.worker import Failure, Later
 from services.collector import skip
 from services.collector.collect import Collector
@@ -584,6 +584,8 @@ def test_repeated_deliveries_of_a_look_change_nothing(town: Town) -> None:
         town.client.xadd(stream, {"run": first, "task": "a", "attempt": "1"})
     town.pump()
     assert town.is_running(first)
+    late = unskip(KEYS, entry="1-1", run=first, task="a", attempt=1, memo=b"{}")
+    assert commit_one(town.client, late) == 0, "what an earlier look came to is said once more"
     town.finish(first)
     second = town.skipped(dag(), by=first)
     for stream in (KEYS.checks, KEYS.ready):

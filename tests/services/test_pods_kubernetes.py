@@ -613,6 +613,7 @@ def test_a_log_that_cannot_be_read_is_said_to_be_lost_and_holds_nothing_up(taile
         cluster.later(1)
     wait_until("it is wrapped up", lambda: tailed.turn() or not tailed.collector.held)
     assert "the rest of this log is lost" in tailed.lines("task")[0]
+    assert "in time" not in tailed.lines("task")[0], "it was given up for its answers, before its time was up"
     assert tailed.lines("publish") == ["stored"]
 
 

@@ -220,6 +220,7 @@ def test_one_answer_that_it_is_a_replica_has_every_connection_made_anew(pair: Pa
     together.wait()
     with first.client() as admin:
         wait_until("three connections wait for events", lambda: admin.info("clients")["blocked_clients"] == 3)
+    client.get("a")  # by a fourth, which is idle when the others are told
     pair.promote(second)
     pair.follow(first, second)
     endpoint.move(second.port, cut=False)
@@ -229,4 +230,9 @@ def test_one_answer_that_it_is_a_replica_has_every_connection_made_anew(pair: Pa
     client.set("a", "b")
     assert client.get("a") == "b"
     assert endpoint.accepted == before + 1
+    every = [client.connection_pool.get_connection() for _ in range(4)]
+    for connection in every:
+        connection.send_command("ROLE")
+        assert connection.read_response()[0] == "master"
+        client.connection_pool.release(connection)
     client.close()

@@ -167,6 +167,7 @@ def test_a_deletion_that_was_never_told_is_seen_by_the_next_list(
     watched.start()
     watched.kube.delete("pods", "a", quietly=True)
     watched.becomes(b="Pending")
+    wait_until("it is told, too", lambda: watched.phases() and ("a", None) in watched.told)
 
 
 def test_an_api_server_that_is_away_is_waited_for_and_its_silence_is_known(watched: Watched) -> None:
