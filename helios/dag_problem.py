@@ -67,6 +67,8 @@ class DagLimits(Struct, frozen=True, kw_only=True):
     """Names and values of all parameters together: they are kept in the run's record."""
     max_params_added_chars: int = 4 * 1024 * 1024
     """Text that parameters may add to what is written."""
+    max_notices: int = 8
+    """Entries of `notify`."""
     max_integer_digits: int = 18
     """Of any number without a fraction, so that it fits 64 bits everywhere."""
     max_problems: int = 100

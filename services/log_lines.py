@@ -19,6 +19,7 @@ import structlog
 from structlog.typing import Processor
 
 from helios.logged import SUBJECT, subject
+from helios.notify import read_secrets
 from helios.settings import Settings
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -78,7 +79,7 @@ def _processors(service: str, settings: Settings, *, as_json: bool) -> list[Proc
         named,
         _with_error,
         structlog.processors.format_exc_info,
-        _Redaction(settings),
+        Redaction(settings),
         _json if as_json else _text,
     ]
 
@@ -98,18 +99,19 @@ def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-class _Redaction:
+class Redaction:
     """Takes secrets out of whatever a line says: this process's own, and those of signed URLs."""
 
     def __init__(self, settings: Settings) -> None:
         password = unquote(urlsplit(settings.redis_url).password or "")
-        own = (password, settings.s3_secret_key, settings.token_key, settings.keeper_key)
+        signing = read_secrets(settings.notify_secrets).values()
+        own = (password, settings.s3_secret_key, settings.token_key, settings.keeper_key, *signing)
         self.own = sorted({each for each in own if len(each) >= SECRET_CHARACTERS}, key=len, reverse=True)
 
     def __call__(self, _logger: Any, _method: str, event: Event) -> Event:
-        return {name: self._clean(value) for name, value in event.items()}
+        return {name: self.clean(value) for name, value in event.items()}
 
-    def _clean(self, value: Any) -> Any:
+    def clean(self, value: Any) -> Any:
         if value is None or isinstance(value, bool | int | float):
             return value
         text = value if isinstance(value, str) else str(value)
