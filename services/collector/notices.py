@@ -197,7 +197,7 @@ class Notifier:
                 if not line.busy:
                     del self.lines[url]
                 continue
-            if line.due > now or line.waiting[0][0] > now or self.hosts[line.to.host] >= SENDS_TO_A_HOST:
+            if line.due > now or line.waiting[0][0] > now or self.hosts[line.to.name] >= SENDS_TO_A_HOST:
                 continue
             if line.failures and line.busy:
                 continue
@@ -212,7 +212,7 @@ class Notifier:
                 continue
             heappop(line.waiting)
             line.busy += 1
-            self.hosts[line.to.host] += 1
+            self.hosts[line.to.name] += 1
             self.running += 1
             held.tries += 1
             threading.Thread(target=self._send, args=(held, body, headers), name="notice", daemon=True).start()
@@ -259,9 +259,9 @@ class Notifier:
         line = self.lines[held.told.url]
         line.busy -= 1
         self.running -= 1
-        self.hosts[held.to.host] -= 1
-        if not self.hosts[held.to.host]:
-            del self.hosts[held.to.host]
+        self.hosts[held.to.name] -= 1
+        if not self.hosts[held.to.name]:
+            del self.hosts[held.to.name]
         if verdict.outcome != "again":
             line.failures, line.due = 0, 0.0
         if verdict.outcome == "sent":
