@@ -30,6 +30,7 @@ from helios.logged import about
 from helios.measures import NOTICES
 from helios.messages import Ended, decode
 from helios.notify import Destination, destination, idempotency_key, is_allowed, not_allowed, read_secrets
+from helios.redaction import Redaction
 from helios.settings import Settings
 from helios.streams import Entry, Inbox
 from helios.transitions import commit_one, warn_run
@@ -38,7 +39,6 @@ from helios.wire import TRANSIENT, error_code
 from helios.worker import Failure, Refused
 from services.collector.notice import notice_body, notify_of
 from services.collector.webhook import Verdict, post
-from services.log_lines import Redaction
 
 log = structlog.get_logger()
 
@@ -224,7 +224,7 @@ class Notifier:
             raise ValueError("nothing is known of it any more")
         said = notice_body(self.client, held.keys, held.run, fields)
         for each in (said["run"], *said["failedTasks"]):
-            each["reason"] = self.redaction.clean(each["reason"])
+            each["reason"] = self.redaction.clean(each["reason"]) if each["reason"] is not None else None
         body = msgspec.json.encode(said)
         headers = {
             "Content-Type": "application/json",
