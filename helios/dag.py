@@ -127,6 +127,15 @@ class Task(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True
     """None: its run's."""
 
 
+class Notify(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Whom to tell that the run ended."""
+
+    url: str
+    on: tuple[str, ...] = ("ended",)
+    secret: str | None = None
+    """Of the operator's secrets, by name."""
+
+
 class Dag(Struct, frozen=True, rename="camel", kw_only=True):
     """A checked DAG: names are unique, every parent and every input exists, there is no cycle."""
 
@@ -137,6 +146,8 @@ class Dag(Struct, frozen=True, rename="camel", kw_only=True):
     priority: Priority = "normal"
     params: dict[str, str] = {}
     """The value of each parameter; the tasks hold them already."""
+    notify: tuple[Notify, ...] = ()
+    """Each of another URL."""
 
     def graph(self) -> Graph:
         """The order of the tasks. Cost: linear in tasks and edges; keep it rather than ask again."""
@@ -209,6 +220,7 @@ def _normalised(spec: DagSpec, params: dict[str, str]) -> Dag:
         use_cache=spec.use_cache,
         priority=spec.priority,
         params=params,
+        notify=tuple(Notify(url=each.url, on=tuple(each.on), secret=each.secret) for each in spec.notify or ()),
         tasks=tuple(_task(task, spec.service_account_name) for task in spec.tasks),
     )
 

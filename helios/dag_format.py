@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct, field
 
+from helios.notify import URL_CHARACTERS, Event
+
 NAME_PATTERN = "^[a-zA-Z0-9][a-zA-Z0-9._-]*$"
 ENV_NAME_PATTERN = "^[-._a-zA-Z][-._a-zA-Z0-9]*$"
 
@@ -225,6 +227,26 @@ class TaskSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", 
     type: Annotated[Literal["command"], Meta(description="The only kind there is; carried by older DAGs.")] = "command"
 
 
+class NotifySpec(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """Whom to tell that a run ended: a webhook."""
+
+    url: Annotated[
+        str,
+        _text(
+            "Where the notice is sent by POST, on a host that the operator allows.",
+            pattern="^https?://",
+            maxLength=URL_CHARACTERS,
+        ),
+    ]
+    on: Annotated[
+        list[Event],
+        Meta(description="Which ends are told; ended is any.", extra_json_schema={"minItems": 1, "uniqueItems": True}),
+    ] = field(default_factory=lambda: list[Event](("ended",)))
+    secret: (
+        Annotated[str, _text("The name of the operator's secret that signs the notice.", pattern=NAME_PATTERN)] | None
+    ) = None
+
+
 class DagSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
     """A DAG of containers, run by Helios."""
 
@@ -252,6 +274,13 @@ class DagSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", k
         Priority,
         Meta(description="Which of the tasks that may run get a place first. A submission may override it."),
     ] = "normal"
+    notify: (
+        Annotated[
+            list[NotifySpec],
+            Meta(description="Webhooks that are told how the run ended.", extra_json_schema={"maxItems": 8}),
+        ]
+        | None
+    ) = None
 
 
 def dag_schema() -> bytes:

@@ -73,6 +73,8 @@ class DagLimits(Struct, frozen=True, kw_only=True):
     """`when`."""
     max_when_nesting: int = 16
     """Parentheses and `not` in one another."""
+    max_notices: int = 8
+    """Entries of `notify`."""
     max_integer_digits: int = 18
     """Of any number without a fraction, so that it fits 64 bits everywhere."""
     max_problems: int = 100

@@ -3,7 +3,7 @@
 Every rule reports to `Findings` with the path of the value, as it is in the user's text.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from helios.dag_files import check_files
@@ -11,6 +11,7 @@ from helios.dag_format import (
     DagSpec,
     InputSpec,
     MemoizeSpec,
+    NotifySpec,
     ResourcesSpec,
     SecretRef,
     TaskSpec,
@@ -35,6 +36,7 @@ from helios.dag_names import (
     utf8_bytes,
 )
 from helios.dag_problem import DagLimits, Findings, Path, quoted
+from helios.notify import url_fault
 
 RESERVED_ENV = frozenset({"HELIOS_CACHE_ENABLED", "HELIOS_RUN_ID", "HELIOS_TASK_NAME", "HELIOS_ATTEMPT"})
 """Variables that Helios sets itself."""
@@ -53,6 +55,7 @@ def check_rules(spec: DagSpec, limits: DagLimits, findings: Findings) -> None:
     positions = _positions(spec, limits, findings)
     for at, task in enumerate(spec.tasks):
         _check_task(task, ("tasks", at), limits, findings)
+    _check_notify(spec.notify or (), limits, findings)
     edges = sum(len(task.depends_on or ()) + len(task.inputs or ()) for task in spec.tasks)
     if edges > limits.max_edges:
         findings.add(
@@ -145,6 +148,23 @@ def _check_task(task: TaskSpec, path: Path, limits: DagLimits, findings: Finding
         _report(findings, here, label_key_fault(key) or label_value_fault(value))
     for at, toleration in enumerate(task.tolerations or ()):
         _check_toleration(toleration, (*path, "tolerations", at), findings)
+
+
+def _check_notify(notify: Sequence[NotifySpec], limits: DagLimits, findings: Findings) -> None:
+    if len(notify) > limits.max_notices:
+        findings.add(("notify",), f"{len(notify):,} entries; the limit is {limits.max_notices}")
+        return
+    seen: dict[str, int] = {}
+    for at, each in enumerate(notify):
+        path = ("notify", at)
+        _report(findings, (*path, "url"), url_fault(each.url))
+        if each.url in seen:
+            findings.add((*path, "url"), f"is the URL of notify[{seen[each.url]}] too; one entry may have several `on`")
+        seen.setdefault(each.url, at)
+        if not each.on:
+            findings.add((*path, "on"), "is empty; leave it out for every end")
+        if each.secret is not None:
+            _report(findings, (*path, "secret"), name_fault(each.secret, limits.max_param_name_chars))
 
 
 def _check_memoize(memoize: MemoizeSpec, path: Path, limits: DagLimits, findings: Findings) -> None:

@@ -13,6 +13,8 @@ def written(stored: bytes) -> bytes:
     dag = msgspec.json.decode(stored, type=Dag)
     document: dict[str, Any] = {"dagName": dag.dag_name, "useCache": dag.use_cache, "priority": dag.priority}
     document["tasks"] = [_task(task) for task in dag.tasks]
+    if dag.notify:
+        document["notify"] = dag.notify
     # The tasks hold the values already. Text that merely looks like a parameter is told apart wherever params is there.
     if dag.params or BEGINNING.encode() in stored:
         document["params"] = dag.params

@@ -111,6 +111,8 @@ class Keys:
         self.settled = f"{self.prefix}runs:settled"
         self.traced = f"{self.prefix}runs:traced"
         """Stream of runs that ended and whose traces are to be sent."""
+        self.notices = f"{self.prefix}runs:notices"
+        """Stream of runs that ended and whom that is to be told."""
         self.dead = f"{self.prefix}dead"
         self.events = f"{self.prefix}events"
         self.runs = f"{self.prefix}runs"

@@ -207,6 +207,13 @@ TRACES = Count(
     ("outcome",),
     known=(("sent",), ("retried",), ("dropped",)),
 )
+NOTICES = Count(
+    "helios_notices_total",
+    "Notices of ended runs that were sent, are tried again (retried), were given up (dropped), or may not be sent "
+    "(refused).",
+    ("outcome",),
+    known=(("sent",), ("retried",), ("dropped",), ("refused",)),
+)
 
 CLUSTER_AT = Shared("read_timestamp_seconds", "When what follows was read from Redis, in seconds of the epoch.")
 CLUSTER_UP = Shared("redis_up", "1 if Redis answered the last time it was asked.")

@@ -96,7 +96,16 @@ class Settled(msgspec.Struct, frozen=True):
     run: str
 
 
-Message = TypeVar("Message", Submission, Control, ScheduleControl, Ready, Check, Launched, Cancelled, Finished, Settled)
+class Ended(msgspec.Struct, frozen=True):
+    """An entry of `runs:notices`: the run ended, and entry `number` of its `notify` is to be told."""
+
+    run: str
+    number: int
+
+
+Message = TypeVar(
+    "Message", Submission, Control, ScheduleControl, Ready, Check, Launched, Cancelled, Finished, Settled, Ended
+)
 
 
 def decode(fields: Mapping[str, str], kind: type[Message]) -> Message:

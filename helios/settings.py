@@ -8,6 +8,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import msgspec
 from msgspec import Meta
 
+from helios.notify import Unusable, read_hosts, read_secrets
 from helios.redis_address import AddressInvalid, address_of
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -28,7 +29,7 @@ AGENT_DRIVER = "cache.helios.dev"
 """What Kubernetes knows the nodes' agents by."""
 
 
-SECRETS = frozenset({"redis_url", "s3_secret_key", "token_key", "keeper_key", "http_tokens"})
+SECRETS = frozenset({"redis_url", "s3_secret_key", "token_key", "keeper_key", "http_tokens", "notify_secrets"})
 """The settings that nothing may show; `redis_url` has a password in it."""
 
 REDIS_URL_WRONG = (
@@ -153,6 +154,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the collector sends traces of ended runs: the URL of an OTLP/HTTP receiver, without /v1/traces; nowhere
     unless set. Needs the extra `otel`. `OTEL_EXPORTER_OTLP_HEADERS` and the like count as usual."""
 
+    notify_hosts: str = ""
+    """Where notices of ended runs may go (docs/notifications.md): host, host:port or http://host:port, separated by
+    spaces or commas; nowhere unless set. Without http:// only https is spoken."""
+
+    notify_secrets: str = ""
+    """What notices are signed with, as NAME=SECRET separated by spaces or commas; a DAG names one. For the collector
+    alone."""
+
     http_bind: str = "127.0.0.1:8416"
     """Where the HTTP API serves: host:port."""
 
@@ -273,6 +282,14 @@ def settings_from(environ: Mapping[str, str] = os.environ) -> Settings:
         raise SettingInvalid(f"HELIOS_TASK_USER is {AGENT_USER}, but that is the agent's own user; it takes any other")
     if settings.otlp_endpoint and not settings.otlp_endpoint.startswith(("http://", "https://")):
         raise SettingInvalid(f"HELIOS_OTLP_ENDPOINT is {settings.otlp_endpoint!r}, but it takes http://… or https://…")
+    for variable, text, read in (
+        ("HELIOS_NOTIFY_HOSTS", settings.notify_hosts, read_hosts),
+        ("HELIOS_NOTIFY_SECRETS", settings.notify_secrets, read_secrets),
+    ):
+        try:
+            read(text)
+        except Unusable as error:
+            raise SettingInvalid(f"{variable} {error}") from None
     try:
         address_of(settings.redis_url)
     except AddressInvalid as error:

@@ -289,7 +289,8 @@ class Inbox:
     def _repeat(self, found: list[Redelivery]) -> None:
         """Queue what is not in hand already."""
         known = {(entry.stream, entry.id) for entry in (*self.again, *(entry for _, entry in self.later))}
-        self.again += [each for each in found if (each.stream, each.id) not in known | set(self.held)]
+        known |= set(self.held)
+        self.again += [each for each in found if (each.stream, each.id) not in known]
         self.again.sort(key=lambda each: each.deliveries)
 
     def _own_history(self) -> list[Redelivery]:

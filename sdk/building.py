@@ -20,6 +20,7 @@ from helios.dag_format import (
     DagSpec,
     InputSpec,
     MemoizeSpec,
+    NotifySpec,
     Priority,
     ResourcesSpec,
     RetriesSpec,
@@ -96,6 +97,7 @@ class DagFields(TypedDict, total=False):
     priority: Priority
     params: Mapping[str, Scalar | None]
     """Defaults by name, for `${params.NAME}`; with None `Client.submit` has to give the value."""
+    notify: Sequence[NotifySpec | Mapping[str, Any]]
     api_version: Literal["v1"]
     artifact_repository: Any
 

@@ -7,30 +7,22 @@ warnings, and the error that ends it. A line never holds a secret, nor an end of
 import contextlib
 import json
 import logging
-import re
 import sys
 import threading
 from collections.abc import MutableMapping
 from types import TracebackType
 from typing import Any, TextIO, cast
-from urllib.parse import unquote, urlsplit
 
 import structlog
 from structlog.typing import Processor
 
 from helios.logged import SUBJECT, subject
+from helios.redaction import Redaction
 from helios.settings import Settings
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 FIRST = ("time", "level", "service", "replica", "message", *SUBJECT, "error")
 """The fields that every reader may go by, in the order in which a line has them."""
-HIDDEN = "***"
-SECRET_CHARACTERS = 4
-"""What is shorter would be found everywhere; it is no secret either."""
-
-_SIGNED = re.compile(r"(?i)(X-Amz-(?:Signature|Credential|Security-Token)|signature|token|password)=[^&\s\"'\\]+")
-_BEARER = re.compile(r"(?i)\bBearer\s+[A-Za-z0-9._~+/=-]+")
-
 Event = MutableMapping[str, Any]
 
 log = structlog.get_logger()
@@ -78,7 +70,7 @@ def _processors(service: str, settings: Settings, *, as_json: bool) -> list[Proc
         named,
         _with_error,
         structlog.processors.format_exc_info,
-        _Redaction(settings),
+        _Redacted(settings),
         _json if as_json else _text,
     ]
 
@@ -98,13 +90,11 @@ def _words(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-class _Redaction:
-    """Takes secrets out of whatever a line says: this process's own, and those of signed URLs."""
+class _Redacted:
+    """Takes secrets out of whatever a line says."""
 
     def __init__(self, settings: Settings) -> None:
-        password = unquote(urlsplit(settings.redis_url).password or "")
-        own = (password, settings.s3_secret_key, settings.token_key, settings.keeper_key)
-        self.own = sorted({each for each in own if len(each) >= SECRET_CHARACTERS}, key=len, reverse=True)
+        self.redaction = Redaction(settings)
 
     def __call__(self, _logger: Any, _method: str, event: Event) -> Event:
         return {name: self._clean(value) for name, value in event.items()}
@@ -112,10 +102,7 @@ class _Redaction:
     def _clean(self, value: Any) -> Any:
         if value is None or isinstance(value, bool | int | float):
             return value
-        text = value if isinstance(value, str) else str(value)
-        for secret in self.own:
-            text = text.replace(secret, HIDDEN)
-        return _BEARER.sub(f"Bearer {HIDDEN}", _SIGNED.sub(rf"\1={HIDDEN}", text))
+        return self.redaction.clean(value if isinstance(value, str) else str(value))
 
 
 def _json(_logger: Any, _method: str, event: Event) -> str:

@@ -613,9 +613,10 @@ def finalise(
     runs_kept_in_all: int,
     event: Event,
     traced: bool = False,
+    notices: Sequence[int] = (),
 ) -> Call:
     """Returns 1 if this call ended the run. `sums`: by member of `keys.counted`, what this run adds to its counters.
-    `traced`: its trace is to be sent.
+    `traced`: its trace is to be sent. `notices`: which entries of its `notify` are to be told.
     """
     flat: list[str | int] = [text for pair in fields.items() for text in pair]
     for whose, counters in sums.items():
@@ -624,6 +625,7 @@ def finalise(
         FINALISE,
         (
             *(keys.run(run), keys.settled, keys.events, keys.runs, keys.active, keys.dag_runs(dag_name), keys.counted),
+            keys.notices,
             *((keys.traced,) if traced else ()),
         ),
         (
@@ -636,6 +638,7 @@ def finalise(
             encode_event(event),
             EVENTS_KEPT,
             SUMS_KEPT,
+            " ".join(map(str, notices)),
             len(fields),
             *flat,
         ),

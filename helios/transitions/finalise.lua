@@ -1,9 +1,9 @@
 -- Ends a settled run: writes the metrics folded from its tasks, adds what the cache did to the sums of its DAG and of its
 -- nodes, and deletes the runs that fall out of the window.
 -- KEYS: run, runs settled, events, runs, active, dag runs, counted (whose sums are kept, by when they were last added to),
---       where traces are sent: runs traced
+--       runs notices, where traces are sent: runs traced
 -- ARGV: group, entry, run, key prefix, runs kept per dag, runs kept in all, event, events kept, sums kept,
---       number of run fields, run fields and values …, then for each sum: whose, number of counters, counters and increments …
+--       numbers of the notices to send, number of run fields, run fields and values …, then for each sum: whose, number of counters, counters and increments …
 local run, runs_settled, events, runs, active, dag_runs = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local counted = KEYS[7]
 local group, entry, id, prefix = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -73,11 +73,14 @@ if state[1] == 'RUNNING' then
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
   redis.pcall('XADD', events, 'MAXLEN', '~', ARGV[8], '*', 'event', ARGV[7])
   -- Like events: what is only looked at must not keep a run from its end.
-  if KEYS[8] then
-    redis.pcall('XADD', KEYS[8], 'MAXLEN', '~', 10000, '*', 'run', id)
+  for number in string.gmatch(ARGV[10], '%d+') do
+    redis.pcall('XADD', KEYS[8], 'MAXLEN', '~', 10000, '*', 'run', id, 'number', number)
   end
-  local first_sum = 11 + tonumber(ARGV[10]) * 2
-  for i = 11, first_sum - 1, 2 do
+  if KEYS[9] then
+    redis.pcall('XADD', KEYS[9], 'MAXLEN', '~', 10000, '*', 'run', id)
+  end
+  local first_sum = 12 + tonumber(ARGV[11]) * 2
+  for i = 12, first_sum - 1, 2 do
     redis.call('HSET', run, ARGV[i], ARGV[i + 1])
   end
   redis.call('HSET', run, 'endTime', now, 'durationMs', now - (tonumber(state[2]) or now))

@@ -31,6 +31,7 @@ from services.collector.listener import Guard
 from services.collector.logroom import LOOK_SECONDS, make_room
 from services.collector.manifests import Manifests
 from services.collector.node_loads import COUNT_SECONDS, NodeLoads
+from services.collector.notices import Notifier
 from services.collector.pods import JobOf, LocalPods, Pods
 from services.collector.recovery import RECORD_SECONDS, Recorder
 from services.collector.retention import LOOK_SECONDS as RETENTION_SECONDS
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 TRACES_AT_A_TIME = 8
+NOTICES_AT_A_TIME = 64
 SWEEP_SECONDS = 30
 ENDPOINT_THREADS = 8
 DRAIN_SECONDS_AT_LEAST, DRAIN_SECONDS_AT_MOST, DRAIN_LOOK_SECONDS = 0.2, 5.0, 0.02
@@ -110,6 +112,19 @@ def run(
         tracer = tracer_of(client, traced, settings)
         inboxes.append(traced)
         beside.append(partial(work, traced, tracer.handle, settings=settings, stop=stop))
+    notifier: Notifier | None = None
+    if settings.notify_hosts:
+        told = Inbox(
+            client,
+            group=COLLECTOR_GROUP,
+            consumer=settings.replica,
+            streams=[keys.notices for keys in partitions],
+            batch_entries=NOTICES_AT_A_TIME,
+            lease_seconds=settings.lease_seconds,
+        )
+        notifier = Notifier(client, told, settings)
+        inboxes.append(told)
+        beside.append(partial(work, told, notifier.handle, settings=settings, stop=stop, on_turn=notifier.turn))
     end_in_time(stop, settings, inboxes)
     run_loops(
         stop,
@@ -122,6 +137,8 @@ def run(
     skipper.close()
     if tracer is not None:
         tracer.close()
+    if notifier is not None:
+        notifier.close()
     heartbeat.end()
 
 

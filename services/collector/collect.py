@@ -28,6 +28,7 @@ from services.collector.kept import KeptReports
 from services.collector.manifests import NotYet
 from services.collector.memo import memoized, remember
 from services.collector.metrics import disagreements, fold, sums
+from services.collector.notice import due_numbers
 from services.collector.outcome import Ended, contradicts, end_call
 from services.collector.pods import Pods
 from services.collector.tail import LogTail
@@ -350,6 +351,7 @@ class Collector:
                 runs_kept_in_all=self.settings.runs_kept_in_all,
                 event=RunEnded(run, final["status"]),
                 traced=bool(self.settings.otlp_endpoint),
+                notices=due_numbers(fields.get("notify"), final["status"]) if self.settings.notify_hosts else (),
             ),
         )
         if result == 1:

@@ -35,7 +35,7 @@ def main() -> None:
 
     outside = inbox(STREAMS, INGRESS_ENTRIES)
     admission = Admission(client, outside, settings, heartbeat)
-    ingress = Ingress(client, outside, settings.partitions, settings.ready_per_run, admission)
+    ingress = Ingress(client, outside, settings.partitions, settings.ready_per_run, admission, settings.notify_hosts)
     watch = IngressWatch(client, STREAMS)
 
     def before_reading() -> int | None:

@@ -16,6 +16,7 @@ from helios.deadletter import has_raw_bytes
 from helios.events import RunAccepted, RunRejected
 from helios.keys import PRIORITIES, Keys, keys_of_run, partition_of, run_score
 from helios.messages import Control, Submission, decode
+from helios.notify import destination, is_allowed, not_allowed
 from helios.records import RUN_COUNTERS
 from helios.recovery import WARNING
 from helios.streams import Entry
@@ -52,10 +53,17 @@ class Refusal(Exception):
         self.problems = problems
 
 
-def accept(client: redis.Redis, entry: Entry, partitions: int, window: int | None = None) -> str:
+def accept(
+    client: redis.Redis,
+    entry: Entry,
+    partitions: int,
+    window: int | None = None,
+    notify_hosts: str | None = None,
+) -> str:
     """Open the run of a submission; returns `accepted`, `rejected`, `alias` or `repeated`. Raises redis.RedisError.
 
-    `window`: of the run and of one priority so many attempts stand in line at once.
+    `window`: of the run and of one priority so many attempts stand in line at once. `notify_hosts`: where notices may
+    go; the run is warned of those that may not. None: nothing is said of that.
     """
     keys = keys_of_run(entry.id, partitions)
     if client.exists(keys.run(entry.id)):
@@ -76,7 +84,9 @@ def accept(client: redis.Redis, entry: Entry, partitions: int, window: int | Non
         reject(client, entry.id, refusal.problems, partitions, stated_name(entry.fields.get("dag", "")))
         return "rejected"
     calls = open_calls(
-        keys, entry.id, parsed, use_cache, memoize, priority, window, traceparent=submission.traceparent or None
+        *(keys, entry.id, parsed, use_cache, memoize, priority, window),
+        traceparent=submission.traceparent or None,
+        notify_hosts=notify_hosts,
     )
     for call in calls:
         commit_one(client, call)
@@ -240,10 +250,12 @@ def open_calls(
     *,
     recovered: bool = False,
     traceparent: str | None = None,
+    notify_hosts: str | None = None,
 ) -> list[Call]:
     """The calls that open a run; only the last makes it visible. `memoize` False: none of its tasks is skipped.
     `priority`: instead of the DAG's. `window`: as in `accept`. `recovered`: tasks whose success is stored are skipped.
-    `traceparent`: of whoever submitted; one that makes no sense is ignored with a warning.
+    `traceparent`: of whoever submitted; one that makes no sense is ignored with a warning. `notify_hosts`: as in
+    `accept`.
     """
     dag = parsed.dag
     graph = dag.graph()
@@ -264,7 +276,13 @@ def open_calls(
         fields["priority"] = priority
     if dag.params:
         fields["params"] = encode(dag.params).decode()
+    if dag.notify:
+        fields["notify"] = encode(dag.notify).decode()
     warnings = [str(warning) for warning in parsed.warnings]
+    if notify_hosts is not None:
+        # Accepted all the same: the work is worth more than the word of it, and a DAG does not depend on who runs it.
+        wanted = dict.fromkeys(destination(each.url)._replace(target="/") for each in dag.notify)
+        warnings += [not_allowed(to) for to in wanted if not is_allowed(to, notify_hosts)]
     if recovered:
         fields["recovered"] = "true"
         warnings.append(WARNING)

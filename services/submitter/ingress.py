@@ -31,19 +31,21 @@ class Ingress:
         partitions: int,
         window: int | None = None,
         admission: Admission | None = None,
+        notify_hosts: str | None = None,
     ) -> None:
-        """`window`: as in `accept`. `admission`: what it says, if anything, of submissions that wait."""
+        """`window`, `notify_hosts`: as in `accept`. `admission`: what it says of submissions that wait, if anything."""
         self.client = client
         self.inbox = inbox
         self.partitions = partitions
         self.window = window
         self.admission = admission
+        self.notify_hosts = notify_hosts
 
     def handle(self, entries: list[Entry]) -> Sequence[Failure]:
         for entry in entries:
             with about_entry(entry.stream, entry.id, entry.fields):
                 if entry.stream == SUBMISSIONS:
-                    outcome = accept(self.client, entry, self.partitions, self.window)
+                    outcome = accept(self.client, entry, self.partitions, self.window, self.notify_hosts)
                     log.info("submission", outcome=outcome)
                 elif is_about_schedules(entry):
                     control_schedule(self.client, entry)

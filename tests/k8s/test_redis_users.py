@@ -43,7 +43,7 @@ from helios.records import ENDED
 from helios.settings import Settings, settings_from
 from helios.streams import CLIENT_OPTIONS, Inbox
 from helios.tokens import Attempt
-from helios.transitions import check, commit_one, note_wait
+from helios.transitions import check, commit_one, note_wait, warn_run
 from services.collector.demand import Demand
 from services.collector.endpoint import PodEndpoint
 from services.collector.locate import Declared, Locator
@@ -593,7 +593,7 @@ def test_the_collector_may_take_and_keep_the_duty_to_store_what_runs_came_to(gua
 
 
 def test_the_collectors_user_may_read_what_its_metrics_say(guarded: GuardedRedis) -> None:
-    """And hand on traces: its loop for those reads a stream of its own."""
+    """And hand on traces and notices: its loops for those read streams of their own."""
     client = guarded.client("collector")
     figures = SharedFigures(client, settings_from({}))
     figures.look()
@@ -604,4 +604,11 @@ def test_the_collectors_user_may_read_what_its_metrics_say(guarded: GuardedRedis
     (entry,) = traced.read()
     acknowledge(traced, entry)
     assert traced.leave() == 0
+    told = Inbox(client, group="collector", consumer="t", streams=[KEYS.notices], batch_entries=1, lease_seconds=15)
+    guarded.client("collector").xadd(KEYS.notices, {"run": "1-0", "number": "0"})
+    (entry,) = told.read()
+    assert told.renew(entry.stream, [entry.id]) == {entry.id}
+    commit_one(client, warn_run(KEYS, run="1-0", warning="the notice is given up"))
+    acknowledge(told, entry)
+    assert told.leave() == 0
     assert not guarded.refused()
