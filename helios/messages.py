@@ -42,6 +42,7 @@ class ScheduleControl(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: str = "allow"
     deadlineSeconds: int | None = None
     dag: str = ""
+    params: str = ""
 
 
 class Ready(msgspec.Struct, frozen=True):
