@@ -45,6 +45,30 @@ class ScheduleControl(msgspec.Struct, frozen=True, kw_only=True):
     params: str = ""
 
 
+class TriggerControl(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry of `controls` whose `action` is one of helios/triggers.py's. From `event` on the fields are what the
+    HTTP API says of an event of a webhook, the others are for adding.
+    """
+
+    name: str
+    action: str
+    kind: str = ""
+    stream: str = ""
+    fromStart: bool = False
+    params: str = ""
+    eventId: str = ""
+    bucket: str = ""
+    prefix: str = ""
+    suffix: str = ""
+    dag: str = ""
+    trigger: str = ""
+    event: str = ""
+    run: str = ""
+    why: str = ""
+    value: str = ""
+    """Of an event that nobody will send again: the beginning of what it said."""
+
+
 class Ready(msgspec.Struct, frozen=True):
     """An entry of `tasks:ready`: this attempt wants a Job."""
 
@@ -97,7 +121,19 @@ class Settled(msgspec.Struct, frozen=True):
     run: str
 
 
-Message = TypeVar("Message", Submission, Control, ScheduleControl, Ready, Check, Launched, Cancelled, Finished, Settled)
+Message = TypeVar(
+    "Message",
+    Submission,
+    Control,
+    ScheduleControl,
+    TriggerControl,
+    Ready,
+    Check,
+    Launched,
+    Cancelled,
+    Finished,
+    Settled,
+)
 
 
 def decode(fields: Mapping[str, str], kind: type[Message]) -> Message:

@@ -46,12 +46,12 @@ from helios.transitions import (
 )
 from helios.wire import TRANSIENT, error_code
 from helios.worker import Refused
+from services.submitter.told import Told
 
 log = structlog.get_logger()
 
 EVERY_SECONDS = 1.0
 PROBLEMS_TOLD = 20
-TOLD_AGAIN_MS = 3_600_000
 
 DEADLINE_PASSED = "its starting deadline had passed"
 OVERTAKEN = "a later time had come before it could run"
@@ -140,8 +140,7 @@ class Scheduler:
         self.partitions = partitions
         self.lease_ms = int(lease_seconds * 1000)
         self.clock = clock or (lambda: server_clock(client))
-        self.told: dict[str, tuple[str, int]] = {}
-        """What is wrong with a schedule, and when it was logged: every look finds it anew."""
+        self.told = Told()
 
     def look(self) -> int:
         """One look at all schedules that are due; returns how many times were sent. Raises redis.RedisError when Redis
@@ -149,7 +148,7 @@ class Scheduler:
         """
         names: Any = self.client.zrange(SCHEDULES, "-inf", self.clock(), byscore=True)  # pyright: ignore[reportUnknownMemberType, reportArgumentType] -- no stub
         sent = 0
-        self.told = {name: told for name, told in self.told.items() if name in names}
+        self.told.keep(names)
         for name in names:
             try:
                 sent += self._look_at(name)
@@ -162,12 +161,8 @@ class Scheduler:
         return sent
 
     def _tell(self, what: str, name: str, error: Exception) -> None:
-        """Once for each thing that is wrong, and every hour again."""
-        words, now = str(error), self.clock()
-        told = self.told.get(name)
-        if told is None or told[0] != words or now - told[1] >= TOLD_AGAIN_MS:
-            self.told[name] = (words, now)
-            log.error(what, schedule=name, error=words)
+        if self.told.is_news(name, str(error), self.clock()):
+            log.error(what, schedule=name, error=str(error))
 
     def _look_at(self, name: str) -> int:
         found = _read(self.client, name)

@@ -17,6 +17,7 @@ from helios.streams import CLIENT_OPTIONS, Entry, Inbox
 from services.submitter import schedule as sending
 from services.submitter.ingress import STREAMS, Ingress
 from services.submitter.schedule import Scheduler, control_schedule
+from services.submitter.told import AGAIN_MS
 from tests.redis_servers import Valkey
 from tests.services.test_stopping import Services
 from tests.services.test_stopping import services as services
@@ -410,7 +411,7 @@ def test_a_damaged_schedule_is_told_of_once_for_each_change_and_every_hour(
     setting.client.hset(schedule("nightly"), "runs", "many")
     setting.client.hset(schedule("nightly"), "next", at("2026-05-05T03:00"))
     assert told(100) == 1
-    setting.now += sending.TOLD_AGAIN_MS
+    setting.now += AGAIN_MS
     assert told(100) == 1
     setting.client.hset(schedule("nightly"), "runs", "0")
     assert told(1) == 0
