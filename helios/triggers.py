@@ -342,5 +342,6 @@ def _object_of(record: Mapping[str, Any]) -> Event:
         "eventName": record["eventName"].strip(),
         "eventTime": record.get("eventTime"),
     }
-    which = version if version not in ("", "null") else f"{stored.get('sequencer') or ''}/{stored.get('eTag') or ''}"
+    sequence = stored.get("sequencer") or f"{record.get('eventTime')}/{stored.get('eTag')}"
+    which = sequence if version in ("", "null") else version
     return Event(id=f"{bucket}/{key}#{which}", value={**record, **fields}, is_object=True)

@@ -990,4 +990,18 @@ MUTATIONS = (
         "if state[1] ~= id or state[2] ~= time then\n",
         "if state[1] ~= id then\n",
     ),
+    Mutation(
+        "an event's own request id",
+        "tests/services/test_trigger.py::test_a_replica_that_is_killed_at_any_of_its_commands_leaves_one_run_for_each_event",
+        "helios/triggers.py",
+        '    return f"trigger:{name}:{trigger.id}:{event}"\n',
+        "    return f\"trigger:{name}:{trigger.id}:{event}:{__import__('time').time_ns()}\"\n",
+    ),
+    Mutation(
+        "the bound of submissions that wait",
+        "tests/services/test_trigger.py::test_events_stay_in_their_stream_while_submissions_wait",
+        "services/submitter/trigger.py",
+        "        if room <= 0:\n",
+        "        if room <= -1_000:\n",
+    ),
 )
