@@ -516,6 +516,30 @@ def test_another_overlay_goes_beside_csi_as_the_page_says(manifests: Manifests) 
     assert made["Deployment", "helios-collector"]["spec"]["replicas"] == 1
 
 
+def test_components_go_beside_csi_as_the_page_says(manifests: Manifests) -> None:
+    """The page's own kustomization, in the place that it names."""
+    page = (ROOT / "docs/kubernetes.md").read_text().partition("## Several of them")[2]
+    (written,) = re.findall(r"```yaml\n(.*?)```", page.partition("\n## ")[0], re.DOTALL)
+    own = manifests.folder / "overlays/together"
+    own.mkdir()
+    (own / "kustomization.yaml").write_text(written.replace("k8s/", "../../"))
+    documents = manifests.render("overlays/together")
+    made = {(each["kind"], each["metadata"]["name"]): each for each in documents}
+    assert made.keys() >= {
+        *(("DaemonSet", "helios-agent"), ("Deployment", "helios-api"), ("ServiceMonitor", "helios-collector")),
+        ("NetworkPolicy", "prometheus-to-metrics"),
+    }
+    (image,) = {
+        container["image"]
+        for name, pod in pods(documents)
+        if name in ("helios-api", "helios-collector")
+        for container in pod["containers"]
+    }
+    assert image.startswith("helios:")
+    for each in documents:
+        assert each["metadata"]["labels"]["app.kubernetes.io/part-of"] == "helios", each["metadata"]["name"]
+
+
 @pytest.mark.parametrize(("overlay", "kind"), [("", "ScaledObject"), ("/hpa", "HorizontalPodAutoscaler")])
 def test_whoever_scales_sets_the_number_alone(manifests: Manifests, overlay: str, kind: str) -> None:
     documents = manifests.render(f"overlays/autoscale{overlay}")

@@ -20,7 +20,7 @@ from tests.stage import dag_text
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
-MONITORING = ROOT / "k8s" / "overlays" / "monitoring"
+MONITORING = ROOT / "k8s" / "components" / "monitoring"
 OF_PROCESSES = {"process_cpu_seconds_total", "process_resident_memory_bytes"}
 SUFFIXES = re.compile(r"_(bucket|sum|count)$")
 
