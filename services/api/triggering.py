@@ -7,7 +7,7 @@ none that comes after it is sent. So an object that cannot start the DAG goes to
 
 import json
 import uuid
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import redis
@@ -54,16 +54,17 @@ def start(asking: Asking, name: str, body: bytes, key: str | None, token: str) -
         raise Refused(400, "an event is a JSON object") from None
     if not isinstance(value, dict):
         raise Refused(400, "an event is a JSON object")
+    event = cast("dict[str, Any]", value)
     try:
-        if is_of_bucket(value):
-            events = objects_of(value, found)  # pyright: ignore[reportUnknownArgumentType] -- JSON
+        if is_of_bucket(event):
+            events = objects_of(event, found)
         elif found.filters:
             raise EventRefused("this trigger takes notifications of a bucket, with Records[].s3")
         else:
-            events = [Event(id=_event_id(found, value, key), value=value)]  # pyright: ignore[reportUnknownArgumentType] -- JSON
+            events = [Event(id=_event_id(found, event, key), value=event)]
     except EventRefused as refused:
         raise Refused(400, str(refused)) from None
-    answers = [_start_one(asking, name, found, text, event, token) for event in events]
+    answers = [_start_one(asking, name, found, text, each, token) for each in events]
     return Triggered(trigger=name, dagName=found.dagName, events=answers)
 
 

@@ -212,7 +212,7 @@ def test_a_real_minio_tells_a_trigger_of_an_object(api: Api, setting: Setting, t
 
         wait_until("MinIO is up", is_up, 60)
         store.make_bucket("data")
-        queue = QueueConfig("arn:minio:sqs::HELIOS:webhook", ["s3:ObjectCreated:*"], config_id="1")
+        queue = QueueConfig(queue="arn:minio:sqs::HELIOS:webhook", events=["s3:ObjectCreated:*"], config_id="1")
         store.set_bucket_notification("data", NotificationConfig(queue_config_list=[queue]))
         file = tmp_path / "f"
         file.write_text("hello")
