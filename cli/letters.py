@@ -50,6 +50,8 @@ def remedy(letter: Letter) -> tuple[Way, str]:
         if is_cut(letter):
             return "none", "The letter holds only the beginning of its entry. Send the original again."
         return "send", f"Send it once more as a new entry of {letter.stream}."
+    if not letter.stream.startswith("helios:"):
+        return "none", "An event that a trigger could not take. Send one that it takes to where this came from."
     if letter.run_status == "RUNNING":
         if is_cut(letter):
             return "none", "The letter holds only the beginning of its entry, so it cannot be put back."

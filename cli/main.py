@@ -29,6 +29,9 @@ GROUPS: dict[str, tuple[Command, ...]] = {
         Command("submit", "FILE|- [--watch]", "Submit a DAG and print the run's id."),
         Command("cancel", "RUN", "Cancel a run."),
         Command("schedule", "[add|list|show|remove|pause|resume] …", "Submit DAGs at their times, as cron does."),
+        Command(
+            "trigger", "[add|list|show|remove|pause|resume] …", "Start DAGs by events: streams, webhooks, buckets."
+        ),
         Command("put", "FILE s3://bucket/key", "Store a file that DAGs can name as an input."),
     ),
     "Look": (

@@ -7,7 +7,7 @@ with defaults only, and what is not known is passed over.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct, field
 
@@ -212,6 +212,18 @@ def parse_dag(
     if findings or spec is None:
         raise DagInvalid(findings.problems(document.lines_of))
     return ParsedDag(_normalised(spec, values), warnings.problems(document.lines_of))
+
+
+def dag_params(text: bytes, limits: DagLimits = LIMITS) -> tuple[str, Mapping[str, Any]]:
+    """The name of a DAG, and its parameters with their defaults, None for those that have none. Its tasks are not
+    looked at. Raises DagInvalid.
+    """
+    findings = Findings(limits)
+    document = read_document(text, limits, findings)
+    spec = to_spec(document, limits, findings)
+    if findings or spec is None:
+        raise DagInvalid(findings.problems(document.lines_of))
+    return spec.dag_name, spec.params or {}
 
 
 def _normalised(spec: DagSpec, params: dict[str, str]) -> Dag:

@@ -25,12 +25,7 @@ def bury(inbox: Inbox, entry: Entry, reason: str, settings: Settings) -> None:
     run = entry.fields.get("run", "")
     run = "" if has_raw_bytes(run) else run
     keys = Keys(partition_of(run, settings.partitions))
-    letter = {"stream": entry.stream, "entry": entry.id, "reason": reason, "deliveries": str(entry.deliveries)}
-    small = {
-        _readable(name[:LETTER_CHARACTERS]): _readable(text[:LETTER_CHARACTERS])
-        for name, text in list(entry.fields.items())[:LETTER_FIELDS]
-        if name not in letter
-    }
+    letter, small = letter_of(entry, reason)
     if entry.stream.startswith(keys.prefix):
         subject = f"task {entry.fields['task'][:300]!r}: " if "task" in entry.fields else ""
         words = f"{subject}an entry of {entry.stream} was dead-lettered: {reason}"
@@ -62,6 +57,17 @@ def bury(inbox: Inbox, entry: Entry, reason: str, settings: Settings) -> None:
     pipelined(inbox.client).xadd(keys.dead, {**small, **letter}).execute()
     DEAD_LETTERS.add((without_partition(entry.stream),))
     acknowledge(inbox, entry)
+
+
+def letter_of(entry: Entry, reason: str) -> tuple[dict[str, str], dict[str, str]]:
+    """What a dead letter says of an entry, and as much of the entry itself as goes with it."""
+    letter = {"stream": entry.stream, "entry": entry.id, "reason": reason, "deliveries": str(entry.deliveries)}
+    small = {
+        _readable(name[:LETTER_CHARACTERS]): _readable(text[:LETTER_CHARACTERS])
+        for name, text in list(entry.fields.items())[:LETTER_FIELDS]
+        if name not in letter
+    }
+    return letter, small
 
 
 def has_raw_bytes(text: str) -> bool:

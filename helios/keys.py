@@ -24,6 +24,8 @@ NODE_COUNTED = ":node:"
 SCHEDULES = "helios:{schedules}:all"
 """Sorted set of all schedules, scored by when they are to be looked at next, in milliseconds; inf: paused. Everything
 of schedules shares a hash tag, and no script touches it together with runs."""
+TRIGGERS = "helios:{triggers}:all"
+"""Sorted set of all triggers, scored by when they were added. All of triggers shares a hash tag, as with schedules."""
 LOSSES = "helios:losses"
 """Stream of what Redis was found to have lost."""
 PROBE = "helios:probe"
@@ -84,6 +86,21 @@ def schedule_dag(schedule_name: str) -> str:
 def schedule_answer(entry: str) -> str:
     """What became of a control entry about a schedule: `ok`, or why not."""
     return f"helios:{{schedules}}:answer:{entry}"
+
+
+def trigger(trigger_name: str) -> str:
+    """Hash: a trigger's record."""
+    return f"helios:{{triggers}}:of:{trigger_name}"
+
+
+def trigger_dag(trigger_name: str) -> str:
+    """The text of its DAG."""
+    return f"helios:{{triggers}}:dag:{trigger_name}"
+
+
+def trigger_answer(entry: str) -> str:
+    """What became of a control entry about a trigger: `ok`, or why not."""
+    return f"helios:{{triggers}}:answer:{entry}"
 
 
 def image_known(reference: str) -> str:

@@ -156,6 +156,12 @@ ENTRIES_FAILED = Count(
     ("stream", "outcome"),
 )
 DEAD_LETTERS = Count("helios_dead_letters_total", "Entries that this process gave up.", ("stream",))
+TRIGGER_EVENTS = Count(
+    "helios_trigger_events_total",
+    "Events that triggers read from streams: submitted as a run, or refused and set aside.",
+    ("outcome",),
+    known=(("submitted",), ("refused",)),
+)
 REDIS_ERRORS = Count("helios_redis_errors_total", "Turns of a loop that ended because Redis was not usable.")
 LOOKS_FAILED = Count("helios_looks_failed_total", "Periodic looks that failed and come again.", ("look",))
 

@@ -42,6 +42,31 @@ class ScheduleControl(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: str = "allow"
     deadlineSeconds: int | None = None
     dag: str = ""
+    params: str = ""
+
+
+class TriggerControl(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry of `controls` whose `action` is one of helios/triggers.py's. From `event` on the fields are what the
+    HTTP API says of an event of a webhook, the others are for adding.
+    """
+
+    name: str
+    action: str
+    kind: str = ""
+    stream: str = ""
+    fromStart: bool = False
+    params: str = ""
+    eventId: str = ""
+    bucket: str = ""
+    prefix: str = ""
+    suffix: str = ""
+    dag: str = ""
+    trigger: str = ""
+    event: str = ""
+    run: str = ""
+    why: str = ""
+    value: str = ""
+    """Of an event that nobody will send again: the beginning of what it said."""
 
 
 class Ready(msgspec.Struct, frozen=True):
@@ -104,7 +129,18 @@ class Ended(msgspec.Struct, frozen=True):
 
 
 Message = TypeVar(
-    "Message", Submission, Control, ScheduleControl, Ready, Check, Launched, Cancelled, Finished, Settled, Ended
+    "Message",
+    Submission,
+    Control,
+    ScheduleControl,
+    TriggerControl,
+    Ready,
+    Check,
+    Launched,
+    Cancelled,
+    Finished,
+    Settled,
+    Ended,
 )
 
 

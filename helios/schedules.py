@@ -7,7 +7,7 @@ cron).
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import islice
@@ -15,6 +15,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 from cronsim import CronSim, CronSimError
+
+from helios.dag_params import ParamsUnreadable, read_params
+from helios.param_templates import fill
 
 SCHEDULES_AT_MOST = 1_000
 DAG_BYTES_AT_MOST = 1024 * 1024
@@ -43,8 +46,15 @@ SHORTHANDS = {
 
 FIELDS = (
     *("id", "cron", "timezone", "concurrency", "deadlineSeconds", "dagName", "next", "paused", "firing", "replaces"),
-    *("claimedUntil", "lastRun", "lastTime", "missedTime", "missedWhy", "runs"),
+    *("claimedUntil", "lastRun", "lastTime", "missedTime", "missedWhy", "runs", "params"),
 )
+
+TIME_FORMS: dict[str, Callable[[datetime], str]] = {
+    "date": lambda time: f"{time:%Y-%m-%d}",
+    "time": lambda time: f"{time:%H:%M:%S}",
+    "datetime": lambda time: time.isoformat(),
+}
+"""What `${schedule.NAME}` is in the value of a parameter: of the scheduled time, in the schedule's time zone."""
 
 _WINDOWS = (3_600_000, 86_400_000, 32 * 86_400_000, 400 * 86_400_000, 100 * 366 * 86_400_000)
 """How far back the latest time is looked for, in turn: most come often, and few have been missed for long."""
@@ -79,6 +89,8 @@ class Schedule(msgspec.Struct, frozen=True, kw_only=True):
     """The latest time that had no run, and why."""
     missedWhy: str = ""
     runs: int = 0
+    params: str = ""
+    """JSON object, as in a submission; its values may have `${schedule.date}` and the like in them."""
 
 
 def schedule_of(values: Mapping[str, str | None]) -> Schedule | None:
@@ -152,6 +164,23 @@ def latest_due(schedule: Schedule, now: int) -> int | None:
 def request_of(name: str, schedule: Schedule, time: int) -> str:
     """The submission's request id: one for each time, so that sending it again is the same run."""
     return f"schedule:{name}:{schedule.id}:{time}"
+
+
+def params_at(schedule: Schedule, time: int) -> dict[str, str]:
+    """The values of the DAG's parameters for that time. Raises ScheduleInvalid."""
+    local = datetime.fromtimestamp(time / 1000, _zone(schedule.timezone))
+
+    def look_up(name: str) -> str:
+        if name not in TIME_FORMS:
+            known = ", ".join(f"${{schedule.{each}}}" for each in TIME_FORMS)
+            raise ScheduleInvalid(f"there is no ${{schedule.{name[:40]}}}; there are {known}")
+        return TIME_FORMS[name](local)
+
+    try:
+        values = read_params(schedule.params)
+    except ParamsUnreadable as error:
+        raise ScheduleInvalid(str(error)) from None
+    return {name: fill(value, {"schedule": look_up}) for name, value in values.items()}
 
 
 def _fields(cron: str) -> str:

@@ -175,6 +175,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     s3_public_endpoint: str = ""
     """Where users of the HTTP API reach the object store, as a URL; s3_endpoint unless set."""
 
+    trigger_streams: str = "events:*"
+    """The streams that triggers may read, as patterns separated by spaces or commas; those of Helios itself never. The
+    submitter's Redis user must be given them as well (k8s/users.acl)."""
+
     launcher: str = "local"
     """Where Jobs run: local (processes on this machine) or kubernetes."""
 

@@ -1,5 +1,6 @@
 """`helios schedule`: DAGs that are submitted at their times, without anybody who does it."""
 
+import json
 import sys
 import time
 from typing import Annotated, Any, Literal
@@ -14,8 +15,9 @@ from cli.connection import Link, connected
 from cli.failure import SUCCEEDED, UNREACHABLE, CommandFailed
 from cli.figures import moment, seconds_of
 from cli.output import Format, narrate, put, put_json, styled
-from cli.submission import name_of, read_dag, why_idle
+from cli.submission import Params, name_of, read_dag, read_param_options, why_idle
 from cli.table import Column, lay_out
+from helios.dag_params import recorded_params
 from helios.keys import CONTROLS, SCHEDULES, schedule_answer
 from helios.keys import schedule as schedule_key
 from helios.schedules import (
@@ -23,6 +25,8 @@ from helios.schedules import (
     Schedule,
     ScheduleInvalid,
     check_schedule,
+    first_after,
+    params_at,
     schedule_of,
     times_to_come,
 )
@@ -55,6 +59,7 @@ def schedule(
     timezone: str = "UTC",
     concurrency: Policy = "allow",
     starting_deadline: str | None = None,
+    param: Params = (),
     output: Annotated[Format, Parameter(name=["--output", "-o"])] = "table",
 ) -> int:
     """Submit DAGs at their times: `helios schedule add nightly "0 3 * * *" dag.yaml --timezone Europe/Berlin`.
@@ -75,6 +80,9 @@ def schedule(
         first.
     starting_deadline
         A time that is later than that is left out: 90s, 10m, 2h. Without it none is ever too late.
+    param
+        -p NAME=VALUE: the value of a parameter of the DAG. In it ${schedule.date}, ${schedule.time} and
+        ${schedule.datetime} are those of the scheduled time, in the schedule's time zone; mind the shell's quotes.
     output
         table for people, json for list and show.
     """
@@ -84,7 +92,7 @@ def schedule(
         raise CommandFailed(f"helios schedule {what} takes {takes}", hint="helios schedule --help")
     match what:
         case "add":
-            return _add(words, timezone, concurrency, starting_deadline)
+            return _add(words, timezone, concurrency, starting_deadline, read_param_options(param))
         case "list":
             return _list(output)
         case "show":
@@ -97,15 +105,20 @@ def schedule(
             return SUCCEEDED
 
 
-def _add(words: tuple[str, ...], timezone: str, concurrency: str, starting_deadline: str | None) -> int:
+def _add(
+    words: tuple[str, ...], timezone: str, concurrency: str, starting_deadline: str | None, params: dict[str, str]
+) -> int:
     name, cron, file = words
     try:
         deadline = None if starting_deadline is None else round(seconds_of(starting_deadline))
         check_schedule(name, cron, timezone, concurrency, deadline)
+        written = json.dumps(params, sort_keys=True) if params else ""
+        wanted = Schedule(id="", cron=cron, timezone=timezone, params=written)
+        sample = params_at(wanted, first_after(wanted, round(time.time() * 1000)) or 0)
     except ValueError as error:  # of either; a ScheduleInvalid is one
         raise CommandFailed(str(error), hint="helios schedule --help") from None
     text = read_dag(file)
-    check(text, name_of(file))
+    check(text, name_of(file), sample)
     if len(text) > DAG_BYTES_AT_MOST:
         raise CommandFailed(
             f"{name_of(file)} has {len(text):,} bytes; the DAG of a schedule has {DAG_BYTES_AT_MOST:,} at most",
@@ -119,6 +132,8 @@ def _add(words: tuple[str, ...], timezone: str, concurrency: str, starting_deadl
         "concurrency": concurrency,
         "dag": text,
     }
+    if written:
+        fields["params"] = written
     if deadline is not None:
         fields["deadlineSeconds"] = str(deadline)
     with connected() as link:
@@ -184,6 +199,7 @@ def _show(name: str, output: Format) -> int:
             "cron": found.cron,
             "time zone": found.timezone,
             "dag": found.dagName,
+            "params": " ".join(f"{each}={value}" for each, value in recorded_params(found.params).items()),
             "concurrency": found.concurrency,
             "deadline": "" if found.deadlineSeconds is None else f"{found.deadlineSeconds:,} s",
             "state": "paused" if found.paused else "",
@@ -251,6 +267,7 @@ def _object(link: Link, seen: Seen) -> dict[str, Any]:
         "cron": found.cron,
         "timezone": found.timezone,
         "dagName": found.dagName,
+        "params": recorded_params(found.params),
         "concurrency": found.concurrency,
         "startingDeadlineSeconds": found.deadlineSeconds,
         "paused": found.paused,

@@ -22,12 +22,16 @@ from helios.keys import (
     JOBRUNNER_GROUP,
     SCHEDULES,
     SUBMITTER_GROUP,
+    TRIGGERS,
     Keys,
     schedule_answer,
     schedule_dag,
+    trigger_answer,
+    trigger_dag,
 )
 from helios.keys import flight as flight_key
 from helios.keys import schedule as schedule_key
+from helios.keys import trigger as trigger_key
 from helios.measures import TRANSITIONS
 from helios.wire import send
 
@@ -43,7 +47,7 @@ REJECTED_KEPT = 100
 """So many rejected submissions of a partition stay readable, however many come."""
 
 ANSWER_KEPT_SECONDS = 86_400
-"""For so long an answer about a schedule can be read, and the entry that it answers does nothing a second time."""
+"""For so long an answer about a schedule or a trigger can be read, and the entry that it answers does nothing again."""
 
 SUMS_KEPT = 2_000
 """So many DAGs and nodes of a partition keep their sums; those whose last run ended longest ago go."""
@@ -116,6 +120,9 @@ SCHEDULE_ADD = Script("schedule_add")
 SCHEDULE_CHANGE = Script("schedule_change")
 SCHEDULE_CLAIM = Script("schedule_claim")
 SCHEDULE_SENT = Script("schedule_sent")
+TRIGGER_ADD = Script("trigger_add")
+TRIGGER_CHANGE = Script("trigger_change")
+TRIGGER_SEEN = Script("trigger_seen")
 
 
 def ingress_state(stream: str, *, group: str) -> Call:
@@ -714,6 +721,30 @@ def schedule_add(name: str, *, entry: str, first: int, at_most: int, dag: bytes,
         (schedule_key(name), schedule_dag(name), SCHEDULES, schedule_answer(entry)),
         (name, entry, first, at_most, ANSWER_KEPT_SECONDS, dag, *flat),
     )
+
+
+def trigger_add(name: str, *, entry: str, at_most: int, dag: bytes, fields: Mapping[str, str]) -> Call:
+    """Returns the entry's answer: `ok`, or why there is no such trigger now."""
+    flat = [text for pair in fields.items() for text in pair]
+    return Call(
+        TRIGGER_ADD,
+        (trigger_key(name), trigger_dag(name), TRIGGERS, trigger_answer(entry)),
+        (name, entry, at_most, ANSWER_KEPT_SECONDS, dag, *flat),
+    )
+
+
+def trigger_change(name: str, *, entry: str, action: str) -> Call:
+    """Returns the entry's answer. `action`: remove, pause or resume."""
+    return Call(
+        TRIGGER_CHANGE,
+        (trigger_key(name), trigger_dag(name), TRIGGERS, trigger_answer(entry)),
+        (name, action, ANSWER_KEPT_SECONDS),
+    )
+
+
+def trigger_seen(name: str, *, trigger: str, event: str, run: str = "", why: str = "", stream_entry: str = "") -> Call:
+    """Returns 1 when the event is news of the trigger whose id is `trigger`."""
+    return Call(TRIGGER_SEEN, (trigger_key(name),), (trigger, event, run, why, stream_entry))
 
 
 def schedule_change(name: str, *, entry: str, action: str, first: int | str = "") -> Call:

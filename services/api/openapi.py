@@ -55,6 +55,11 @@ def _operation(each: Operation) -> dict[str, Any]:
         found["parameters"].append(
             {"name": "Last-Event-ID", "in": "header", "required": False, "schema": {"type": "string"}}
         )
+    if each.takes_event:
+        found["parameters"].append(
+            {"name": "Idempotency-Key", "in": "header", "required": False, "schema": {"type": "string"}}
+        )
+        found["requestBody"] = {"required": True, "content": {JSON: {"schema": {"type": "object"}}}}
     for status in sorted({*REFUSALS, *each.refusals}):
         found["responses"][str(status)] = _refusal(status)
     if each.takes_dag:

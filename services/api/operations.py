@@ -19,6 +19,7 @@ from services.api.shapes import (
     SubmitQuery,
     Submitted,
     SystemStatus,
+    Triggered,
     WholeRun,
 )
 from services.api.tokens import Scope
@@ -27,7 +28,7 @@ PREFIX = "/api/v1"
 
 RUN_ID = r"^[0-9]{1,20}-[0-9]{1,20}$"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-PATTERNS = {"dagId": RUN_ID, "dagName": NAME, "task": NAME, "name": r"^.+$"}
+PATTERNS = {"dagId": RUN_ID, "dagName": NAME, "task": NAME, "name": r"^.+$", "trigger": NAME}
 
 JSON = "application/json"
 TEXT = "text/plain"
@@ -55,6 +56,8 @@ class Operation(Struct, frozen=True, kw_only=True):
     refusals: Sequence[int] = ()
     """Beside 400 (a query that is not understood), 401, 403, 429, 500 and 503."""
     takes_dag: bool = False
+    takes_event: bool = False
+    """A JSON object, and an Idempotency-Key beside it."""
     resumes: bool = False
     """By Last-Event-ID."""
 
@@ -73,6 +76,19 @@ OPERATIONS = (
         },
         refusals=(408, 409, 413, 415),
         takes_dag=True,
+    ),
+    Operation(
+        id="trigger",
+        method="POST",
+        path="/triggers/{trigger}",
+        scope="submit",
+        words="Tell a trigger of an event: a JSON object, or the notification of a bucket as S3 has it.",
+        answers={
+            200: Answer("Every event was sent before, or is none of the trigger's.", Triggered),
+            202: Answer("What it starts is submitted.", Triggered),
+        },
+        refusals=(404, 408, 409, 413, 415),
+        takes_event=True,
     ),
     Operation(
         id="listRuns",

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from helios.dag_problem import LIMITS
 from helios.heartbeat import Heartbeat
 from helios.settings import Settings
+from helios.triggers import EVENT_BYTES_AT_MOST
 from services.api.asking import Asking
 from services.api.bounds import Shares
 from services.api.gate import READ_SECONDS, Gate
@@ -28,6 +29,7 @@ from services.api.shapes import Artifacts, DagMetrics, EventsQuery, LogQuery, Ru
 from services.api.store import Signer
 from services.api.streaming import Following, Stream, in_thread
 from services.api.tokens import Token, tokens_of
+from services.api.triggering import start
 
 WORKERS = 16
 """Requests that are at work with Redis at the same time."""
@@ -88,6 +90,17 @@ class Routes:
                 done = await in_thread(call, self.large)
         where = {"Location": f"{PREFIX}/dags/{done.dagId}"}
         return _json(done, 200 if done.repeated else 202, where)
+
+    async def trigger(self, request: Request) -> Response:
+        _no_query(request)
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind not in TAKEN:
+            raise Refused(415, "an event is sent as application/json")
+        name, key = request.path_params["trigger"], request.headers.get("idempotency-key")
+        with contextlib.ExitStack() as room:
+            body = await _body(request, self.shares, room, EVENT_BYTES_AT_MOST, "an event")
+            done = await self._do(partial(start, self.asking, name, body, key, _token(request).name))
+        return _json(done, 202 if any(each.dagId and not each.repeated for each in done.events) else 200)
 
     async def list_runs(self, request: Request) -> Response:
         query = _query(request, RunsQuery)
@@ -168,6 +181,7 @@ class Routes:
     def all(self) -> list[BaseRoute]:
         methods: dict[str, Callable[[Request], Any]] = {
             "submit": self.submit,
+            "trigger": self.trigger,
             "listRuns": self.list_runs,
             "getRun": self.get_run,
             "cancelRun": self.cancel_run,
@@ -252,12 +266,17 @@ def _no_query(request: Request) -> None:
         raise Refused(400, "no query is taken here")
 
 
-async def _body(request: Request, shares: Shares, room: contextlib.ExitStack) -> bytes:
+async def _body(
+    request: Request,
+    shares: Shares,
+    room: contextlib.ExitStack,
+    limit: int = LIMITS.max_payload_bytes,
+    what: str = "a DAG",
+) -> bytes:
     """The body, within its bounds of bytes and time. `room` gives back what it takes of the bytes of all."""
-    limit = LIMITS.max_payload_bytes
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
-        raise _too_large(limit)
+        raise _too_large(limit, what)
     pieces: list[bytes] = []
     size = 0
     stream = request.stream().__aiter__()
@@ -271,11 +290,11 @@ async def _body(request: Request, shares: Shares, room: contextlib.ExitStack) ->
             raise Refused(408, f"nothing came for {READ_SECONDS:.0f} s", headers={"Connection": "close"}) from None
         size += len(piece)
         if size > limit:
-            raise _too_large(limit)
+            raise _too_large(limit, what)
         shares.take_bytes(len(piece))
         room.callback(shares.give_bytes, len(piece))
         pieces.append(piece)
 
 
-def _too_large(limit: int) -> Refused:
-    return Refused(413, f"a DAG has at most {limit:,} bytes", headers={"Connection": "close"})
+def _too_large(limit: int, what: str) -> Refused:
+    return Refused(413, f"{what} has at most {limit:,} bytes", headers={"Connection": "close"})

@@ -38,7 +38,7 @@ def submit(asking: Asking, text: bytes, query: SubmitQuery, token: str, tracepar
         traceparent=traceparent if parse_traceparent(traceparent or "") else None,
         request_id=request,
     )
-    first = _first_run(asking, request, fields) if query.requestId is not None else None
+    first = first_run(asking, request, fields) if query.requestId is not None else None
     if first is None:
         try:
             run = add_submission(asking.client, fields)
@@ -70,7 +70,9 @@ def _why_waiting(asking: Asking) -> str:
         return ""
 
 
-def _first_run(asking: Asking, request: str, fields: dict[Any, Any]) -> str | None:
+def first_run(
+    asking: Asking, request: str, fields: dict[Any, Any], what: str = "this requestId was used for another DAG"
+) -> str | None:
     """The run that the request id stands for already. Of two that come at the same moment the submitter knows: the
     second becomes an alias of the first, or REJECTED with the conflict for its problem.
     """
@@ -79,7 +81,7 @@ def _first_run(asking: Asking, request: str, fields: dict[Any, Any]) -> str | No
     if run is None:
         return None
     if digest != submission_digest(fields):
-        raise Refused(409, f"this requestId was used for another DAG by run {run}; send a new one")
+        raise Refused(409, f"{what} by run {run}; send a new one")
     return str(run)
 
 

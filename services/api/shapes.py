@@ -73,6 +73,25 @@ class Submitted(Struct, frozen=True, kw_only=True):
     """Why submissions wait for room just now; empty while they do not."""
 
 
+class TriggeredEvent(Struct, frozen=True, kw_only=True):
+    """An event that a trigger took: its run, or why it has none. An event that was sent before has its first run."""
+
+    event: str
+    dagId: str | None = None
+    repeated: bool = False
+    refused: str | None = None
+
+
+class Triggered(Struct, frozen=True, kw_only=True):
+    """What a webhook was told of. Of a bucket's notification `events` has the objects that are the trigger's, each
+    with its own run; none where all are somebody else's.
+    """
+
+    trigger: str
+    dagName: str
+    events: list[TriggeredEvent]
+
+
 class Run(Struct, frozen=True, kw_only=True):
     """The run hash, with numbers as numbers. Times are epoch milliseconds of the Redis server's clock; what is not
     known is null. `status`: SUBMITTED, RUNNING, SUCCEEDED, FAILED, CANCELLED or REJECTED.

@@ -1,4 +1,4 @@
-"""`python -m services.submitter`: one thread for what users send, one for what finished, one for schedules."""
+"""`python -m services.submitter`: a thread each for what users send, what finished, schedules and triggers."""
 
 from helios.heartbeat import Heartbeat
 from helios.keys import SUBMITTER_GROUP, all_partitions
@@ -12,6 +12,8 @@ from services.submitter.reconcile import EVERY_SECONDS, Reconciler
 from services.submitter.schedule import EVERY_SECONDS as SCHEDULES_EVERY_SECONDS
 from services.submitter.schedule import Scheduler
 from services.submitter.settle import Settler
+from services.submitter.trigger import EVERY_SECONDS as TRIGGERS_EVERY_SECONDS
+from services.submitter.trigger import TriggerReader
 
 INGRESS_ENTRIES = 4
 """Submissions can be megabytes each, so few are taken in hand at a time."""
@@ -35,7 +37,11 @@ def main() -> None:
 
     outside = inbox(STREAMS, INGRESS_ENTRIES)
     admission = Admission(client, outside, settings, heartbeat)
-    ingress = Ingress(client, outside, settings.partitions, settings.ready_per_run, admission, settings.notify_hosts)
+    ingress = Ingress(
+        *(client, outside, settings.partitions, settings.ready_per_run, admission),
+        notify_hosts=settings.notify_hosts,
+        trigger_streams=settings.trigger_streams,
+    )
     watch = IngressWatch(client, STREAMS)
 
     def before_reading() -> int | None:
@@ -46,6 +52,13 @@ def main() -> None:
     settler = Settler(client, settings.partitions)
     reconciler = Reconciler(client, settings.partitions)
     scheduler = Scheduler(client, settings.partitions, settings.lease_seconds)
+    triggers = TriggerReader(
+        client,
+        settings.partitions,
+        streams=settings.trigger_streams,
+        lease_seconds=settings.lease_seconds,
+        deliveries_at_most=settings.deliveries_before_dead_letter,
+    )
     heartbeat.troubles += [finished.trouble, outside.trouble]
     end_in_time(stop, settings, (outside, finished))
     run_loops(
@@ -56,6 +69,7 @@ def main() -> None:
         ),
         lambda: repeat(stop, EVERY_SECONDS, reconciler.look),
         lambda: repeat(stop, SCHEDULES_EVERY_SECONDS, scheduler.look),
+        lambda: repeat(stop, TRIGGERS_EVERY_SECONDS, triggers.look),
     )
     heartbeat.end()
 

@@ -17,6 +17,7 @@ from helios.worker import Failure, Later, Refused
 from services.submitter.accept import Refusal, accept, recover, reject, stated_name, withdraw
 from services.submitter.admission import Admission
 from services.submitter.schedule import control_schedule, is_about_schedules
+from services.submitter.trigger import control_trigger, is_about_triggers
 
 log = structlog.get_logger()
 
@@ -32,14 +33,18 @@ class Ingress:
         window: int | None = None,
         admission: Admission | None = None,
         notify_hosts: str | None = None,
+        trigger_streams: str = "",
     ) -> None:
-        """`window`, `notify_hosts`: as in `accept`. `admission`: what it says of submissions that wait, if anything."""
+        """`window`, `notify_hosts`: as in `accept`. `admission`: what it says of submissions that wait, if anything.
+        `trigger_streams`: the setting, for triggers that are added.
+        """
         self.client = client
         self.inbox = inbox
         self.partitions = partitions
         self.window = window
         self.admission = admission
         self.notify_hosts = notify_hosts
+        self.trigger_streams = trigger_streams
 
     def handle(self, entries: list[Entry]) -> Sequence[Failure]:
         for entry in entries:
@@ -49,6 +54,8 @@ class Ingress:
                     log.info("submission", outcome=outcome)
                 elif is_about_schedules(entry):
                     control_schedule(self.client, entry)
+                elif is_about_triggers(entry):
+                    control_trigger(self.client, entry, self.trigger_streams, self.partitions)
                 else:
                     is_closed = self.admission is not None and bool(self.admission.reason)
                     control(self.client, entry, self.partitions, self.window, submissions_wait=is_closed)

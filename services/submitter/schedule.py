@@ -5,6 +5,7 @@ is sent, then sends it, then says so. The request id is the schedule's and the t
 what another claimed, or sent and did not say so, makes the same run (helios/transitions/schedule_claim.lua).
 """
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 from helios.dag import DagInvalid, parse_dag
+from helios.dag_problem import LIMITS
 from helios.keys import CONTROLS, SCHEDULES, SUBMISSIONS, keys_of_run, schedule, schedule_answer, schedule_dag
 from helios.messages import ScheduleControl, decode
 from helios.records import ENDED
@@ -28,10 +30,12 @@ from helios.schedules import (
     check_schedule,
     first_after,
     latest_due,
+    params_at,
     request_of,
     schedule_of,
 )
 from helios.streams import Entry
+from helios.submitting import submission_fields
 from helios.transitions import (
     ANSWER_KEPT_SECONDS,
     commit_one,
@@ -42,6 +46,7 @@ from helios.transitions import (
 )
 from helios.wire import TRANSIENT, error_code
 from helios.worker import Refused
+from services.submitter.told import Told
 
 log = structlog.get_logger()
 
@@ -94,23 +99,26 @@ def _carry_out(client: redis.Redis, entry: str, message: ScheduleControl, now: i
 
 def _add(client: redis.Redis, entry: str, message: ScheduleControl, now: int) -> str:
     check_schedule(message.name, message.cron, message.timezone, message.concurrency, message.deadlineSeconds)
+    added = Schedule(id=entry, cron=message.cron, timezone=message.timezone, params=message.params)
+    first = first_after(added, now)
+    if first is None:
+        raise ScheduleInvalid(f"{message.cron!r} never comes again")
+    if len(message.params) > LIMITS.max_params_bytes:
+        raise ScheduleInvalid(f"the parameters have more than {LIMITS.max_params_bytes:,} characters")
     text = message.dag.encode("utf-8", "surrogateescape")
     if len(text) > DAG_BYTES_AT_MOST:
         raise ScheduleInvalid(f"the DAG has {len(text):,} bytes; that of a schedule has {DAG_BYTES_AT_MOST:,} at most")
     try:
-        dag_name = parse_dag(text).dag.dag_name
+        dag_name = parse_dag(text, params=params_at(added, first)).dag.dag_name
     except DagInvalid as invalid:
         problems = [str(problem) for problem in invalid.problems[:PROBLEMS_TOLD]]
         raise ScheduleInvalid("\n".join(["the DAG is not valid:", *problems])) from None
-    added = Schedule(id=entry, cron=message.cron, timezone=message.timezone)
-    first = first_after(added, now)
-    if first is None:
-        raise ScheduleInvalid(f"{message.cron!r} never comes again")
     fields = {
         "cron": message.cron,
         "timezone": message.timezone,
         "concurrency": message.concurrency,
         "dagName": dag_name,
+        "params": message.params,
         "deadlineSeconds": "" if message.deadlineSeconds is None else str(message.deadlineSeconds),
     }
     call = schedule_add(message.name, entry=entry, first=first, at_most=SCHEDULES_AT_MOST, dag=text, fields=fields)
@@ -132,6 +140,7 @@ class Scheduler:
         self.partitions = partitions
         self.lease_ms = int(lease_seconds * 1000)
         self.clock = clock or (lambda: server_clock(client))
+        self.told = Told()
 
     def look(self) -> int:
         """One look at all schedules that are due; returns how many times were sent. Raises redis.RedisError when Redis
@@ -139,16 +148,21 @@ class Scheduler:
         """
         names: Any = self.client.zrange(SCHEDULES, "-inf", self.clock(), byscore=True)  # pyright: ignore[reportUnknownMemberType, reportArgumentType] -- no stub
         sent = 0
+        self.told.keep(names)
         for name in names:
             try:
                 sent += self._look_at(name)
             except ResponseError as error:
                 if error_code(error) in TRANSIENT:
                     raise
-                log.error("a schedule cannot be read", schedule=name, error=str(error))
+                self._tell("a schedule cannot be read", name, error)
             except (ScheduleInvalid, msgspec.ValidationError) as error:
-                log.error("a schedule is of no use", schedule=name, error=str(error))
+                self._tell("a schedule is of no use", name, error)
         return sent
+
+    def _tell(self, what: str, name: str, error: Exception) -> None:
+        if self.told.is_news(name, str(error), self.clock()):
+            log.error(what, schedule=name, error=str(error))
 
     def _look_at(self, name: str) -> int:
         found = _read(self.client, name)
@@ -209,8 +223,10 @@ class Scheduler:
             return 0  # removed since
         if claimed.replaces and self._goes_on(claimed.replaces):
             self.client.xadd(CONTROLS, {"run": claimed.replaces, "action": "cancel"})
-        request = request_of(name, claimed, claimed.firing)
-        run: Any = self.client.xadd(SUBMISSIONS, {"dag": text, "requestId": request})
+        values = params_at(claimed, claimed.firing)
+        params = json.dumps(values, sort_keys=True) if values else None
+        fields = submission_fields(text, params=params, request_id=request_of(name, claimed, claimed.firing))
+        run: Any = self.client.xadd(SUBMISSIONS, fields)
         commit_one(self.client, schedule_sent(name, schedule=claimed.id, time=claimed.firing, run=run))
         log.info("a schedule's time is submitted", schedule=name, time=claimed.firing, run=run)
         return 1

@@ -33,6 +33,10 @@ RUN_BY = {
     "install.md": ("test_the_installed_command_and_sdk_work_outside_of_the_checkout",),
     "kubernetes.md": ("test_the_demo_misses_then_hits", "test_uninstalling_under_a_running_task_leaves_nothing"),
     "operations.md": ("test_the_operations_page_works_as_it_is_written",),
+    "triggers.md": (
+        "test_every_line_of_the_page_of_triggers_does_what_it_says",
+        "test_a_real_minio_tells_a_trigger_of_an_object",
+    ),
     "tutorial.md": ("test_the_tutorial_works_as_it_is_written_and_shows_what_it_says",),
 }
 """Pages with blocks of commands, and the tests that run them. Where they are for a cluster, its fixtures do. Of

@@ -1,17 +1,20 @@
-"""The lines of docs/http.md, run as they stand before a local mode with the HTTP API."""
+"""The lines of docs/http.md and docs/triggers.md, run as they stand before a local mode with the HTTP API."""
 
 import hashlib
 import json
 import os
 import re
+import shlex
 import signal
 import stat
 import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
 
 from cli.embedded.home import Home
 from tests.cli.command import Helios
@@ -116,6 +119,64 @@ def test_a_repeated_request_id_is_the_first_run_by_the_submitters_own_account(si
         "warnings": [],
         "waits": "",
     }
+
+
+TRIGGERS = PAGE.with_name("triggers.md")
+TRIGGERED = """\
+dagName: triggered
+params: {order: "", day: "", ref: "", key: ""}
+tasks:
+  - {name: only, image: alpine, command: [sh, -c, "echo ${params.order}${params.day}${params.ref}${params.key}"]}
+"""
+
+
+def test_every_line_of_the_page_of_triggers_does_what_it_says(site: Site) -> None:
+    """But for those of MinIO, which tests/services/test_http_triggers.py has."""
+    folder = site.folder / "triggers"
+    folder.mkdir()
+    (folder / "dag.yaml").write_text(TRIGGERED)
+    helios = Helios(folder, {"HELIOS_HOME": site.environ["HELIOS_HOME"]})
+    blocks = re.findall(r"```sh\n(.*?)```", TRIGGERS.read_text(), re.DOTALL)
+    commands = [shlex.split(line)[1:] for line in blocks[0].splitlines()]
+    assert [words[1] for words in commands] == ["add", "add", "add", "list", "show", "pause", "resume", "remove"]
+    for words in commands[:-1]:
+        done = helios(*words)
+        assert done.code == 0, (words, done)
+    (call,) = (line for block in blocks for line in block.splitlines() if line.startswith("curl "))
+    (added,) = (shlex.split(line) for block in blocks for line in block.splitlines() if line.startswith("redis-cli "))
+    address = re.search(r"HELIOS_REDIS_URL='?([^'\n]+)", helios("env").out)
+    assert address is not None
+    with redis.Redis.from_url(address[1]) as client:
+        client.execute_command(*added[1:])
+    site.environ["RUN"] = json.loads(site.run(call))["events"][0]["dagId"]
+
+    def seen() -> dict[str, dict[str, Any]]:
+        return {each["name"]: each for each in helios("trigger", "list", "-o", "json").json()}
+
+    wait_until(
+        "both have ended", lambda: all(seen()[name]["lastStatus"] == "SUCCEEDED" for name in ("orders", "hook")), 60
+    )
+    assert {name: (each["runs"], each["refused"]) for name, each in seen().items()} == {
+        "orders": (1, 0),
+        "hook": (1, 0),
+        "uploads": (0, 0),
+    }
+    assert helios("logs", str(seen()["orders"]["lastRun"]), "only").out == "172026-11-01\n"
+    assert "${event.data.date}" in helios("trigger", "show", "orders").out
+    assert helios(*commands[-1]).code == 0
+    assert "orders" not in seen()
+
+
+def test_what_is_no_trigger_is_refused_with_the_next_step(site: Site) -> None:
+    helios = Helios(site.folder, {"HELIOS_HOME": site.environ["HELIOS_HOME"]})
+    for words, said in (
+        (("add", "x", "dag.yaml"), "--stream KEY or --webhook"),
+        (("add", "x", "dag.yaml", "--stream", "elsewhere"), "may not read"),
+        (("add", "x", "dag.yaml", "--webhook", "-p", "ref=x"), "no parameter 'ref'"),
+        (("show", "x"), "no trigger"),
+    ):
+        refused = helios("trigger", *words)
+        assert (refused.code, said in refused.err, "next:" in refused.err) == (2, True, True), refused
 
 
 def test_a_token_that_the_command_makes_is_the_entrys(site: Site) -> None:

@@ -43,6 +43,7 @@ SAMPLES = {
     "replica": "x",
     "priority": "low",
     "schedule_name": "s",
+    "trigger_name": "t",
     "entry": RUN,
 }
 NOT_KEYS = {"partition", "prefix", "task_prefix", "log_prefix", "ready_streams"}
@@ -118,8 +119,13 @@ how full it is."""
 
 
 def every_key() -> dict[str, str]:
-    """By kind, one key of each that helios/keys.py can spell; and two that it cannot."""
-    found: dict[str, str] = {"elsewhere": "elsewhere", "helios:<unknown>": "helios:unknown"}
+    """By kind, one key of each that helios/keys.py can spell; and three that it cannot, one of
+    which triggers may read."""
+    found: dict[str, str] = {
+        "elsewhere": "elsewhere",
+        "events:*": "events:orders",
+        "helios:<unknown>": "helios:unknown",
+    }
     for name, value in vars(spelled).items():
         if isinstance(value, str) and value.startswith("helios:") and not name.endswith("_PREFIX"):
             found[value] = value

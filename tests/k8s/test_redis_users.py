@@ -36,12 +36,14 @@ from helios.keys import (
     node_blobs,
     node_cache,
     source_known,
+    trigger,
+    trigger_answer,
 )
 from helios.leftovers import forgotten_names, memo_outputs, partitions_in_use, record_outputs, stored_runs
 from helios.podwire import LocateInput, NodeReport
 from helios.records import ENDED
 from helios.settings import Settings, settings_from
-from helios.streams import CLIENT_OPTIONS, Inbox
+from helios.streams import CLIENT_OPTIONS, Entry, Inbox
 from helios.tokens import Attempt
 from helios.transitions import check, commit_one, note_wait, warn_run
 from services.collector.demand import Demand
@@ -53,6 +55,7 @@ from services.collector.seed import Seeding
 from services.collector.shared_figures import SharedFigures
 from services.collector.store import Store
 from services.submitter.reconcile import Reconciler
+from services.submitter.trigger import control_trigger
 from tests.k8s.conftest import K8S, ROOT, GuardedRedis
 from tests.services.http_api import events_of, serving
 from tests.services.pod_calls import SETTINGS, as_pod
@@ -262,6 +265,37 @@ def test_the_http_api_works_as_its_own_user(services: GuardedRedis) -> None:
         again = api.ask("POST", "/api/v1/dags", json.dumps(DIAMOND).encode()).json["dagId"]
         assert api.ask("DELETE", f"/api/v1/dags/{again}").status in (200, 202)
     assert services.refused() == []
+
+
+def test_triggers_read_no_stream_but_those_that_the_submitters_user_may(services: GuardedRedis) -> None:
+    """A trigger of a stream and one that is a webhook, each by its own service's user; others' streams stay closed,
+    even to a submitter whose setting says otherwise.
+    """
+    dag = json.dumps({**DIAMOND, "dagName": "by-event"}).encode()
+    with services.client("client") as client, serving(services.url("api")) as api:
+        for name, fields in (("orders", {"kind": "stream", "stream": "events:orders"}), ("hook", {"kind": "webhook"})):
+            entry: Any = client.xadd(CONTROLS, {"action": "trigger-add", "name": name, "dag": dag, **fields})
+            wait_until("it is answered", lambda entry=entry: client.get(trigger_answer(entry)))
+            assert client.get(trigger_answer(entry)) == "ok"
+        services.admin.xadd("events:orders", {"order": "1"})
+        assert api.ask("POST", "/api/v1/triggers/hook", b"{}").status == 202
+        for name in ("orders", "hook"):
+            wait_until("its event is noted", lambda name=name: client.hget(trigger(name), "runs") == "1")
+    assert services.refused() == []
+    services.admin.xadd("private", {"secret": "x"})
+    with services.client("submitter") as submitter:
+        fields = {"action": "trigger-add", "name": "spy", "kind": "stream", "stream": "private", "dag": dag.decode()}
+        control_trigger(submitter, Entry(stream=CONTROLS, id="1-1", fields=fields), "*", 1)
+        assert "Redis user may not read 'private'" in str(submitter.get(trigger_answer("1-1")))
+        for refused in (
+            lambda: submitter.xreadgroup("g", "c", {"private": ">"}),
+            lambda: submitter.xdel("events:orders", "1-1"),
+            lambda: submitter.xtrim("events:orders", 0),
+            lambda: submitter.xadd("events:orders", {"order": "2"}),
+            lambda: submitter.delete("events:orders"),
+        ):
+            with pytest.raises(NoPermissionError):
+                refused()
 
 
 def test_the_dashboard_works_as_the_client(services: GuardedRedis) -> None:

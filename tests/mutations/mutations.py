@@ -1075,4 +1075,18 @@ MUTATIONS = (
         "    redis.pcall('XADD', KEYS[8], 'MAXLEN', '~', 10000, '*',",
         "    redis.pcall('XADD', KEYS[8], '*',",
     ),
+    Mutation(
+        "an event's own request id",
+        "tests/services/test_trigger.py::test_a_replica_that_is_killed_at_any_of_its_commands_leaves_one_run_for_each_event",
+        "helios/triggers.py",
+        '    return f"trigger:{name}:{trigger.id}:{event}"\n',
+        "    return f\"trigger:{name}:{trigger.id}:{event}:{__import__('time').time_ns()}\"\n",
+    ),
+    Mutation(
+        "the bound of submissions that wait",
+        "tests/services/test_trigger.py::test_events_stay_in_their_stream_while_submissions_wait",
+        "services/submitter/trigger.py",
+        "        if room <= 0:\n",
+        "        if room <= -1_000:\n",
+    ),
 )

@@ -1,12 +1,15 @@
 """Schedules: each time makes one run, whoever looks and whoever is killed where; what people are told of them."""
 
 import itertools
+import json
 from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 import redis
+import structlog
+from structlog.testing import capture_logs
 
 from helios import schedules as rules
 from helios.keys import CONTROLS, SCHEDULES, SUBMISSIONS, SUBMITTER_GROUP, Keys, schedule, schedule_answer
@@ -14,6 +17,7 @@ from helios.streams import CLIENT_OPTIONS, Entry, Inbox
 from services.submitter import schedule as sending
 from services.submitter.ingress import STREAMS, Ingress
 from services.submitter.schedule import Scheduler, control_schedule
+from services.submitter.told import AGAIN_MS
 from tests.redis_servers import Valkey
 from tests.services.test_stopping import Services
 from tests.services.test_stopping import services as services
@@ -348,6 +352,70 @@ def test_a_damaged_schedule_keeps_no_other_from_its_time(setting: Setting) -> No
     assert setting.look("2026-05-05T03:00") == 1
     assert setting.record("d").runs == 1
     assert setting.control("remove", "a") == "ok"
+
+
+PARAMS = b"""\
+dagName: daily
+params: {date: null, mode: fast}
+tasks:
+  - {name: a, image: alpine, command: [sh, -c, "echo ${params.date} ${params.mode}"]}
+"""
+
+
+def test_a_schedule_gives_its_dag_parameters_and_the_scheduled_time_among_them(setting: Setting) -> None:
+    """The time that was scheduled, in the schedule's time zone, however late it is sent."""
+    params = '{"date": "${schedule.date}T${schedule.time} $${schedule.date}", "mode": "slow"}'
+    assert setting.add(cron="30 0 * * *", timezone="Europe/Berlin", dag=PARAMS, params=params) == "ok"
+    assert setting.look("2026-05-06T21:00") == 1
+    (run,) = setting.runs()
+    found = setting.stage.run(run)
+    assert found["status"] == "RUNNING"
+    assert json.loads(found["params"]) == {"date": "2026-05-06T00:30:00 ${schedule.date}", "mode": "slow"}
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ("", "has no default"),
+        ('{"date": "x", "colour": "red"}', "no parameter 'colour'"),
+        ('{"date": "${schedule.day}"}', "there is no ${schedule.day}"),
+        ('{"date": ["x"]}', "neither text"),
+        ("[", "not a JSON object"),
+        ('{"date": "' + "x" * 70_000 + '"}', "characters"),
+    ],
+)
+def test_parameters_that_the_dag_does_not_take_are_refused_when_the_schedule_is_added(
+    setting: Setting, params: str, words: str
+) -> None:
+    assert words in setting.add(dag=PARAMS, params=params)
+    assert setting.client.zcard(SCHEDULES) == 0
+
+
+def test_a_damaged_schedule_is_told_of_once_for_each_change_and_every_hour(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(0))
+    monkeypatch.setattr(sending, "log", structlog.get_logger())
+    setting.add()
+    setting.client.hset(schedule("nightly"), "next", "soon")
+
+    def told(looks: int) -> int:
+        with capture_logs() as lines:
+            for _ in range(looks):
+                setting.now += 1_000
+                setting.look()
+        return sum(line["log_level"] == "error" for line in lines)
+
+    setting.now = at("2026-05-05T03:00")
+    assert told(100) == 1
+    setting.client.hset(schedule("nightly"), "runs", "many")
+    setting.client.hset(schedule("nightly"), "next", at("2026-05-05T03:00"))
+    assert told(100) == 1
+    setting.now += AGAIN_MS
+    assert told(100) == 1
+    setting.client.hset(schedule("nightly"), "runs", "0")
+    assert told(1) == 0
+    assert setting.record().runs == 1
 
 
 def test_of_two_processes_one_makes_the_run_and_when_it_is_killed_the_other_the_next(
