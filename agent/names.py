@@ -25,15 +25,16 @@ class NameRefused(ValueError):
 def parts_of(name: str) -> tuple[str, ...]:
     """The components of a name below the artifacts folder (`a/b.csv` gives `("a", "b.csv")`), or NameRefused."""
     try:
-        encoded = name.encode("utf-8")
+        # What has too many characters is not looked through for anything else.
+        length = len(name) if len(name) > MAX_NAME_BYTES else len(name.encode("utf-8"))
     except UnicodeEncodeError:
         raise NameRefused(f"name {escape(name)} is not valid Unicode") from None
+    if length > MAX_NAME_BYTES:
+        raise NameRefused(f"name {escape(name[:60])}... is longer than {MAX_NAME_BYTES} bytes")
     if not name:
         raise NameRefused("a name is empty")
     if "\0" in name:
         raise NameRefused(f"name {escape(name)} holds a NUL")
-    if len(encoded) > MAX_NAME_BYTES:
-        raise NameRefused(f"name {escape(name[:60])}... is longer than {MAX_NAME_BYTES} bytes")
     if name.startswith("/"):
         raise NameRefused(f"name {escape(name)} is absolute")
     parts = tuple(name.split("/"))

@@ -154,3 +154,10 @@ def test_a_wrong_variable_is_named(name: str, value: str) -> None:
 def test_the_wrappers_timeout_is_checked() -> None:
     with pytest.raises(SettingsError, match="HELIOS_TIMEOUT_SECONDS"):
         exec_settings({"HELIOS_ARTIFACTS": "/a", "HELIOS_CONTROL_DIR": "/c", "HELIOS_TIMEOUT_SECONDS": "soon"})
+
+
+@pytest.mark.parametrize("beginning", ["", "\0", "\ud800", "/", "a/../"])
+def test_a_name_without_end_is_refused_in_few_words_whatever_else_is_wrong_with_it(beginning: str) -> None:
+    with pytest.raises(NameRefused, match="is longer than") as refused:
+        parts_of(beginning + "x" * 1_000_000)
+    assert len(str(refused.value)) < 200
