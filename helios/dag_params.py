@@ -81,9 +81,10 @@ def bind(
     values = _values(spec, given, limits, findings)
     binder = _Binder(spec, values, limits, findings)
     tasks = [binder.task(task, ("tasks", at)) for at, task in enumerate(spec.tasks)]
-    if all(new is old for new, old in zip(tasks, spec.tasks, strict=True)):
+    on_exit = binder.task(spec.on_exit, ("onExit",)) if spec.on_exit is not None else None
+    if on_exit is spec.on_exit and all(new is old for new, old in zip(tasks, spec.tasks, strict=True)):
         return spec, values
-    return replace(spec, tasks=tasks), values
+    return replace(spec, tasks=tasks, on_exit=on_exit), values
 
 
 def _values(spec: DagSpec, given: Mapping[str, str], limits: DagLimits, findings: Findings) -> dict[str, str]:

@@ -1,9 +1,11 @@
 -- Repairs what of a run stands in line: forgets entries of tasks that are not QUEUED any more, emits again for tasks whose
 -- entry is lost, and fills the room that there is. Returns how many tasks were queued again.
+-- An onExit task that should have been queued is.
 -- KEYS: run, ready, offered, backlog
 -- ARGV: run id, task prefix, then for each lost entry: task, attempt
 local queue = {id = ARGV[1], tasks = ARGV[2], ready = KEYS[2], offered = KEYS[3], backlog = KEYS[4]}
-local run_state = redis.call('HMGET', KEYS[1], 'status', 'window')
+local run_state = redis.call('HMGET', KEYS[1], 'status', 'window', 'onExit', 'taskCount', 'taskSucceeded', 'taskFailed',
+  'taskUpstreamFailed', 'taskCancelled')
 if run_state[1] ~= 'RUNNING' then
   return 0
 end
@@ -12,6 +14,10 @@ for _, priority in ipairs(ALL_PRIORITIES) do
   check_types(queue, priority)
 end
 local again = 0
+local ended = (run_state[5] or 0) + (run_state[6] or 0) + (run_state[7] or 0) + (run_state[8] or 0)
+if run_state[3] and ended + 1 == tonumber(run_state[4]) and queue_exit(queue, KEYS[1], run_state[3], nil, nil, {}) then
+  again = 1
+end
 for i = 3, #ARGV, 2 do
   local name, attempt = ARGV[i], ARGV[i + 1]
   local state = redis.call('HMGET', queue.tasks .. name, 'status', 'attempt', 'priority')
