@@ -18,7 +18,7 @@ if exit then
   local exit_state = redis.pcall('HMGET', prefix .. exit, 'status', 'priority')
   exit_status = not exit_state.err and exit_state[1]
   keeps_exit = exit_status == 'WAITING' and ARGV[6] ~= '1'
-    and (reason == '' or not redis.pcall('XLEN', of_priority(queue.ready, exit_state[2])).err)
+    and (reason == '' or type(redis.pcall('XLEN', of_priority(queue.ready, exit_state[2]))) == 'number')
   if keeps_exit then
     redis.call('XLEN', of_priority(queue.ready, exit_state[2]))
   elseif reason == '' and ARGV[6] ~= '1' then

@@ -14,10 +14,6 @@ for _, priority in ipairs(ALL_PRIORITIES) do
   check_types(queue, priority)
 end
 local again = 0
-local ended = (run_state[5] or 0) + (run_state[6] or 0) + (run_state[7] or 0) + (run_state[8] or 0)
-if run_state[3] and ended + 1 == tonumber(run_state[4]) and queue_exit(queue, KEYS[1], run_state[3], nil, nil, {}) then
-  again = 1
-end
 for i = 3, #ARGV, 2 do
   local name, attempt = ARGV[i], ARGV[i + 1]
   local state = redis.call('HMGET', queue.tasks .. name, 'status', 'attempt', 'priority')
@@ -27,6 +23,12 @@ for i = 3, #ARGV, 2 do
     else
       emit(queue, state[3], name, attempt)
     end
+    again = again + 1
+  end
+end
+if run_state[3] then
+  local ended = (run_state[5] or 0) + (run_state[6] or 0) + (run_state[7] or 0) + (run_state[8] or 0)
+  if ended + 1 == tonumber(run_state[4]) and queue_exit(queue, KEYS[1], run_state[3], nil, nil, {}) then
     again = again + 1
   end
 end
