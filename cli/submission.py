@@ -169,6 +169,6 @@ def why_waiting(link: Link) -> str:
     return f"{length:,} submissions wait for room: {waits}"
 
 
-def cancel(link: Link, run: str) -> None:
-    """Ask for a run to be cancelled; asking twice changes nothing."""
-    ask_cancel(link.client, run)
+def cancel(link: Link, run: str, *, on_exit: bool = False) -> None:
+    """Ask for a run to be cancelled; asking twice changes nothing. `on_exit`: its onExit task too."""
+    ask_cancel(link.client, run, on_exit=on_exit)

@@ -142,7 +142,10 @@ class Dag(Struct, frozen=True, rename="camel", kw_only=True):
     dag_name: str
     use_cache: bool = True
     tasks: tuple[Task, ...]
-    """At least one, in the order in which they are written."""
+    """At least one, in the order in which they are written; then the `on_exit` task, if there is one."""
+    on_exit: str | None = None
+    """The last task, which runs once all others have ended, however they did. To a version that does not know of it, it
+    is a task that nothing depends on."""
     priority: Priority = "normal"
     params: dict[str, str] = {}
     """The value of each parameter; the tasks hold them already."""
@@ -151,7 +154,21 @@ class Dag(Struct, frozen=True, rename="camel", kw_only=True):
 
     def graph(self) -> Graph:
         """The order of the tasks. Cost: linear in tasks and edges; keep it rather than ask again."""
+        return Graph(self.after())
+
+    def success_graph(self) -> Graph:
+        """Who waits for whose success: in it the `on_exit` task, which waits for ends, is alone."""
         return Graph({task.name: parents(task) for task in self.tasks})
+
+    def after(self) -> dict[str, tuple[str, ...]]:
+        """The tasks that each comes after: its parents. The `on_exit` task's are those that nothing depends on."""
+        found = {task.name: parents(task) for task in self.tasks}
+        if self.on_exit is not None:
+            depended_on = {name for of_task in found.values() for name in of_task}
+            found[self.on_exit] = tuple(
+                task.name for task in self.tasks if task.name not in depended_on and task.name != self.on_exit
+            )
+        return found
 
 
 class ParsedDag(Struct, frozen=True):
@@ -233,7 +250,8 @@ def _normalised(spec: DagSpec, params: dict[str, str]) -> Dag:
         priority=spec.priority,
         params=params,
         notify=tuple(Notify(url=each.url, on=tuple(each.on), secret=each.secret) for each in spec.notify or ()),
-        tasks=tuple(_task(task, spec.service_account_name) for task in spec.tasks),
+        tasks=tuple(_task(task, spec.service_account_name) for _, task in spec.all_tasks()),
+        on_exit=spec.on_exit.name if spec.on_exit is not None else None,
     )
 
 

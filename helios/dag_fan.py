@@ -104,16 +104,18 @@ class _Maker:
         if fans:
             self._check_size(fans)
             self._name(fans)
+        on_exit = self._spec.on_exit and self._bound(self._spec.on_exit, ("onExit",))
         if not fans and is_plain(self._spec):
-            return Made(replace(self._spec, tasks=[self._bound(task, at) for at, task in enumerate(self._spec.tasks)]))
+            tasks = [self._bound(task, ("tasks", at)) for at, task in enumerate(self._spec.tasks)]
+            return Made(replace(self._spec, tasks=tasks, on_exit=on_exit))
         for at, task in enumerate(self._spec.tasks):
             self._make(task, at, fans.get(at))
-        return Made(replace(self._spec, tasks=self._tasks), self._origins, self._left_out)
+        return Made(replace(self._spec, tasks=self._tasks, on_exit=on_exit), self._origins, self._left_out)
 
-    def _bound(self, task: TaskSpec, at: int) -> TaskSpec:
+    def _bound(self, task: TaskSpec, path: Path) -> TaskSpec:
         """A task that is one, whatever the others are."""
-        changes = self._binder.fields(task, ("tasks", at), None)
-        if task.inputs and (inputs := self._inputs(task, ("tasks", at), None)) is not None:
+        changes = self._binder.fields(task, path, None)
+        if task.inputs and (inputs := self._inputs(task, path, None)) is not None:
             changes["inputs"] = inputs[0]
         return replace(task, **changes) if changes else task
 

@@ -4,6 +4,7 @@ These structs are the only definition of the format: the JSON Schema for editors
 check that names every field of the wrong type.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -267,6 +268,16 @@ class DagSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", k
     tasks: Annotated[
         list[TaskSpec], Meta(description="In any order.", extra_json_schema={"minItems": 1, "maxItems": 10_000})
     ]
+    on_exit: (
+        Annotated[
+            TaskSpec,
+            Meta(
+                description="A task that runs once all others have ended, however they did: it is told by "
+                "HELIOS_RUN_STATUS. It has no depends_on, fromTask or memoize."
+            ),
+        ]
+        | None
+    ) = None
     api_version: Annotated[Literal["v1"], Meta(description="Version of this format.")] = "v1"
     artifact_repository: Annotated[Any, Meta(description="Without effect; carried by older DAGs.")] = None
     service_account_name: Annotated[str, _text("The service account of the tasks (Kubernetes).")] | None = None
@@ -281,6 +292,13 @@ class DagSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", k
         ]
         | None
     ) = None
+
+    def all_tasks(self) -> Iterator[tuple[tuple[str | int, ...], TaskSpec]]:
+        """Every task with its path in the text: those of `tasks`, then `onExit`."""
+        for at, task in enumerate(self.tasks):
+            yield ("tasks", at), task
+        if self.on_exit is not None:
+            yield ("onExit",), self.on_exit
 
 
 def dag_schema() -> bytes:

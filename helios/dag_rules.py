@@ -38,7 +38,9 @@ from helios.dag_names import (
 from helios.dag_problem import DagLimits, Findings, Path, quoted
 from helios.notify import url_fault
 
-RESERVED_ENV = frozenset({"HELIOS_CACHE_ENABLED", "HELIOS_RUN_ID", "HELIOS_TASK_NAME", "HELIOS_ATTEMPT"})
+EXIT_ENV = ("HELIOS_RUN_STATUS", "HELIOS_FAILED_TASKS")
+"""What the onExit task is told."""
+RESERVED_ENV = frozenset({"HELIOS_CACHE_ENABLED", "HELIOS_RUN_ID", "HELIOS_TASK_NAME", "HELIOS_ATTEMPT", *EXIT_ENV})
 """Variables that Helios sets itself."""
 
 _CYCLE_NAMES = 100
@@ -53,10 +55,12 @@ def check_rules(spec: DagSpec, limits: DagLimits, findings: Findings) -> None:
     if not spec.tasks:
         findings.add(("tasks",), "is empty; a DAG needs at least one task")
     positions = _positions(spec, limits, findings)
-    for at, task in enumerate(spec.tasks):
-        _check_task(task, ("tasks", at), limits, findings)
+    for path, task in spec.all_tasks():
+        _check_task(task, path, limits, findings)
+    if spec.on_exit is not None:
+        _check_on_exit(spec.on_exit, positions, limits, findings)
     _check_notify(spec.notify or (), limits, findings)
-    edges = sum(len(task.depends_on or ()) + len(task.inputs or ()) for task in spec.tasks)
+    edges = sum(len(task.depends_on or ()) + len(task.inputs or ()) for _, task in spec.all_tasks())
     if edges > limits.max_edges:
         findings.add(
             ("tasks",), f"depends_on and inputs have {edges:,} entries in all; the limit is {limits.max_edges:,}"
@@ -73,23 +77,23 @@ def find_warnings(spec: DagSpec, findings: Findings) -> None:
     if spec.service_account_name is not None:
         findings.add(("serviceAccountName",), local)
     _warn_of_tags(spec, findings)
-    for at, task in enumerate(spec.tasks):
+    for path, task in spec.all_tasks():
         if task.service_account_name is not None:
-            findings.add(("tasks", at, "serviceAccountName"), local)
+            findings.add((*path, "serviceAccountName"), local)
         for position, output in enumerate(task.outputs or ()):
             if any(mark in output for mark in "*?["):
                 findings.add(
-                    ("tasks", at, "outputs", position), "is taken as a path, not as a pattern; name a folder instead"
+                    (*path, "outputs", position), "is taken as a path, not as a pattern; name a folder instead"
                 )
         if task.memoize and not task.outputs:
-            findings.add(("tasks", at, "memoize"), "skips whatever the task does, and it declares no outputs")
+            findings.add((*path, "memoize"), "skips whatever the task does, and it declares no outputs")
         if not task.env:
             continue
         if isinstance(task.env, list):
-            findings.add(("tasks", at, "env"), "is a list, the older form; better a mapping: env: {NAME: value}")
-        for name, path, _ in _variables(task, ("tasks", at)):
+            findings.add((*path, "env"), "is a list, the older form; better a mapping: env: {NAME: value}")
+        for name, here, _ in _variables(task, path):
             if name in RESERVED_ENV:
-                findings.add(path, f"has no effect: Helios sets {name} itself")
+                findings.add(here, f"has no effect: Helios sets {name} itself")
 
 
 def _warn_of_tags(spec: DagSpec, findings: Findings) -> None:
@@ -165,6 +169,29 @@ def _check_notify(notify: Sequence[NotifySpec], limits: DagLimits, findings: Fin
             findings.add((*path, "on"), "is empty; leave it out for every end")
         if each.secret is not None:
             _report(findings, (*path, "secret"), name_fault(each.secret, limits.max_param_name_chars))
+
+
+def _check_on_exit(task: TaskSpec, positions: Mapping[str, int], limits: DagLimits, findings: Findings) -> None:
+    """What it cannot have, since it runs whatever becomes of the others."""
+    path: Path = ("onExit",)
+    _report(findings, (*path, "name"), name_fault(task.name, limits.max_task_name_chars))
+    if task.name in positions:
+        at = findings.position("tasks", positions[task.name])
+        findings.add((*path, "name"), f"{quoted(task.name)} is the name of tasks[{at}] too")
+    if task.depends_on:
+        findings.add((*path, "depends_on"), "has no meaning here: onExit runs once all tasks have ended")
+    for at, source in enumerate(task.inputs or ()):
+        if source.from_task is not None:
+            findings.add(
+                (*path, "inputs", at, "fromTask"),
+                "cannot be used here: onExit runs even where that task never made its outputs; take a uri",
+            )
+    if task.memoize:
+        findings.add((*path, "memoize"), "has no meaning here: what onExit does is never done by an earlier run")
+    if task.for_each is not None:
+        findings.add((*path, "forEach"), "cannot be used here: onExit is one task")
+    if task.when is not None:
+        findings.add((*path, "when"), "has no meaning here: leave onExit out, or have its command look")
 
 
 def _check_memoize(memoize: MemoizeSpec, path: Path, limits: DagLimits, findings: Findings) -> None:

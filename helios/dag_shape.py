@@ -29,8 +29,8 @@ def to_spec(document: Document, limits: DagLimits, findings: Findings) -> DagSpe
         count = len(cast("list[object]", tasks))
         findings.add(("tasks",), f"{count:,} tasks; the limit is {limits.max_tasks:,}")
         return None
-    _report_long_lists(root.get("tasks"), limits, findings)
-    as_text = {id(container) for container in _text_containers(root.get("tasks"))}
+    _report_long_lists(root, limits, findings)
+    as_text = {id(container) for container in _text_containers(root)}
     document.settle_numbers(as_text | {id(root.get("params"))})
     try:
         return msgspec.convert(root, DagSpec)
@@ -45,20 +45,27 @@ def to_spec(document: Document, limits: DagLimits, findings: Findings) -> DagSpe
         return None
 
 
-def _report_long_lists(tasks: object, limits: DagLimits, findings: Findings) -> None:
+def _all_tasks(root: dict[str, object]) -> Iterator[tuple[Path, object]]:
+    """As DagSpec.all_tasks, whatever shape they are of."""
+    for at, task in enumerate(_items(root.get("tasks"))):
+        yield ("tasks", at), task
+    yield ("onExit",), root.get("onExit")
+
+
+def _report_long_lists(root: dict[str, object], limits: DagLimits, findings: Findings) -> None:
     """Take lists of a task that are too long for any use out of the data, before anything goes through them."""
-    for at, task in enumerate(_items(tasks)):
+    for path, task in _all_tasks(root):
         fields = cast("dict[str, object]", task) if isinstance(task, dict) else {}
         for key, value in fields.items():
             if isinstance(value, list) and len(cast("list[object]", value)) > limits.max_entries:
                 reason = f"more than {limits.max_entries:,} entries in one list or mapping"
-                findings.add(("tasks", at, key), reason)
+                findings.add((*path, key), reason)
                 fields[key] = Unusable(reason)
 
 
-def _text_containers(tasks: object) -> Iterator[object]:
+def _text_containers(root: dict[str, object]) -> Iterator[object]:
     """The mappings and lists whose numbers are taken as text, the way they are written."""
-    for task in _items(tasks):
+    for _, task in _all_tasks(root):
         yield _get(task, "forEach")
         yield from _items(_get(task, "forEach"))
         yield _get(task, "env")

@@ -12,7 +12,9 @@ def written(stored: bytes) -> bytes:
     """JSON that `parse_dag` reads as the same DAG, from the DAG as Redis keeps it. Raises msgspec.DecodeError."""
     dag = msgspec.json.decode(stored, type=Dag)
     document: dict[str, Any] = {"dagName": dag.dag_name, "useCache": dag.use_cache, "priority": dag.priority}
-    document["tasks"] = [_task(task) for task in dag.tasks]
+    document["tasks"] = [_task(task) for task in dag.tasks if task.name != dag.on_exit]
+    if dag.on_exit is not None:
+        document["onExit"] = _task(dag.tasks[-1])
     if dag.notify:
         document["notify"] = dag.notify
     # The tasks hold the values already. Text that merely looks like a parameter is told apart wherever params is there.

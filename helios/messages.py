@@ -27,6 +27,8 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
 
     run: str
     action: str
+    onExit: str = ""
+    """`true`: a cancel ends the run's onExit task too, or keeps it from starting."""
     dag: str = ""
     useCache: str | None = None
     memoize: str | None = None

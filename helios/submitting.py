@@ -82,11 +82,14 @@ def _was_refused(error: Exception) -> bool:
     return isinstance(error.__cause__ or error.__context__, ConnectionRefusedError | FileNotFoundError)
 
 
-def ask_cancel(client: redis.Redis, run: str) -> None:
-    """Ask for a run to be cancelled; asking twice changes nothing. Raises redis.RedisError."""
+def ask_cancel(client: redis.Redis, run: str, *, on_exit: bool = False) -> None:
+    """Ask for a run to be cancelled; asking twice changes nothing. `on_exit`: its onExit task too, which else runs.
+    Raises redis.RedisError.
+    """
+    fields: dict[Any, Any] = {"run": run, "action": "cancel", **({"onExit": "true"} if on_exit else {})}
     for left in reversed(range(TRIES)):
         try:
-            client.xadd(CONTROLS, {"run": run, "action": "cancel"})
+            client.xadd(CONTROLS, fields)
             return
         except (redis.ConnectionError, redis.TimeoutError, ReadOnlyError):
             if left == 0:

@@ -107,8 +107,8 @@ class AsyncRun:
             pass
         return checked(await self.info(), check=check)
 
-    async def cancel(self) -> None:
-        await asyncio.to_thread(self._run.cancel)
+    async def cancel(self, *, on_exit: bool = False) -> None:
+        await asyncio.to_thread(self._run.cancel, on_exit=on_exit)
 
     async def logs(self, task: str, *, attempt: int | None = None, step: Step = "task") -> list[str]:
         return await asyncio.to_thread(self._run.logs, task, attempt=attempt, step=step)

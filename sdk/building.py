@@ -98,6 +98,8 @@ class DagFields(TypedDict, total=False):
     params: Mapping[str, Scalar | None]
     """Defaults by name, for `${params.NAME}`; with None `Client.submit` has to give the value."""
     notify: Sequence[NotifySpec | Mapping[str, Any]]
+    on_exit: "Task | TaskSpec | Mapping[str, Any]"
+    """A task that runs once all others have ended, however they did; made outside of `with Dag(…):`."""
     api_version: Literal["v1"]
     artifact_repository: Any
 
@@ -163,13 +165,22 @@ class Dag:
         self._tasks: dict[str, Task] = {}
         self._outer: list[Token[Dag | None]] = []
         # A task of its own, so that only the DAG's own fields are judged.
-        parse_plain({**self._head, "tasks": [_stub("any")]})
+        parse_plain({**self._head, "tasks": [_stub("any" if self._exit_name() != "any" else "another")]})
         for each in tasks:
             self.add(each)
 
     @property
     def name(self) -> str:
         return self._head["dagName"]
+
+    @property
+    def on_exit(self) -> "Task | None":
+        """Not among `tasks`."""
+        return Task(self._head["onExit"]) if "onExit" in self._head else None
+
+    def _exit_name(self) -> Any:
+        document = self._head.get("onExit")
+        return cast("dict[str, Any]", document).get("name") if isinstance(document, dict) else None
 
     @property
     def tasks(self) -> Mapping[str, Task]:
@@ -319,7 +330,7 @@ def _encoded(value: Any, path: str, within: str = "") -> Any:
     """A value as plain data; raises DagInvalid for what cannot be any."""
     match value:
         case Task():
-            return value.name
+            return value.document if within == "on_exit" else value.name
         case Output() | External():
             origin = {"fromTask": value.task, "name": value.name} if isinstance(value, Output) else {"uri": value.uri}
             options = {"as": value.as_, "mode": value.mode, "verify": value.verify}

@@ -128,9 +128,11 @@ class Run:
 
         return shown_live(self, timeout)
 
-    def cancel(self) -> None:
-        """Ask for the run to be cancelled; `wait` tells when that is done. Asking twice changes nothing."""
-        self.session.cancel(self.id)
+    def cancel(self, *, on_exit: bool = False) -> None:
+        """Ask for the run to be cancelled; `wait` tells when that is done. Asking twice changes nothing. Its onExit
+        task runs all the same, unless `on_exit` says that it is to be ended too.
+        """
+        self.session.cancel(self.id, on_exit)
 
     def logs(self, task: str, *, attempt: int | None = None, step: Step = "task") -> list[str]:
         """The lines that are kept of what a task printed; of its last attempt unless said."""

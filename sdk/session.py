@@ -109,11 +109,11 @@ class Session:
         with self.speaking() as link:
             return run_info(whole_object(read_run(link, run), read_views(link, run)))
 
-    def cancel(self, run: str) -> None:
+    def cancel(self, run: str, on_exit: bool = False) -> None:
         from cli.submission import cancel
 
         with self.speaking() as link:
-            cancel(link, run)
+            cancel(link, run, on_exit=on_exit)
 
     def logs(self, run: str, task: str, attempt: int | None, step: str) -> list[str]:
         from cli.lookup import check_task, task_names

@@ -36,22 +36,25 @@ def dag_text(
     name: str = "trial",
     retries: Mapping[str, int] | None = None,
     priorities: Mapping[str, str] | None = None,
+    on_exit: str | None = None,
 ) -> bytes:
+    """`on_exit`: the name of its onExit task."""
+
+    # What earlier versions know no field for is there only where it is given.
+    def document(task: str) -> dict[str, Any]:
+        return {
+            "name": task,
+            "image": "alpine:3.20",
+            "command": ["true"],
+            "retries": {"count": (retries or {}).get(task, 0)},
+            **({"priority": priorities[task]} if priorities and task in priorities else {}),
+        }
+
     return msgspec.json.encode(
         {
             "dagName": name,
-            "tasks": [
-                {
-                    "name": task,
-                    "image": "alpine:3.20",
-                    "command": ["true"],
-                    "depends_on": list(parents),
-                    "retries": {"count": (retries or {}).get(task, 0)},
-                    # Only where it is given: earlier versions know no such field.
-                    **({"priority": priorities[task]} if priorities and task in priorities else {}),
-                }
-                for task, parents in tasks.items()
-            ],
+            "tasks": [{**document(task), "depends_on": list(parents)} for task, parents in tasks.items()],
+            **({"onExit": document(on_exit)} if on_exit is not None else {}),
         }
     )
 
@@ -191,8 +194,8 @@ class Stage:
         self.end(task, **options)
         self.settle(task)
 
-    def cancel(self, tasks: Sequence[str], *, run: str = RUN, reason: str = "") -> list[Any]:
-        return commit(self.client, cancel_run(self.keys, run=run, tasks=tasks, reason=reason))
+    def cancel(self, tasks: Sequence[str], *, run: str = RUN, **options: Any) -> list[Any]:
+        return commit(self.client, cancel_run(self.keys, run=run, tasks=tasks, **options))
 
     def folded(self, run: str = RUN) -> dict[str, str]:
         names = self.client.lrange(self.keys.task_names(run), 0, -1)

@@ -16,7 +16,7 @@ from cli.output import Format, put, put_json
 from cli.run_object import read_run
 from cli.run_text import STATUS_STYLES
 from cli.table import Cell, Column, Painter, lay_out, plain
-from helios.dag import Dag, parents
+from helios.dag import Dag
 from helios.phases import MOMENTS, PHASES, Moments, Timed
 from helios.records import read_tasks
 from helios.wire import hash_values
@@ -61,7 +61,7 @@ def read_path(link: Link, run: str, fields: dict[str, Any]) -> CriticalPath:
     names, keys = task_names(link, run), link.keys(run)
     text: Any = link.client.get(keys.dag(run))
     try:
-        above = {task.name: parents(task) for task in msgspec.json.decode(text or "", type=Dag).tasks}
+        above = msgspec.json.decode(text or "", type=Dag).after()
     except (msgspec.DecodeError, UnicodeError):
         raise CommandFailed(f"the DAG of run {run} is not kept", hint="`helios runs` lists those that are") from None
     views = read_tasks(link.client, keys, run, names)

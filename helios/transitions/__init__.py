@@ -101,10 +101,10 @@ NOTE_HEARD = Script("note_heard")
 DROP_LOGS = Script("drop_logs")
 HAND_BACK = Script("hand_back")
 NOTE_PHASE = Script("note_phase")
-SETTLE = Script("settle", "backlog")
-QUEUE_AGAIN = Script("queue_again", "backlog")
-FAIL_TASK = Script("fail_task")
-CANCEL_RUN = Script("cancel_run", "backlog")
+SETTLE = Script("settle", "backlog", "run_end")
+QUEUE_AGAIN = Script("queue_again", "backlog", "run_end")
+FAIL_TASK = Script("fail_task", "backlog", "run_end")
+CANCEL_RUN = Script("cancel_run", "backlog", "run_end")
 FINALISE = Script("finalise", "backlog")
 DEAD_LETTER = Script("dead_letter")
 RENEW = Script("renew")
@@ -573,6 +573,7 @@ def fail_task(keys: Keys, *, entry: str, run: str, task: str, attempt: int, depe
                 keys.finished,
                 keys.settled,
                 keys.events,
+                keys.ready,
             ),
             (
                 SUBMITTER_GROUP,
@@ -590,14 +591,19 @@ def fail_task(keys: Keys, *, entry: str, run: str, task: str, attempt: int, depe
     ]
 
 
-def cancel_run(keys: Keys, *, run: str, tasks: Sequence[str], reason: str = "") -> list[Call]:
-    """The calls that cancel a run, or fail it with the reason; each returns 0 when the run is not RUNNING."""
+def cancel_run(keys: Keys, *, run: str, tasks: Sequence[str], reason: str = "", on_exit: bool = False) -> list[Call]:
+    """The calls that cancel a run, or fail it with the reason; each returns 0 when the run is not RUNNING, or only its
+    onExit task is left. `on_exit`: that one is cancelled too. A reason lets it run, but for when it had begun.
+    """
     chunks = [tasks[i : i + NAMES_IN_A_CALL] for i in range(0, len(tasks), NAMES_IN_A_CALL)] or [()]
     return [
         Call(
             CANCEL_RUN,
-            (keys.run(run), keys.cancelled, keys.settled, keys.events, keys.offered(run), keys.backlog(run)),
-            (run, keys.task_prefix(run), EVENTS_KEPT, reason, int(number == len(chunks) - 1), *chunk),
+            (
+                *(keys.run(run), keys.cancelled, keys.settled, keys.events, keys.offered(run), keys.backlog(run)),
+                keys.ready,
+            ),
+            (run, keys.task_prefix(run), EVENTS_KEPT, reason, int(number == len(chunks) - 1), int(on_exit), *chunk),
         )
         for number, chunk in enumerate(chunks)
     ]

@@ -21,12 +21,14 @@ if (state[1] ~= 'SUCCEEDED' and state[1] ~= 'FAILED') or state[2] ~= attempt or 
   return 'stale'
 end
 local run_state = redis.call('HMGET', run, 'status', 'cancelledAt', 'taskCount', 'taskSucceeded', 'taskFailed',
-  'taskUpstreamFailed', 'taskCancelled', 'settledAt', 'window')
+  'taskUpstreamFailed', 'taskCancelled', 'settledAt', 'window', 'onExit')
 local queue = {id = id, tasks = prefix, ready = KEYS[4], offered = KEYS[7], backlog = KEYS[8],
   window = tonumber(run_state[9])}
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
-local running = run_state[1] == 'RUNNING' and not run_state[2]
+local is_exit = run_state[10] == name
+-- A cancelled run's onExit task goes on: what ends it too is its own status.
+local running = run_state[1] == 'RUNNING' and (not run_state[2] or is_exit)
 local ended = (run_state[4] or 0) + (run_state[5] or 0) + (run_state[6] or 0) + (run_state[7] or 0)
 
 if state[1] == 'FAILED' then
@@ -111,9 +113,14 @@ for _, found in ipairs(children) do
   end
 end
 -- The counters count a success when its attempt ends, every other end when it is settled; so when they add up, no task is left.
-if run_state[1] == 'RUNNING' and not run_state[8] and ended == tonumber(run_state[3]) then
-  local emitted = redis.call('XADD', runs_settled, '*', 'run', id)
-  redis.call('HSET', run, 'settledAt', string.match(emitted, '^%d+'))
+if run_state[1] == 'RUNNING' and not run_state[8] then
+  local count = tonumber(run_state[3])
+  if ended == count or is_exit then
+    local emitted = redis.call('XADD', runs_settled, '*', 'run', id)
+    redis.call('HSET', run, 'settledAt', string.match(emitted, '^%d+'))
+  elseif run_state[10] and ended + 1 == count then
+    queue_exit(queue, run, run_state[10], events, ARGV[7], {})
+  end
 end
 if #children > 0 then
   redis.call('HSET', task, 'settled', '1')

@@ -21,9 +21,14 @@ def run_cache(tasks: Sequence[TaskView], cache_enabled: bool) -> str:
 
 
 def run_status(tasks: Sequence[TaskView], run: Mapping[str, str]) -> str:
-    """FAILED with a reason of its own or where a task failed; CANCELLED where a cancel found something left to stop."""
+    """FAILED with a reason of its own or where a task failed; CANCELLED where a cancel found something left to stop.
+    What its onExit task was told stays, however that one ends, unless all others succeeded.
+    """
     if run.get("reason"):
         return "FAILED"
+    told = run.get("exitStatus")
+    if told in ("FAILED", "CANCELLED"):
+        return told
     statuses = Counter(task.status for task in tasks)
     if run.get("cancelledAt") and statuses["CANCELLED"]:
         return "CANCELLED"

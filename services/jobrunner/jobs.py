@@ -1,6 +1,7 @@
 """What a Job is, whoever runs it: its name and the variables of its agent. Pure functions."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import Literal, NamedTuple, Protocol
 
 from helios.dag import Task
@@ -106,8 +107,11 @@ def wanted_job(
     settings: Settings,
     now_seconds: float,
     traceparent: str | None = None,
+    exit_env: Mapping[str, str] | None = None,
 ) -> WantedJob:
-    """The Job of one attempt, with a token that opens that attempt's plan and result only. `traceparent`: its run's."""
+    """The Job of one attempt, with a token that opens that attempt's plan and result only. `traceparent`: its run's.
+    `exit_env`: what an onExit task is told.
+    """
     expires = int(now_seconds) + TOKEN_SECONDS
     token = mint(settings.token_key, Attempt(run=run, task=task.name, attempt=attempt, expires=expires))
     handed = attempt_traceparent(run, task.name, attempt, traceparent, traced=bool(settings.otlp_endpoint))
@@ -124,6 +128,7 @@ def wanted_job(
             "HELIOS_ATTEMPT": str(attempt),
             "HELIOS_CACHE_ENABLED": "true" if cache_enabled else "false",
             "HELIOS_COMPRESS": settings.compress,
+            **(exit_env or {}),
             **({TRACEPARENT: handed} if handed is not None else {}),
         },
     )

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 from helios.dag import Task
+from helios.dag_rules import EXIT_ENV
 from helios.deadletter import acknowledge
 from helios.events import TaskLaunched
 from helios.keys import keys_of_run
@@ -26,6 +27,11 @@ from services.jobrunner.affinity import Affinity
 from services.jobrunner.jobs import JobRefused, Launcher, LauncherAway, WantedJob, job_name, wanted_job
 
 log = structlog.get_logger()
+
+RUN_FIELDS = (
+    *("cacheEnabled", "memoize", "recovered", "traceparent"),
+    *("onExit", "exitStatus", "failedTasks", "taskCount", "taskSkipped"),
+)
 
 _task_decoder = msgspec.json.Decoder(Task)
 
@@ -51,6 +57,12 @@ class RunSwitches(NamedTuple):
     recovered: bool
     """It was rebuilt after Redis was lost: of each task's first attempt it is looked whether it is needed."""
     traceparent: str | None
+    on_exit: str | None = None
+    """Its onExit task."""
+    exit_env: Mapping[str, str] | None = None
+    """What that one is told."""
+    all_skipped: bool = False
+    """Of the tasks but onExit none ran."""
 
 
 class Tried(NamedTuple):
@@ -243,31 +255,34 @@ class JobRunner:
         return hash_values(self.client, tasks, ("status", "attempt", "checked", "spec"))
 
     def _wanted(self, job: str, ready: Ready, task: Task) -> WantedJob:
+        switches = self._switches(ready.run)
         return wanted_job(
             job,
             task,
             run=ready.run,
             attempt=ready.attempt,
-            cache_enabled=self._switches(ready.run).cache_enabled,
+            cache_enabled=switches.cache_enabled,
             settings=self.settings,
             now_seconds=time.time(),
-            traceparent=self._switches(ready.run).traceparent,
+            traceparent=switches.traceparent,
+            exit_env=switches.exit_env if ready.task == switches.on_exit else None,
         )
 
     def _is_looked_at(self, ready: Ready, task: Task) -> bool:
         """Whether an earlier success may stand for the attempt."""
         switches = self._switches(ready.run)
+        if ready.task == switches.on_exit and not switches.all_skipped:
+            # After a loss too: what it did before is not about what ran since.
+            return False
         return (task.memoize is not None and switches.memoize) or (switches.recovered and ready.attempt == 1)
 
     def _read_switches(self, batch: list[Ready]) -> None:
         """Of the runs in the batch, anew each time: a run that was rebuilt after Redis was lost has its former id."""
         runs = list({each.run for each in batch})
         keys = [keys_of_run(run, self.settings.partitions).run(run) for run in runs]
-        found = hash_values(self.client, keys, ("cacheEnabled", "memoize", "recovered", "traceparent"))
+        found = hash_values(self.client, keys, RUN_FIELDS)
         self.switches = {
-            run: each
-            if isinstance(each, ResponseError)
-            else RunSwitches(each[0] == "true", each[1] != "false", each[2] == "true", each[3])
+            run: each if isinstance(each, ResponseError) else _run_switches(each)
             for run, each in zip(runs, found, strict=True)
         }
 
@@ -277,6 +292,22 @@ class JobRunner:
         if isinstance(known, ResponseError):
             raise known
         return known
+
+
+def _run_switches(values: Sequence[str | None]) -> RunSwitches:
+    """From the values of RUN_FIELDS."""
+    cache_enabled, memoize, recovered, traceparent, on_exit, status, failed, count, skipped = values
+    if on_exit is None:
+        return RunSwitches(cache_enabled == "true", memoize != "false", recovered == "true", traceparent)
+    return RunSwitches(
+        cache_enabled == "true",
+        memoize != "false",
+        recovered == "true",
+        traceparent,
+        on_exit,
+        dict(zip(EXIT_ENV, (status or "FAILED", failed or ""), strict=True)),
+        bool(count and skipped and skipped.isdecimal()) and count == str(int(skipped or 0) + 1),
+    )
 
 
 def superseded(found: Sequence[str | None], attempt: int) -> bool:

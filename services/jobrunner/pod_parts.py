@@ -3,6 +3,7 @@
 from typing import Any
 
 from helios.dag import EnvSecret, EnvValue, EnvVar, Task
+from helios.dag_rules import EXIT_ENV
 from services.jobrunner.jobs import TRACEPARENT, WantedJob
 
 Manifest = dict[str, Any]
@@ -22,7 +23,9 @@ def literal(text: str) -> str:
 def task_env(job: WantedJob) -> list[Manifest]:
     """The user's own variables, of which HELIOS_* are ignored as in local mode, and what the task may know."""
     is_traced = TRACEPARENT in job.agent_env and all(each.name != TRACEPARENT for each in job.task.env)
-    told = (*FOR_THE_TASK, TRACEPARENT) if is_traced else FOR_THE_TASK
+    told = [*FOR_THE_TASK, *(name for name in EXIT_ENV if name in job.agent_env)]
+    if is_traced:
+        told.append(TRACEPARENT)
     return [
         *(_variable(each) for each in job.task.env if not each.name.startswith("HELIOS_")),
         *({"name": name, "value": literal(job.agent_env[name])} for name in told),

@@ -224,7 +224,8 @@ def new_tasks(dag: Dag, graph: Graph, priority: str = "normal") -> list[NewTask]
     return [
         NewTask(
             name=task.name,
-            waiting=len(graph.parents[task.name]),
+            # No success ever counts this one down: `run_end.lua` queues it.
+            waiting=1 if task.name == dag.on_exit else len(graph.parents[task.name]),
             retries=task.retries,
             children=graph.children[task.name],
             spec=encode(task),
@@ -258,7 +259,7 @@ def open_calls(
     `accept`.
     """
     dag = parsed.dag
-    graph = dag.graph()
+    graph = dag.success_graph()
     priority = priority or dag.priority
     tasks = new_tasks(dag, graph, priority)
     enabled = dag.use_cache if use_cache is None else use_cache
@@ -274,6 +275,8 @@ def open_calls(
         fields["memoize"] = "false"
     if {priority, dag.priority} != {"normal"}:
         fields["priority"] = priority
+    if dag.on_exit is not None:
+        fields["onExit"] = dag.on_exit
     if dag.params:
         fields["params"] = encode(dag.params).decode()
     if dag.notify:

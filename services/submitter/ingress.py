@@ -93,10 +93,11 @@ def control(
         log.info("cancel", run=run, found="a submission that waits")
         return
     tasks: Any = client.lrange(keys.task_names(run), 0, -1)
-    for result in commit(client, cancel_run(keys, run=run, tasks=tasks)):
+    on_exit = message.onExit.strip().lower() in ("true", "1")
+    for result in commit(client, cancel_run(keys, run=run, tasks=tasks, on_exit=on_exit)):
         if isinstance(result, ResponseError):
             raise result
-    log.info("cancel", run=run, found=status)
+    log.info("cancel", run=run, found=status, on_exit=on_exit)
 
 
 def _recover(client: redis.Redis, message: Control, partitions: int, window: int | None) -> None:

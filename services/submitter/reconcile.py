@@ -110,7 +110,7 @@ class Reconciler:
     def _expected(self, keys: Keys, run: str) -> set[Missing]:
         names: Any = self.client.lrange(keys.task_names(run), 0, -1)
         pipeline = pipelined(self.client)
-        pipeline.hmget(keys.run(run), "taskCount", *END_COUNTERS)
+        pipeline.hmget(keys.run(run), "taskCount", *END_COUNTERS, "onExit")
         for priority in PRIORITIES:
             pipeline.lrange(keys.backlog(run, priority), 0, -1)
         for name in names:
@@ -127,15 +127,32 @@ class Reconciler:
             and not (name in behind and state[0] == "QUEUED")
             and (each := wanted(keys, run, name, state))
         }
-        if not isinstance(counts, ResponseError) and _adds_up(counts):
+        if isinstance(counts, ResponseError):
+            return found
+        *counts, on_exit = counts
+        left = _left(counts)
+        last: Any = states[names.index(on_exit)] if on_exit in names else None
+        last = None if isinstance(last, ResponseError) else last
+        if left == 0 or (last and _has_ended(last)):
             found.add(Missing(keys.settled, (("run", run),)))
+        elif left == 1 and last and last[0] == "WAITING":
+            # All others have ended, so its first attempt should be in line.
+            found.add(Missing(keys.ready_of(last[-1]), (("run", run), ("task", on_exit), ("attempt", "1"))))
         return found
 
 
-def _adds_up(counts: list[str | None]) -> bool:
-    """Whether no task is left, by taskCount and the END_COUNTERS; a damaged counter adds up to nothing."""
+def _left(counts: list[str | None]) -> int | None:
+    """How many tasks have not ended, by taskCount and the END_COUNTERS; None where a counter is damaged."""
     try:
         total, *ended = (int(count or 0) for count in counts)
     except ValueError:
-        return False
-    return counts[0] is not None and sum(ended) == total
+        return None
+    return total - sum(ended) if counts[0] is not None else None
+
+
+def _has_ended(state: list[str | None]) -> bool:
+    """Whether an onExit task in this state, values of STATE, came to an end of its own: then its run is over, whatever
+    its counters say.
+    """
+    status, _, settled, *_ = state
+    return status == "SUCCEEDED" or (status == "FAILED" and settled == "1")

@@ -70,7 +70,7 @@ class Settler:
             text: Any = self.client.get(keys_of_run(run, self.partitions).dag(run))
             if text is None:
                 return None
-            graph = self.graphs[run] = _dag_decoder.decode(text).graph()
+            graph = self.graphs[run] = _dag_decoder.decode(text).success_graph()
             if len(self.graphs) > GRAPHS_KEPT:
                 self.graphs.popitem(last=False)
         self.graphs.move_to_end(run)

@@ -411,6 +411,37 @@ def test_a_run_is_cancelled_by_the_command(up: Helios, client: redis.Redis, tmp_
     assert "ended already" in again.err
 
 
+def test_what_comes_last_is_told_how_the_others_ended_and_outlives_a_cancel(
+    up: Helios, client: redis.Redis, tmp_path: Path
+) -> None:
+    shown = up("run", str(ROOT / "examples/clean-up.yaml"))
+    assert shown.code == 0, shown.err
+    run = up("runs", "--limit", "1", "-o", "json")
+    latest = json.loads(run.out)[0]["dagId"]
+    assert f"run {latest}: SUCCEEDED" in up("logs", latest, "report").out
+    told = tmp_path / "told"
+    (tmp_path / "hangs.json").write_text(
+        json.dumps(
+            {
+                "dagName": "hangs",
+                "tasks": [{"name": "long", "image": "none", "command": ["sleep", "60"]}],
+                "onExit": {
+                    "name": "last",
+                    "image": "none",
+                    "command": ["sh", "-c", f"echo $HELIOS_RUN_STATUS > {told}; sleep 60"],
+                },
+            }
+        )
+    )
+    latest = up("submit", str(tmp_path / "hangs.json")).out.strip()
+    wait_until("its task runs", lambda: client.hget(Keys(0).task(latest, "long"), "phase") == "Running", 30)
+    assert "its onExit task last goes on" in up("cancel", latest).err
+    wait_until("onExit runs", lambda: told.exists() and told.read_text() == "CANCELLED\n", 30)
+    assert "its onExit task last goes on" in up("cancel", latest).err
+    assert "CANCELLED" in up("cancel", latest, "--on-exit").err
+    wait_until("the run has ended", lambda: status_of(client, latest) == "CANCELLED", 20)
+
+
 def test_ctrl_c_cancels_the_run_and_leaves_no_process(up: Helios, client: redis.Redis, tmp_path: Path) -> None:
     pids = tmp_path / "pid"
     process = up.start("run", up.dag("sleeper", SLEEPER.format(pids=pids)))

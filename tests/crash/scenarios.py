@@ -45,8 +45,10 @@ def _task(name: str, script: str, **more: Any) -> dict[str, Any]:
     return {"name": name, "image": "alpine:3.20", "command": ["sh", "-c", script], **more}
 
 
-def _submit(client: redis.Redis, name: str, tasks: list[dict[str, Any]], **more: str) -> str:
-    document = json.dumps({"dagName": name, "tasks": tasks})
+def _submit(
+    client: redis.Redis, name: str, tasks: list[dict[str, Any]], on_exit: dict[str, Any] | None = None, **more: str
+) -> str:
+    document = json.dumps({"dagName": name, "tasks": tasks, **({"onExit": on_exit} if on_exit else {})})
     return client.xadd(SUBMISSIONS, {"dag": document, **more})
 
 
@@ -121,6 +123,19 @@ def cancel(client: redis.Redis, bucket: str, name: str) -> list[str]:
     wait_until("its task runs", lambda: client.hget(task, "phase") == "Running", SECONDS)
     client.xadd(CONTROLS, {"run": run, "action": "cancel"})
     return _ended(client, run)
+
+
+def on_exit(client: redis.Redis, bucket: str, name: str) -> list[str]:
+    """What runs last, with a retry of its own: after a failure, and after a cancel, which does not end it."""
+    script = "echo $HELIOS_RUN_STATUS $HELIOS_FAILED_TASKS; test $HELIOS_ATTEMPT = 2"
+    last = _task("last", script, retries={"count": 1})
+    failing = [_task("first", "exit 3"), _task("second", "true", depends_on=["first"]), _task("beside", "true")]
+    failed = _submit(client, name, failing, last)
+    run = _submit(client, name, [_task("long", "sleep 60"), _task("after", "true", depends_on=["long"])], last)
+    task = Keys(0).task(run, "long")
+    wait_until("its task runs", lambda: client.hget(task, "phase") == "Running", SECONDS)
+    client.xadd(CONTROLS, {"run": run, "action": "cancel"})
+    return _ended(client, failed, run)
 
 
 def memo(client: redis.Redis, bucket: str, name: str) -> list[str]:
@@ -209,6 +224,7 @@ EXHAUSTIVE = (
     Scenario("failure", failure),
     Scenario("memo", memo),
     Scenario("cancel", cancel),
+    Scenario("on-exit", on_exit),
     Scenario("parts", parts, ("collector", "copy/fetch", "copy/publish")),
     Scenario("ingress", ingress, ("submitter",)),
     Scenario("repeated", repeated, STEPS),

@@ -17,6 +17,7 @@ from helios.dag import (
     parse_dag,
 )
 from helios.dag_problem import LIMITS, DagInvalid, DagLimits
+from helios.dag_written import written
 
 
 def task(name: str = "a", **fields: Any) -> dict[str, Any]:
@@ -669,3 +670,40 @@ def test_a_stored_dag_of_a_newer_version_is_read_as_far_as_it_is_known() -> None
 
     stored["tasks"] = [extended(task) for task in stored["tasks"]]
     assert msgspec.json.decode(msgspec.json.encode({**stored, "later": 1}), type=Dag) == known
+
+
+def test_on_exit_comes_after_all_others_and_waits_for_no_success() -> None:
+    text = dag(task("a"), task("b", depends_on=["a"]), task("c"), onExit=task("bye", retries={"count": 2}))
+    parsed = parse_dag(text).dag
+    assert (parsed.on_exit, [each.name for each in parsed.tasks]) == ("bye", ["a", "b", "c", "bye"])
+    assert parsed.graph().parents["bye"] == ("b", "c")
+    assert parsed.success_graph().parents["bye"] == ()
+    assert parsed.success_graph().descendants("a") == ["b"]
+    assert parse_dag(written(msgspec.json.encode(parsed))).dag == parsed
+
+
+def test_parameters_stand_in_on_exit_too() -> None:
+    text = dag(task("a"), params={"who": "x"}, onExit=task("bye", command=["echo", "${params.who}"], env={"N": 1.10}))
+    assert parse_dag(text).dag.tasks[-1].command == ("echo", "x")
+
+
+def test_what_on_exit_cannot_have_is_refused_with_its_line() -> None:
+    wrong = task(
+        "a", depends_on=["a"], inputs=[{"fromTask": "a", "name": "x"}], memoize=True, retries={"count": 99}, nope=1
+    )
+    with pytest.raises(DagInvalid) as refused:
+        parse_dag(dag(task("a"), onExit={name: each for name, each in wrong.items() if name != "nope"}))
+    paths = [problem.path for problem in refused.value.problems]
+    for path in ("name", "depends_on", "inputs[0].fromTask", "memoize", "retries.count"):
+        assert f"onExit.{path}" in paths
+    with pytest.raises(DagInvalid) as refused:
+        parse_dag(dag(task("a"), onExit=wrong))
+    assert "onExit.nope" in [problem.path for problem in refused.value.problems]
+    with pytest.raises(DagInvalid):
+        parse_dag(dag(task("a", depends_on=["bye"]), onExit=task("bye")))
+
+
+def test_variables_of_on_exit_that_helios_sets_are_dropped_with_a_warning() -> None:
+    parsed = parse_dag(dag(task("a"), onExit=task("bye", env={"HELIOS_RUN_STATUS": "mine", "OTHER": "x"})))
+    assert [problem.path for problem in parsed.warnings] == ["onExit.env.HELIOS_RUN_STATUS"]
+    assert parsed.dag.tasks[-1].env == (EnvValue("OTHER", "x"),)

@@ -47,10 +47,44 @@ class Model:
     settled: set[str] = field(default_factory=set[str])
     commits: Counter[tuple[str, int]] = field(default_factory=Counter[tuple[str, int]])
     cancelled: bool = False
+    on_exit: str | None = None
+    told: str | None = None
+    """What its onExit task was told of the others."""
 
     def queue(self, task: str) -> None:
         self.status[task] = "QUEUED"
         self.attempt[task] += 1
+
+    def others(self) -> dict[str, str]:
+        return {task: status for task, status in self.status.items() if task != self.on_exit}
+
+    def others_have_ended(self) -> bool:
+        return all(
+            status in ("SUCCEEDED", "UPSTREAM_FAILED", "CANCELLED") or (status == "FAILED" and task in self.settled)
+            for task, status in self.others().items()
+        )
+
+    def begun_exit(self) -> bool:
+        return self.on_exit is not None and self.status[self.on_exit] != "WAITING"
+
+    def at_the_end(self) -> None:
+        """To be asked where a task's end may have been the last."""
+        if self.on_exit is None or self.begun_exit() or not self.others_have_ended():
+            return
+        ends = set(self.others().values())
+        if self.cancelled and "CANCELLED" in ends:
+            self.told = "CANCELLED"
+        else:
+            self.told = "FAILED" if ends & {"FAILED", "UPSTREAM_FAILED"} else "SUCCEEDED"
+        self.queue(self.on_exit)
+
+    def outcome(self) -> str:
+        ends = Counter(self.status.values())
+        if self.told in ("FAILED", "CANCELLED"):
+            return self.told
+        if self.cancelled and ends["CANCELLED"]:
+            return "CANCELLED"
+        return "SUCCEEDED" if ends["SUCCEEDED"] == len(self.status) else "FAILED"
 
     def launch(self, task: str, attempt: int) -> None:
         if (self.status[task], self.attempt[task]) == ("QUEUED", attempt):
@@ -70,7 +104,8 @@ class Model:
             return "stale"
         if status == "FAILED":
             free = self.disrupted[task] and self.disruptions[task] < DISRUPTIONS_ALLOWED
-            if self.cancelled or (not free and self.retries[task] == 0):
+            stopped = self.cancelled and task != self.on_exit
+            if stopped or (not free and self.retries[task] == 0):
                 return "failed"
             if free:
                 self.disruptions[task] += 1
@@ -84,6 +119,7 @@ class Model:
                 parents = self.graph.parents[child]
                 if self.status[child] == "WAITING" and all(parent in self.settled for parent in parents):
                     self.queue(child)
+        self.at_the_end()
         return "settled"
 
     def fail(self, task: str, chunk: list[str], last: bool) -> None:
@@ -94,14 +130,19 @@ class Model:
                 self.status[below] = "UPSTREAM_FAILED"
         if last:
             self.settled.add(task)
-            if self.cancelled:
+            if self.cancelled and task != self.on_exit:
                 self.status[task] = "CANCELLED"
+            self.at_the_end()
 
-    def cancel(self, chunk: list[str]) -> None:
+    def cancel(self, chunk: list[str], last: bool, exit_too: bool) -> None:
+        if self.begun_exit() and not exit_too:
+            return
         self.cancelled = True
         for task in chunk:
-            if self.status[task] in ("WAITING", "QUEUED", "RUNNING"):
+            if self.status[task] in ("WAITING", "QUEUED", "RUNNING") and (task != self.on_exit or exit_too):
                 self.status[task] = "CANCELLED"
+        if last:
+            self.at_the_end()
 
 
 @st.composite
@@ -147,6 +188,7 @@ class Transitions(RuleBasedStateMachine):
         crashes=st.integers(0, 3),
         priorities=st.lists(st.sampled_from((*PRIORITIES, "normal")), min_size=5, max_size=5),
         window=st.sampled_from((None, 1, 2)),
+        exit_retries=st.sampled_from((None, 0, 1)),
     )
     def accept(
         self,
@@ -155,17 +197,22 @@ class Transitions(RuleBasedStateMachine):
         crashes: int,
         priorities: list[str],
         window: int | None,
+        exit_retries: int | None,
     ) -> None:
-        allowed = dict(zip(shape, retries, strict=False))
-        dag = parsed(shape, retries=allowed, priorities=dict(zip(shape, priorities, strict=False)))
-        self.window = window if window is not None and window < len(shape) else None
+        on_exit = None if exit_retries is None else "bye"
+        names = [*shape, *([on_exit] if on_exit else [])]
+        allowed = {**dict(zip(shape, retries, strict=False)), **({on_exit: exit_retries or 0} if on_exit else {})}
+        given = dict(zip(names, reversed(priorities), strict=False))
+        dag = parsed(shape, retries=allowed, priorities=given, on_exit=on_exit)
+        self.window = window if window is not None and window < len(names) else None
         calls = open_calls(self.keys, self.run_id, dag, None, window=window)
         for call in (*calls[:crashes], *calls, *calls[-1:]):
             commit_one(self.stage.client, call)
-        graph = dag.dag.graph()
-        self.model = Model(graph, allowed, dict.fromkeys(shape, "WAITING"))
+        graph = dag.dag.success_graph()
+        self.model = Model(graph, allowed, dict.fromkeys(names, "WAITING"), on_exit=on_exit)
         for root in graph.roots:
-            self.model.queue(root)
+            if root != on_exit:
+                self.model.queue(root)
         self.note_entries()
 
     def pick(self, data: st.DataObject, stream: str) -> tuple[str, dict[str, str]]:
@@ -234,25 +281,25 @@ class Transitions(RuleBasedStateMachine):
                 self.model.fail(task, chunk, number == len(calls) - 1)
         self.note_entries()
 
-    @rule(chunks=st.integers(1, 4), mood=st.integers(0, 9))
-    def cancel(self, chunks: int, mood: int) -> None:
+    @rule(chunks=st.integers(1, 4), mood=st.integers(0, 9), exit_too=st.booleans())
+    def cancel(self, chunks: int, mood: int, exit_too: bool) -> None:
         """A chunk at a time; a process that dies after some of them leaves the control entry to be delivered again.
 
         Rarely, because little happens in a run once it is cancelled.
         """
         if mood == 7:
-            self.do_cancel(chunks)
+            self.do_cancel(chunks, exit_too)
 
-    def do_cancel(self, chunks: int = 100) -> None:
+    def do_cancel(self, chunks: int = 100, exit_too: bool = False) -> None:
         names = list(self.model.status)
         ended = self.stage.run(self.run_id)["status"] in ENDED
-        calls = transitions.cancel_run(self.keys, run=self.run_id, tasks=names)
+        calls = transitions.cancel_run(self.keys, run=self.run_id, tasks=names, on_exit=exit_too)
         results = commit(self.stage.client, calls[:chunks])
         if ended:
             assert set(results) == {0}
             return
         for number in range(len(calls[:chunks])):
-            self.model.cancel(names[number * 2 : number * 2 + 2])
+            self.model.cancel(names[number * 2 : number * 2 + 2], number == len(calls) - 1, exit_too)
         self.cancel_unfinished = chunks < len(calls)
         self.note_entries()
 
@@ -286,6 +333,7 @@ class Transitions(RuleBasedStateMachine):
         reconciler = Reconciler(self.stage.client, 1)
         reconciler.look()
         reconciler.look()
+        self.model.at_the_end()
         self.lost_nothing = False
         self.note_entries()
 
@@ -340,6 +388,18 @@ class Transitions(RuleBasedStateMachine):
                 assert all(self.stage.status(up, self.run_id) == "SUCCEEDED" for up in self.model.graph.parents[task])
 
     @invariant()
+    def what_comes_last_begins_when_all_others_have_ended_and_is_told_how(self) -> None:
+        if not hasattr(self, "model") or self.model.on_exit is None:
+            return
+        run = self.stage.run(self.run_id)
+        if self.stage.status(self.model.on_exit, self.run_id) in STARTED:
+            assert self.model.others_have_ended()
+        assert run.get("exitStatus") == self.model.told
+        failed = {task for task, status in self.model.others().items() if status == "FAILED"}
+        if self.model.told is not None:
+            assert set(filter(None, run.get("failedTasks", "").split(","))) == failed
+
+    @invariant()
     def no_attempt_is_committed_twice(self) -> None:
         if hasattr(self, "model"):
             assert all(count == 1 for count in self.model.commits.values())
@@ -390,6 +450,7 @@ class Transitions(RuleBasedStateMachine):
             str(statuses["CANCELLED"]),
         )
         assert sum(statuses.values()) == int(run["taskCount"])
+        assert run["status"] == self.model.outcome()
         self.stage.client.close()
 
 

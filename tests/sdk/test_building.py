@@ -202,3 +202,15 @@ def test_a_notebook_shows_a_dag_as_a_table_in_which_nothing_is_markup() -> None:
     shown = dag._repr_html_()
     assert "<script>" not in shown
     assert "&lt;script&gt;" in shown
+
+
+def test_a_dag_has_a_task_for_its_end() -> None:
+    last = task("bye", image="alpine:3.20", command=["true"], retries=1)
+    with Dag("ends", on_exit=last) as built:
+        task("a", image="alpine:3.20", command=["true"])
+    assert built.checked().on_exit == "bye"
+    assert built.on_exit is not None and built.on_exit.name == "bye"
+    assert list(built.tasks) == ["a"]
+    assert Dag.from_yaml(built.to_yaml()).checked() == built.checked()
+    with pytest.raises(DagInvalid, match="memoize"):
+        Dag("ends", on_exit=task("bye", image="i", command=["true"], memoize=True))

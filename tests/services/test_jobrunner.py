@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from agent.wrapper import task_environment
 from helios.dag import Task, parse_dag
 from helios.keys import JOBRUNNER_GROUP
 from helios.localjobs import LocalJob, create_job, job_file, jobs_folder, list_jobs, read_job
@@ -17,6 +18,7 @@ from services.jobrunner.__main__ import Sweep
 from services.jobrunner.jobs import ExistingJob, JobRefused, WantedJob, job_name, wanted_job
 from services.jobrunner.launch import Deleter, JobRunner, superseded
 from services.jobrunner.local import LocalLauncher, local_job
+from services.jobrunner.pod_parts import task_env
 from tests.stage import RUN, Stage
 
 SETTINGS = Settings(token_key="k", lease_seconds=600, unknown_job_seconds=0)
@@ -317,3 +319,38 @@ def test_what_is_left_of_a_job_whose_writer_was_killed_goes_after_a_while(tmp_pa
     launcher.look()
     assert not left.exists()
     assert fresh.exists()
+
+
+def test_what_comes_last_is_told_how_the_others_ended_and_nobody_else_is(setting: Setting) -> None:
+    setting.stage.open({"a": [], "b": ["a"]}, on_exit="bye")
+    setting.runner.launch(setting.ready())
+    setting.stage.end("a", status="FAILED")
+    setting.stage.fail("a", ["b"])
+    setting.runner.launch(setting.ready())
+    first, last = (setting.launcher.jobs[job_name(RUN, task, 1)] for task in ("a", "bye"))
+    told = {"HELIOS_RUN_STATUS": "FAILED", "HELIOS_FAILED_TASKS": "a"}
+    assert {name: last.agent_env[name] for name in told} == told
+    assert not first.agent_env.keys() & told.keys()
+    assert {each["name"]: each["value"] for each in task_env(last)}.items() >= told.items()
+    kept = task_environment(local_job(last).agentEnv)
+    assert kept.items() >= told.items()
+
+
+def test_a_cancelled_runs_last_task_gets_its_job(setting: Setting) -> None:
+    setting.stage.open({"a": []}, on_exit="bye")
+    setting.runner.launch(setting.ready())
+    setting.stage.cancel(["a", "bye"])
+    setting.runner.launch(setting.ready())
+    assert setting.stage.status("bye") == "RUNNING"
+    assert setting.launcher.jobs[job_name(RUN, "bye", 1)].agent_env["HELIOS_RUN_STATUS"] == "CANCELLED"
+
+
+@pytest.mark.parametrize("skipped", [0, 1])
+def test_after_a_loss_what_comes_last_is_looked_for_only_where_nothing_else_ran(setting: Setting, skipped: int) -> None:
+    """Else it would not have seen what ran since."""
+    setting.stage.open({"a": []}, on_exit="bye")
+    setting.stage.pass_through("a")
+    setting.stage.client.hset(setting.stage.keys.run(RUN), mapping={"recovered": "true", "taskSkipped": str(skipped)})
+    setting.runner.launch(setting.ready())
+    assert len(setting.stage.entries(setting.stage.keys.checks)) == skipped
+    assert len(setting.launcher.created) == 1 - skipped

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import redis
 
-from helios.dag import Dag, parents
+from helios.dag import Dag
 from helios.keys import Keys
 from helios.records import TASK_FIELDS, TaskView, task_view
 from helios.wire import send
@@ -45,7 +45,7 @@ def _parents(text: str) -> dict[str, tuple[str, ...]]:
         dag = _dag_decoder.decode(text)
     except (msgspec.DecodeError, UnicodeError):
         return {}
-    return {task.name: parents(task) for task in dag.tasks}
+    return dag.after()
 
 
 def read_rows(client: redis.Redis, keys: Keys, run: str, names: Iterable[str]) -> list[ReadRow]:
