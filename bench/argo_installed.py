@@ -6,7 +6,7 @@ argument here. Its workflows keep their artifacts in the object store of the Hel
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,7 +61,7 @@ def argo_installed(
     *,
     arguments: Sequence[str] = (),
     security: Mapping[str, Any] | None = None,
-) -> Iterator[None]:
+) -> Generator[None]:
     """The controller is ready inside, and all of it gone afterwards. `store` is the S3 endpoint that pods reach, with a
     bucket BUCKET; `arguments` are the controller's, `security` is the security context of its own containers in a
     workflow's pods.
