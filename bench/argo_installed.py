@@ -12,8 +12,9 @@ from typing import Any
 
 from bench.servers import PROJECT
 from tests.cluster.clusters import Cluster
-from tests.cluster.kubectl import Kubectl, Manifest
+from tests.cluster.kubectl import Kubectl, KubectlFailed, Manifest
 from tests.cluster.server_images import program_archive
+from tests.waiting import wait_until
 
 NAMESPACE = "argo"
 GROUP = "argoproj.io"
@@ -71,9 +72,9 @@ def argo_installed(
         cluster.tool("load", str(program_archive(cluster.home, image, cluster.home / "bin" / name)))
     try:
         Kubectl().apply(*_kinds(), {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-        for plural in KINDS.values():
-            Kubectl().wait_for("customresourcedefinition", f"{plural}.{GROUP}", "Established")
         here = Kubectl(NAMESPACE)
+        for plural in KINDS.values():
+            wait_until(f"{plural} are served", lambda plural=plural: _served(here, plural), 60)
         here.apply(*_accounts(), *_settings(store, keys, security), _deployment(arguments))
         here.run("rollout", "status", f"deployment/{CONTROLLER}", "--timeout=120s", seconds=140)
         yield
@@ -83,6 +84,15 @@ def argo_installed(
         Kubectl().delete("namespace", NAMESPACE)
         for plural in KINDS.values():
             Kubectl().delete("customresourcedefinition", f"{plural}.{GROUP}")
+
+
+def _served(kubectl: Kubectl, plural: str) -> bool:
+    """A new kind is established some seconds before the API server lists it."""
+    try:
+        kubectl.run("get", "--raw", f"/apis/{GROUP}/v1alpha1/namespaces/{NAMESPACE}/{plural}")
+    except KubectlFailed:
+        return False
+    return True
 
 
 def _kinds() -> Iterator[Manifest]:
