@@ -117,13 +117,17 @@ def main() -> None:
     tell(metrics, options.json)
 
 
-def enter() -> None:
-    """Go on inside the cluster's network, unless this is it or KUBECONFIG names another cluster."""
+def enter(*parts: str) -> None:
+    """Go on inside the cluster's network, unless this is it or KUBECONFIG names another cluster. `parts` are what
+    has to be built besides Kubernetes.
+    """
     if os.environ.get("CLUSTER_INSIDE") or os.environ.get("KUBECONFIG"):
         if (reason := why_none()) is not None:
             sys.exit(reason)
         return
     subprocess.run([TOOL, "build"], check=True)
+    if parts:
+        subprocess.run([TOOL, "build", *parts], check=True)
     subprocess.run(["make", "--silent", "build/image/.made"], cwd=PROJECT, check=True)
     os.execv(TOOL, [str(TOOL), "exec", sys.executable, *sys.orig_argv[1:]])
 

@@ -19,12 +19,13 @@ MINIO = "helios.test/minio:1"
 def server_archives(home: Path) -> list[Path]:
     """OCI archives of both, made once."""
     return [
-        _archive(home, REDIS, server_program()),
-        _archive(home, MINIO, home / "bin" / "minio"),
+        program_archive(home, REDIS, server_program()),
+        program_archive(home, MINIO, home / "bin" / "minio"),
     ]
 
 
-def _archive(home: Path, name: str, program: Path) -> Path:
+def program_archive(home: Path, name: str, program: Path) -> Path:
+    """An OCI archive that runs a program of this machine, made unless it is there and younger than the program."""
     archive = home / "images" / f"{name.rpartition('/')[2].replace(':', '-')}.tar"
     if archive.exists() and archive.stat().st_mtime > program.stat().st_mtime:
         return archive
