@@ -6,19 +6,19 @@ import time
 from typing import Annotated, Any, Literal
 
 import msgspec
-import redis
 from cyclopts import Parameter
 
 from cli.commands.run import check
 from cli.commands.runs import paint
 from cli.connection import Link, connected
-from cli.failure import SUCCEEDED, UNREACHABLE, CommandFailed
+from cli.control import ask
+from cli.failure import SUCCEEDED, CommandFailed
 from cli.figures import moment, seconds_of
 from cli.output import Format, narrate, put, put_json, styled
-from cli.submission import Params, name_of, read_dag, read_param_options, why_idle
+from cli.submission import Params, name_of, read_dag, read_param_options
 from cli.table import Column, lay_out
 from helios.dag_params import recorded_params
-from helios.keys import CONTROLS, SCHEDULES, schedule_answer
+from helios.keys import SCHEDULES, schedule_answer
 from helios.keys import schedule as schedule_key
 from helios.schedules import (
     DAG_BYTES_AT_MOST,
@@ -34,7 +34,6 @@ from helios.schedules import (
 Action = Literal["add", "list", "show", "remove", "pause", "resume"]
 Policy = Literal["allow", "forbid", "replace"]
 
-ANSWER_SECONDS = 15.0
 TIMES_SHOWN = 5
 
 COLUMNS = (
@@ -99,7 +98,7 @@ def schedule(
             return _show(words[0], output)
         case "remove" | "pause" | "resume":
             with connected() as link:
-                _ask(link, {"action": f"schedule-{what}", "name": words[0]})
+                ask(link, {"action": f"schedule-{what}", "name": words[0]}, schedule_answer, "schedule")
             done = {"remove": "removed", "pause": "paused", "resume": "resumed"}[what]
             narrate(f"schedule {words[0]}: {done}")
             return SUCCEEDED
@@ -137,7 +136,7 @@ def _add(
     if deadline is not None:
         fields["deadlineSeconds"] = str(deadline)
     with connected() as link:
-        _ask(link, fields)
+        ask(link, fields, schedule_answer, "schedule")
         narrate(f"schedule {name} is added")
         if link.stack is not None:
             narrate("local mode: it runs while `helios up` does")
@@ -145,30 +144,6 @@ def _add(
         if seen is not None:
             put("\n".join(f"next {each}" for each in _coming(link, seen.schedule)))
     return SUCCEEDED
-
-
-def _ask(link: Link, fields: dict[str, str | bytes]) -> None:
-    """Send a control and wait for its answer; raises CommandFailed unless that is `ok`."""
-    try:
-        entry: Any = link.client.xadd(CONTROLS, {**fields})
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise CommandFailed(
-            f"the connection was lost while that was sent ({error}), so it may be done or not",
-            hint="look with `helios schedule`",
-            code=UNREACHABLE,
-        ) from None
-    deadline = time.monotonic() + ANSWER_SECONDS
-    while (answer := link.client.get(schedule_answer(entry))) is None:
-        if time.monotonic() > deadline:
-            why = why_idle(link, "submitter")
-            raise CommandFailed(
-                f"nobody has answered within {ANSWER_SECONDS:.0f} s{f': {why}' if why else ''}",
-                hint="it waits in the stream and is done when a submitter comes to it; helios schedule",
-                code=UNREACHABLE,
-            )
-        time.sleep(0.02)
-    if answer != "ok":
-        raise CommandFailed(str(answer), hint="`helios schedule` lists those that there are")
 
 
 def _list(output: Format) -> int:

@@ -2,28 +2,26 @@
 
 import json
 import sys
-import time
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
-import redis
 from cyclopts import Parameter
 
 from cli.commands.runs import paint
 from cli.connection import Link, connected
-from cli.failure import SUCCEEDED, UNREACHABLE, CommandFailed
+from cli.control import ask
+from cli.failure import SUCCEEDED, CommandFailed
 from cli.figures import moment
 from cli.output import Format, narrate, put, put_json, styled
-from cli.submission import Params, name_of, read_dag, read_param_options, why_idle
+from cli.submission import Params, name_of, read_dag, read_param_options
 from cli.table import Column, lay_out
 from helios.dag_params import recorded_params
-from helios.keys import CONTROLS, TRIGGERS, trigger_answer
+from helios.keys import TRIGGERS, trigger_answer
 from helios.keys import trigger as trigger_key
 from helios.triggers import Trigger, TriggerInvalid, check_dag, check_trigger, trigger_of
 
 Action = Literal["add", "list", "show", "remove", "pause", "resume"]
 
-ANSWER_SECONDS = 15.0
 
 COLUMNS = (
     *(Column("NAME"), Column("ON"), Column("DAG"), Column("RUNS"), Column("REFUSED"), Column("LAST")),
@@ -111,7 +109,7 @@ def trigger(
             return _show(words[0], output)
         case "remove" | "pause" | "resume":
             with connected() as link:
-                _ask(link, {"action": f"trigger-{what}", "name": words[0]})
+                ask(link, {"action": f"trigger-{what}", "name": words[0]}, trigger_answer, "trigger")
             done = {"remove": "removed", "pause": "paused", "resume": "resumed"}[what]
             narrate(f"trigger {words[0]}: {done}")
             return SUCCEEDED
@@ -133,37 +131,13 @@ def _add(name: str, file: str, new: Trigger, *, from_start: bool) -> int:
     for each in ("kind", "stream", "params", "eventId", "bucket", "prefix", "suffix"):
         fields |= {each: value} if (value := getattr(new, each)) else {}
     with connected() as link:
-        _ask(link, fields)
+        ask(link, fields, trigger_answer, "trigger")
         narrate(f"trigger {name} is added")
         if new.kind == "webhook":
             narrate(f"an event is POST /api/v1/triggers/{name} with a token of scope submit; see docs/triggers.md")
         if link.stack is not None:
             narrate(f"local mode: it runs while `helios up{' --http PORT' if new.kind == 'webhook' else ''}` does")
     return SUCCEEDED
-
-
-def _ask(link: Link, fields: dict[str, str | bytes]) -> None:
-    """Send a control and wait for its answer; raises CommandFailed unless that is `ok`."""
-    try:
-        entry: Any = link.client.xadd(CONTROLS, {**fields})
-    except (redis.ConnectionError, redis.TimeoutError) as error:
-        raise CommandFailed(
-            f"the connection was lost while that was sent ({error}), so it may be done or not",
-            hint="look with `helios trigger`",
-            code=UNREACHABLE,
-        ) from None
-    deadline = time.monotonic() + ANSWER_SECONDS
-    while (answer := link.client.get(trigger_answer(entry))) is None:
-        if time.monotonic() > deadline:
-            why = why_idle(link, "submitter")
-            raise CommandFailed(
-                f"nobody has answered within {ANSWER_SECONDS:.0f} s{f': {why}' if why else ''}",
-                hint="it waits in the stream and is done when a submitter comes to it; helios trigger",
-                code=UNREACHABLE,
-            )
-        time.sleep(0.02)
-    if answer != "ok":
-        raise CommandFailed(str(answer), hint="`helios trigger` lists those that there are")
 
 
 def _list(output: Format) -> int:
