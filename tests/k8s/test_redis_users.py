@@ -305,7 +305,7 @@ def test_the_dashboard_works_as_the_client(services: GuardedRedis) -> None:
         feed.start()
         try:
             wait_until("the feed is live", lambda: feed.connection.state == "live")
-            sent = send(link, json.dumps(DIAMOND), use_cache=True, request_id="one")
+            sent = send(link, json.dumps(DIAMOND), use_cache=True, request_id="one", params={})
             feed.watch(sent.run)
             wait_until("the run has ended", lambda: sent.run in feed.runs.rows and feed.runs.rows[sent.run].ended)
             wait_until("its tasks are known", lambda: feed.board is not None and feed.board.rows)
