@@ -5,8 +5,10 @@ acknowledges the entry. The request id is the trigger's and the event's own, so 
 a lease makes the same run. Of the stream nothing is trimmed or deleted.
 """
 
+import contextlib
 import json
 import time
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -54,11 +56,18 @@ log = structlog.get_logger()
 EVERY_SECONDS = 0.5
 CONSUMER = "submitter"
 """Of all replicas: what one of them has in hand is told by how long ago it was delivered, not by a name."""
-EVENTS_AT_A_TIME = 32
+EVENTS_AT_A_TIME = 4
+"""Each may be as large as Redis lets it be."""
+REFUSED_IN_A_ROW = 100
+"""Then the trigger is paused: more of the same would only fill Redis with dead letters."""
 WAITING_AT_MOST = 100
 """Submissions that wait for room; above that events stay in their own streams: each would be a copy of the DAG."""
-ROUNDS = 20
+ROUNDS = 40
 LETTERS_OF = "trigger"
+
+
+class _Stopped(Exception):
+    """The trigger is another by now, or paused; what was not handled is handed back."""
 
 
 def is_about_triggers(entry: Entry) -> bool:
@@ -202,6 +211,12 @@ class TriggerReader:
         self.deliveries_at_most = deliveries_at_most
         self.told = Told()
         self.next_reclaim = 0.0
+        self.first = ""
+        """Looks begin behind this one, so that a busy trigger is not always before the others."""
+        self.is_refused = False
+        """Redis took no writes at the last look: what is pending comes first, and nothing new with it."""
+        self.refusals: Counter[str] = Counter()
+        """In a row, by trigger's id."""
 
     def look(self) -> int:
         """Everything that has come, as far as there is room; returns how many events that was. Raises redis.RedisError
@@ -209,18 +224,26 @@ class TriggerReader:
         """
         names: Any = self.client.zrange(TRIGGERS, 0, -1)  # pyright: ignore[reportUnknownMemberType] -- no stub
         self.told.keep(names)
-        reclaims = time.monotonic() >= self.next_reclaim
+        reclaims = self.is_refused or time.monotonic() >= self.next_reclaim
         if reclaims:
             self.next_reclaim = time.monotonic() + self.lease_ms / 6000
-        found = {name: read for name in sorted(names) if (read := self._read(name))}
+        listed: list[str] = sorted(names)
+        behind = [name for name in listed if name > self.first]
+        ordered = behind + listed[: len(listed) - len(behind)]
+        found = {name: read for name in ordered if (read := self._read(name))}
+        self.first = next(iter(found), "")
         handled = 0
-        for number in range(ROUNDS):
+        for _ in range(ROUNDS):
             more = 0
-            for name, each in found.items():
-                more += self._guarded(name, each, reclaims=reclaims and number == 0)
+            for name, each in list(found.items()):
+                try:
+                    more += self._guarded(name, each, reclaims=reclaims, among=len(found))
+                except _Stopped:
+                    del found[name]
             handled += more
             if not more:
                 break
+        self.is_refused = False
         return handled
 
     def _read(self, name: str) -> Trigger | None:
@@ -233,38 +256,46 @@ class TriggerReader:
             return None
         return found if found is not None and found.kind == "stream" and not found.paused else None
 
-    def _guarded(self, name: str, found: Trigger, *, reclaims: bool) -> int:
+    def _guarded(self, name: str, found: Trigger, *, reclaims: bool, among: int) -> int:
+        """`among`: so many triggers share the room."""
         try:
-            return self._look_at(name, found, reclaims=reclaims)
+            try:
+                return self._look_at(name, found, reclaims=reclaims, among=among)
+            except ResponseError as error:
+                if not str(error).startswith("NOGROUP"):
+                    raise
+            log.warning("the group of a trigger is gone and is made anew", trigger=name, stream=found.stream)
+            _create_group(self.client, found, found.lastEntry or found.start or "0-0")
         except (ResponseError, TriggerInvalid) as error:
-            if str(error).startswith("NOGROUP"):
-                log.warning("the group of a trigger is gone and is made anew", trigger=name, stream=found.stream)
-                _create_group(self.client, found, found.lastEntry or found.start or "0-0")
-            else:
-                self._fail(name, error)
-            return 0
+            self._fail(name, error)
+        return 0
 
     def _fail(self, name: str, error: Exception) -> None:
         """Tell of what concerns this trigger alone; what concerns all is raised."""
         if isinstance(error, ResponseError) and error_code(error) in TRANSIENT:
+            self.is_refused = True
             raise error
         if self.told.is_news(name, str(error), server_clock(self.client)):
             log.error("a trigger cannot be served", trigger=name, error=str(error))
 
-    def _look_at(self, name: str, found: Trigger, *, reclaims: bool) -> int:
+    def _look_at(self, name: str, found: Trigger, *, reclaims: bool, among: int = 1) -> int:
         if not may_read(found.stream, self.streams):
             raise TriggerInvalid(f"HELIOS_TRIGGER_STREAMS is {self.streams!r}, which {found.stream!r} is not among")
         waiting: Any = self.client.xlen(SUBMISSIONS)
-        room = min(EVENTS_AT_A_TIME, WAITING_AT_MOST - waiting)
-        if room <= 0:
+        if waiting >= WAITING_AT_MOST:
             return 0
+        room = min(EVENTS_AT_A_TIME, max(1, (WAITING_AT_MOST - waiting) // among))
         handled = self._take_over(name, found, room) if reclaims else 0
+        if handled:
+            return handled
         read: Any = self.client.xreadgroup(found.group, CONSUMER, {found.stream: ">"}, count=room)
-        for _, entries in read or ():
-            for entry, fields in entries:
-                self._handle(name, found, Entry(stream=found.stream, id=entry, fields=fields))
-                handled += 1
-        return handled
+        new = [
+            Entry(stream=found.stream, id=entry, fields=fields)
+            for _, entries in read or ()
+            for entry, fields in entries
+        ]
+        self._handle_all(name, found, new)
+        return len(new)
 
     def _take_over(self, name: str, found: Trigger, count: int) -> int:
         """What a replica was handed a lease ago and has not finished, one by one."""
@@ -283,12 +314,34 @@ class TriggerReader:
                     f"it was delivered {deliveries} times and never finished",
                 )
             elif claimed:
-                self._handle(
+                self._handle_all(
                     name,
                     found,
-                    Entry(stream=found.stream, id=entry, fields=claimed[0][1], deliveries=deliveries + 1),
+                    [Entry(stream=found.stream, id=entry, fields=claimed[0][1], deliveries=deliveries + 1)],
                 )
         return len(rows)
+
+    def _handle_all(self, name: str, found: Trigger, entries: list[Entry]) -> None:
+        """What cannot be handled now, through no fault of its own, is handed back as if it had not been delivered."""
+        for number, entry in enumerate(entries):
+            try:
+                self._handle(name, found, entry)
+            except (ResponseError, _Stopped) as error:
+                if isinstance(error, _Stopped) or error_code(error) in TRANSIENT:
+                    self._hand_back(found, entries[number:])
+                raise
+
+    def _hand_back(self, found: Trigger, entries: list[Entry]) -> None:
+        """XCLAIM is one of the few that a Redis without memory still takes."""
+        for entry in entries:
+            ids: Any = [entry.id]
+            with contextlib.suppress(redis.RedisError):
+                self.client.xclaim(
+                    *(found.stream, found.group, CONSUMER, 0, ids),
+                    idle=self.lease_ms,
+                    retrycount=entry.deliveries - 1,
+                    justid=True,
+                )
 
     def _handle(self, name: str, found: Trigger, entry: Entry) -> None:
         try:
@@ -297,8 +350,10 @@ class TriggerReader:
             self._set_aside(name, found, entry, str(refused))
             return
         text: Any = self.client.get(trigger_dag(name))
-        if text is None:
-            return  # removed since
+        current: Any = self.client.hmget(trigger(name), "id", "paused")
+        if text is None or current[0] != found.id or current[1] == "true":
+            raise _Stopped
+        self.refusals.pop(found.id, None)
         params = json.dumps(values, sort_keys=True) if values else None
         fields = submission_fields(text, params=params, request_id=request_of(name, found, entry.id))
         run: Any = self.client.xadd(SUBMISSIONS, fields)
@@ -313,3 +368,9 @@ class TriggerReader:
         commit_one(self.client, trigger_seen(name, trigger=found.id, event=entry.id, why=reason, stream_entry=entry.id))
         self.client.xack(found.stream, found.group, entry.id)
         TRIGGER_EVENTS.add(("refused",))
+        self.refusals[found.id] += 1
+        if self.refusals[found.id] >= REFUSED_IN_A_ROW:
+            del self.refusals[found.id]
+            commit_one(self.client, trigger_change(name, entry=f"{found.id}:{entry.id}", action="pause"))
+            log.error("a trigger is paused", trigger=name, reason=f"it refused {REFUSED_IN_A_ROW} events in a row")
+            raise _Stopped

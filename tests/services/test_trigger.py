@@ -239,6 +239,90 @@ def test_events_stay_in_their_stream_while_submissions_wait(setting: Setting) ->
     assert setting.pending() == 0
 
 
+def test_a_redis_that_takes_no_writes_counts_against_no_event(setting: Setting) -> None:
+    """Handing out goes on while Redis is full, so a try at each look would make poison of them all."""
+    setting.add()
+    for number in range(40):
+        setting.event(order=str(number))
+    setting.client.config_set("maxmemory", "1")
+    try:
+        for _ in range(8):
+            setting.reader.next_reclaim = 0
+            with pytest.raises(redis.ResponseError, match="maxmemory"):
+                setting.reader.look()
+        assert 0 < setting.pending() <= reading.EVENTS_AT_A_TIME, "the others stay in their stream"
+        group = setting.record().group
+        rows: Any = setting.client.xpending_range(ORDERS, group, "-", "+", 100)
+        assert {row["times_delivered"] for row in rows} <= {0, 1}
+    finally:
+        setting.client.config_set("maxmemory", "0")
+    setting.reader.next_reclaim = 0
+    setting.reader.look()
+    assert [params(run)["order"] for run in setting.runs()] == [str(number) for number in range(40)]
+    assert setting.letters() == []
+
+
+def test_a_trigger_that_refuses_everything_is_paused_and_leaves_the_rest(setting: Setting) -> None:
+    """A mapping that is wrong makes no dead letter of a whole stream."""
+    setting.add(params='{"order": "${event.idd}"}')
+    for number in range(reading.REFUSED_IN_A_ROW + 50):
+        setting.event(order=str(number))
+    for _ in range(3):
+        setting.reader.look()
+    assert len(setting.letters()) == reading.REFUSED_IN_A_ROW
+    assert setting.record().paused
+    assert setting.record().refused == reading.REFUSED_IN_A_ROW
+    assert "has no 'idd'" in setting.record().refusedWhy
+
+
+def test_what_was_decided_about_a_trigger_meanwhile_holds_for_the_next_event(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look takes many events, and a trigger may be paused, or be another of the same name, before it ends."""
+    setting.add()
+    for number in range(3):
+        setting.event(order=str(number))
+    request = reading.request_of
+    changes = iter(["pause", None])
+
+    def changed(*about: Any) -> str:
+        if action := next(changes, None):
+            assert setting.control(action) == "ok"
+        return request(*about)
+
+    monkeypatch.setattr(reading, "request_of", changed)
+    setting.reader.look()
+    assert [params(run)["order"] for run in setting.runs()] == ["0"]
+    assert setting.control("remove") == "ok"
+    assert setting.add(dag=PLAIN, params="{}") == "ok"
+    setting.event(order="3")
+    setting.reader.next_reclaim = 0
+    setting.reader.look()
+    assert [run["dagName"] for run in setting.runs()] == ["order", "plain"]
+
+
+def test_a_busy_trigger_leaves_room_for_the_others(setting: Setting) -> None:
+    for name in ("a", "z"):
+        assert setting.add(name, stream=f"events:{name}") == "ok"
+    for number in range(500):
+        setting.event("events:a", order=str(number))
+    setting.event("events:z", order="z")
+    for _ in range(reading.WAITING_AT_MOST - 2):
+        setting.client.xadd(SUBMISSIONS, {"dag": PLAIN})
+    setting.reader.look()
+    assert "z" in [params(run)["order"] for run in setting.runs() if run["dagName"] == "order"]
+
+
+def test_a_group_that_cannot_be_made_anew_keeps_no_other_from_its_events(setting: Setting) -> None:
+    for name in ("a", "b"):
+        assert setting.add(name, stream=f"events:{name}") == "ok"
+    setting.client.xgroup_destroy("events:a", setting.record("a").group)
+    setting.client.hset(trigger("a"), mapping={"start": "nonsense"})
+    setting.event("events:b", order="1")
+    setting.reader.look()
+    assert [params(run)["order"] for run in setting.runs()] == ["1"]
+
+
 def test_a_paused_triggers_events_wait_and_are_taken_when_it_is_resumed(setting: Setting) -> None:
     setting.add()
     assert setting.control("pause") == "ok"
