@@ -115,7 +115,10 @@ def read_secrets(text: str) -> dict[str, str]:
             raise Unusable(f"has an entry, number {number}, that is not NAME=SECRET")
         if pair is not None:
             if len(pair[2]) < SECRET_CHARACTERS:
-                raise Unusable(f"has a secret, {pair[1][:100]!r}, of less than {SECRET_CHARACTERS} characters")
+                # What is before the `=` may be a secret's beginning, where somebody forgot its name.
+                raise Unusable(
+                    f"has an entry, number {number}, whose secret has less than {SECRET_CHARACTERS} characters"
+                )
             found[pair[1]] = pair[2]
     return found
 

@@ -193,7 +193,7 @@ def read_templates(params: str) -> dict[str, str]:
 def request_of(name: str, trigger: Trigger, event: str) -> str:
     """The submission's request id: one for each event, so that sending it again is the same run."""
     if len(event) > EVENT_ID_CHARACTERS or not event.isprintable() or not event.isascii():
-        event = "sha256:" + hashlib.sha256(event.encode("utf-8", "surrogateescape")).hexdigest()
+        event = "sha256:" + hashlib.sha256(event.encode("utf-8", "backslashreplace")).hexdigest()
     return f"trigger:{name}:{trigger.id}:{event}"
 
 
@@ -292,6 +292,10 @@ def _listed(names: Collection[str]) -> str:
     return ", ".join(quoted(each, 40) for each in list(names)[:10]) or "no fields"
 
 
+CREATED = frozenset(f"ObjectCreated:{each}" for each in ("Put", "Post", "Copy", "CompleteMultipartUpload"))
+"""What makes an object. MinIO has more under that name, as PutTagging and PutRetention, that leave it as it is."""
+
+
 def is_of_bucket(body: Any) -> bool:
     """Whether it is a notification of a bucket, as S3, MinIO and others send them."""
     match body:
@@ -318,7 +322,7 @@ def objects_of(body: Mapping[str, Any], trigger: Trigger) -> list[Event]:
             ) from None
         kind, bucket, key = (str(event.value[each]) for each in ("eventName", "bucket", "key"))
         if (
-            kind.removeprefix("s3:").startswith("ObjectCreated:")
+            kind.removeprefix("s3:") in CREATED
             and trigger.bucket in ("", bucket)
             and key.startswith(trigger.prefix)
             and key.endswith(trigger.suffix)

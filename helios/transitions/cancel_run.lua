@@ -25,6 +25,8 @@ if exit then
     return 0
   end
 end
+-- An attempt of onExit that failed and is not settled yet is not followed by another.
+local ends_retries = ARGV[6] == '1' and exit_status == 'FAILED'
 -- Both streams may be written to, so both types are checked before the first write.
 redis.call('XLEN', jobs_cancelled)
 redis.call('XLEN', runs_settled)
@@ -66,6 +68,9 @@ elseif last and not run_state[9] and (reason ~= '' or fences_exit or ended + #na
 end
 for _, found in ipairs(fenced) do
   redis.call('HSET', prefix .. found[1], 'status', 'CANCELLED', 'settled', '1', 'endedAt', now)
+end
+if ends_retries then
+  redis.call('HSET', prefix .. exit, 'retriesLeft', '0', 'disrupted', '0')
 end
 if #names > 0 then
   redis.call('HINCRBY', run, 'taskCancelled', #names)

@@ -15,7 +15,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 from helios.deadletter import LETTER_CHARACTERS
-from helios.keys import CONTROLS, trigger, trigger_dag
+from helios.keys import CONTROLS, SUBMISSIONS, trigger, trigger_dag
 from helios.submitting import add_submission, submission_fields
 from helios.triggers import (
     FIELDS,
@@ -39,6 +39,9 @@ from services.api.shapes import Triggered, TriggeredEvent
 
 log = structlog.get_logger()
 
+WAITING_AT_MOST = 100
+"""Submissions that wait for room. Each is a copy of the DAG, and one notification may be of a thousand objects."""
+FULL_RETRY_SECONDS = 5
 KEY_CHARACTERS = 256
 """Of an Idempotency-Key."""
 
@@ -123,9 +126,19 @@ def _start_one(asking: Asking, name: str, found: Trigger, text: bytes, event: Ev
     request = request_of(name, found, event.id)
     params = json.dumps(values, sort_keys=True) if values else None
     fields = submission_fields(text, params=params, request_id=request)
-    first = first_run(asking, request, fields, "this event's id was used for another event")
+    try:
+        first = first_run(asking, request, fields, "this event's id was used for another event")
+    except Refused as refused:
+        if refused.answer.status != 409 or not event.is_object:
+            raise
+        # Of a notification nothing may be refused for good: it would come again for ever, and no other after it.
+        log.warning("an object was told of before, in other words", trigger=name, event_id=shown, token=token)
+        return TriggeredEvent(event=shown, refused=refused.answer.detail)
     if first is not None:
         return TriggeredEvent(event=shown, dagId=first, repeated=True)
+    waiting: Any = asking.client.xlen(SUBMISSIONS)
+    if waiting >= WAITING_AT_MOST:
+        raise Refused(503, f"{waiting:,} submissions wait already; send it again", retry_seconds=FULL_RETRY_SECONDS)
     run = add_submission(asking.client, fields)
     log.info("a trigger's event is submitted", trigger=name, event_id=shown, run=run, token=token)
     try:

@@ -112,6 +112,21 @@ def test_a_cancel_that_says_so_keeps_it_from_starting(stage: Stage) -> None:
     assert stage.run()["status"] == "CANCELLED"
 
 
+@pytest.mark.parametrize("disrupted", [False, True])
+def test_a_cancel_that_says_so_between_a_failure_and_its_settling_holds(stage: Stage, disrupted: bool) -> None:
+    """Nothing runs at that moment, and the next attempt would."""
+    opened(stage, retries={"bye": 3})
+    stage.pass_through("a")
+    stage.pass_through("b")
+    stage.launch("bye")
+    stage.end("bye", status="FAILED", disrupted=disrupted)
+    assert stage.cancel(ALL, on_exit=True) == [1]
+    assert stage.settle("bye") == "failed"
+    stage.fail("bye", [])
+    assert stage.finalise() == 1
+    assert stage.run()["status"] == "FAILED"
+
+
 def test_a_run_that_is_failed_as_a_whole_still_cleans_up(stage: Stage) -> None:
     """Whatever its counters say: a task with an unreadable record was passed over. Then what fails is onExit itself."""
     opened(stage)

@@ -150,6 +150,39 @@ def test_each_object_of_a_notification_makes_one_run_however_often_it_is_sent(ap
     assert newer.status == 202, "the same key was written anew"
 
 
+def test_what_leaves_an_object_as_it_is_starts_nothing(api: Api, setting: Setting) -> None:
+    """MinIO tells of tags, retention and legal holds as of something created."""
+    add(setting, "uploads", OBJECT)
+    kinds = ("PutTagging", "DeleteTagging", "PutRetention", "PutLegalHold")
+    sent = notification(*(record("a", kind=f"s3:ObjectCreated:{kind}") for kind in kinds))
+    assert (post(api, sent, "uploads").status, setting.runs()) == (200, [])
+
+
+def test_a_notification_in_other_words_is_taken(api: Api, setting: Setting) -> None:
+    """Refused, it would come again for ever, and hold up what is behind it."""
+    add(setting, "uploads", DAG, params='{"order": "${event.eventTime}"}')
+    sent = notification(record("a", versionId="v1"))
+    assert post(api, sent, "uploads").status == 202
+    assert len(setting.runs()) == 1
+    sent["Records"][0]["eventTime"] = "2026-11-02T03:00:00.000Z"
+    again = post(api, sent, "uploads")
+    assert again.status == 200, again.body
+    assert "used for another event" in again.json["events"][0]["refused"]
+    assert len(setting.runs()) == 1
+
+
+def test_a_notification_of_more_than_there_is_room_for_is_taken_in_parts(api: Api, setting: Setting) -> None:
+    """Each submission is a copy of the DAG: a thousand would fill Redis."""
+    add(setting, "uploads", OBJECT)
+    sent = notification(*(record(f"o{number}") for number in range(150)))
+    first = post(api, sent, "uploads")
+    assert (first.status, "wait already" in first.json["detail"]) == (503, True)
+    assert setting.client.xlen(SUBMISSIONS) == 100
+    assert len(setting.runs()) == 100
+    assert post(api, sent, "uploads").status == 202
+    assert len(setting.runs()) == 150
+
+
 def test_an_object_that_cannot_start_the_dag_is_set_aside_and_holds_up_no_other(api: Api, setting: Setting) -> None:
     """Whoever sends notifications repeats one until it is taken, and sends none after it."""
     add(setting, "uploads", DAG, params='{"order": "${event.s3.object.userMetadata.order}"}')
