@@ -95,8 +95,8 @@ class _Maker:
         self._origins = Origins([], [], [], {})
         self._left_out: dict[int, LeftOut] = {}
         self._names: frozenset[str] = frozenset()
-        self._open: tuple[str, ...] = ()
-        """How names of instances begin that are not known yet, or wrong already."""
+        self._open: set[str] = set()
+        """How names of instances begin, up to their `-`, that are not known yet, or wrong already."""
         self._said: set[str] = set()
 
     def made(self) -> Made:
@@ -136,7 +136,7 @@ class _Maker:
             items = None if wrong or task.for_each is None else self._items(task.for_each, path)
             fan = _Fan(at, items or [Item(STAND_IN)], empty=items is not None and not items)
             if items is None:
-                self._open += (f"{task.name}-",)
+                self._open.add(f"{task.name}-")
             total += len(fan.items)
             if len(self._spec.tasks) - len(fans) - 1 + total > self._limits.max_tasks:
                 self._findings.refuse(
@@ -368,7 +368,11 @@ class _Maker:
         if found in self._names:
             return [found]
         unknown = item is not None and item.value is None and mentions_item(name)
-        return [] if unknown or found.startswith(self._open) else [found]
+        return [] if unknown or self._is_open(found) else [found]
+
+    def _is_open(self, name: str) -> bool:
+        name = name[: self._limits.max_task_name_chars] if self._open else ""
+        return any(name[: found.end()] in self._open for found in re.finditer("-", name))
 
     def _inputs(self, task: TaskSpec, path: Path, item: Item | None) -> tuple[list[InputSpec], list[int]] | None:
         """As `_depends_on`."""

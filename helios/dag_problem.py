@@ -179,7 +179,11 @@ class Findings:
         """Record that `message` is true of the value at `path`."""
         instance = ""
         if self._origins is not None:
-            if self._ignored and any(path[:length] in self._ignored for length in range(1, len(path) + 1)):
+            if (
+                self._ignored
+                and path[-1:] != ("fromTask",)
+                and any(path[:length] in self._ignored for length in range(1, len(path) + 1))
+            ):
                 return
             instance = self._origins.instance(path)
             moved = path[1:3] in self._origins.entries
@@ -216,7 +220,9 @@ class Findings:
         self._origins = origins
 
     def ignore(self, made: Path) -> None:
-        """Be silent, while paths are traced, about the value at `made` and what is in it: it is of no consequence."""
+        """Be silent, while paths are traced, about the value at `made` and what is in it: it is of no consequence. What
+        task an input comes from is of some: every edge has to be one.
+        """
         self._ignored.add(made)
 
     def position(self, *path: str | int) -> int:

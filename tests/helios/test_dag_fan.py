@@ -600,3 +600,34 @@ def test_the_example_collects_its_instances() -> None:
         "announce": ("total",),
     }
     assert lines(read(text, env="dev", regions='["x"]')) == {"count-x": (), "total": ("count-x",)}
+
+
+LEFT_OUT = """\
+dagName: d
+params: {b: x}
+tasks:
+  - {name: other, image: a, command: [a]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("task", "problem"),
+    [
+        (
+            '{when: "${params.b} == y", inputs: [{fromTask: nope, name: a}, {uri: "s3://bucket/${params.b}"}]}',
+            "no task is named 'nope'",
+        ),
+        (
+            '{forEach: [1], when: "${item} == 3", inputs: [{fromTask: "load-${item}", name: q, as: z}]}',
+            "no task is named 'load-1'",
+        ),
+        (
+            '{when: "${params.b} == y", outputs: [q], inputs: [{fromTask: t, name: q}, {uri: "s3://b/${params.b}"}]}',
+            "waits for itself",
+        ),
+    ],
+)
+def test_a_task_that_is_left_out_is_refused_for_an_edge_to_nowhere(task: str, problem: str) -> None:
+    """Its values may be why it is left out; what it waits for is not."""
+    with pytest.raises(DagInvalid, match=problem):
+        parse_dag(f"{LEFT_OUT}  - {{name: t, image: a, command: [a], {task[1:]}\n".encode())
