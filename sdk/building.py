@@ -274,6 +274,11 @@ def _made(name: str, image: str, command: Sequence[str], fields: Mapping[str, An
     for stub in stubs:
         if dag is not None and stub["name"] in dag.tasks:
             stub["forEach"] = dag.tasks[stub["name"]].document.get("forEach")
+    # One that names an instance itself needs no stub beside those that forEach makes.
+    fans = tuple(f"{stub['name']}-" for stub in stubs if stub.get("forEach"))
+    stubs = [
+        each for each in stubs if not each["name"].startswith(fans) or (dag is not None and each["name"] in dag.tasks)
+    ]
 
     def shown(path: str) -> str:
         return f"tasks[{quoted(str(name))}]{path.removeprefix('tasks[0]')}" if path.startswith("tasks[0]") else path

@@ -79,6 +79,14 @@ def test_a_task_is_made_for_each_item_and_left_out_by_a_condition() -> None:
     )
 
 
+def test_a_task_may_name_all_instances_of_another_and_one_of_them() -> None:
+    dag = Dag("d")
+    load = dag.task("load", image="i", command=["x"], for_each=["orders", "users"], outputs=["o"])
+    one = {"fromTask": "load-orders", "name": "o", "as": "one"}
+    dag.task("all", image="i", command=["x"], depends_on=["load", "load-orders"], inputs=[load["o"], one])
+    assert dag.check() == []
+
+
 def test_a_dag_built_in_python_is_the_one_that_its_file_says() -> None:
     dag = word_count()
     assert [each.path for each in dag.check()] == ["tasks['count'].image", "tasks['count'].memoize"]
