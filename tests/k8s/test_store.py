@@ -25,6 +25,8 @@ USERS = {
     "COLLECTOR_SECRET_KEY": "collector-secret",
     "CLIENT_ACCESS_KEY": "helios-client",
     "CLIENT_SECRET_KEY": "client-secret",
+    "API_ACCESS_KEY": "helios-api",
+    "API_SECRET_KEY": "api-secret",
 }
 
 
@@ -119,3 +121,14 @@ def test_the_client_puts_gets_and_deletes(server: Server) -> None:
     assert client.bucket_exists("artifacts")
     client.put_object("artifacts", "doctor/x", io.BytesIO(b"1"), 1)
     client.remove_object("artifacts", "doctor/x")
+
+
+def test_the_http_api_reads_what_runs_have_stored_and_nothing_else(server: Server) -> None:
+    client, api = server.client("CLIENT"), server.client("API")
+    client.put_object("artifacts", "runs/2-0/t/1/p/n", io.BytesIO(b"1"), 1)
+    client.put_object("artifacts", "doctor/y", io.BytesIO(b"1"), 1)
+    assert api.get_object("artifacts", "runs/2-0/t/1/p/n").read() == b"1"
+    assert refused(lambda: api.get_object("artifacts", "doctor/y")) == "AccessDenied"
+    assert refused(lambda: api.put_object("artifacts", "runs/2-0/x", io.BytesIO(b"1"), 1)) == "AccessDenied"
+    assert refused(lambda: api.remove_object("artifacts", "runs/2-0/t/1/p/n")) == "AccessDenied"
+    assert refused(lambda: list(api.list_objects("artifacts"))) == "AccessDenied"
