@@ -357,7 +357,7 @@ def test_a_task_that_puts_traps_into_its_pods_folder_ends_and_frees_its_slot(nod
     for name in ("trapper", "over", "next"):
         release_pod(node.home.node, name)
     node.until(lambda: not any((node.home.node / "pods").iterdir()), "all pods are removed")
-    assert not any((node.home.node / "work").iterdir())
+    node.until(lambda: not any((node.home.node / "work").iterdir()), "and their folders")
 
 
 def test_a_status_that_cannot_be_written_holds_up_nobody_and_is_written_when_it_can_be(node: LocalNode):
