@@ -32,6 +32,8 @@ TITLES = {
     503: "Service Unavailable",
 }
 
+MEDIA_TYPE = "application/problem+json"
+
 
 class ProblemAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why the request was not done. `problems`: of a DAG, every one that was found."""
@@ -70,7 +72,7 @@ class Refused(Exception):
             msgspec.json.encode(self.answer),
             self.answer.status,
             {**self.headers},
-            media_type="application/problem+json",
+            media_type=MEDIA_TYPE,
         )
 
 

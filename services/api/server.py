@@ -8,12 +8,15 @@ import threading
 from collections.abc import Generator
 from typing import Any
 
+import h11
+import msgspec
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from helios.settings import SettingInvalid
 from helios.worker import Stop
+from services.api.problems import MEDIA_TYPE, Refused
 
 HEAD_SECONDS = 5.0
 """For the headers of a request, from the connection or the last answer on."""
@@ -37,6 +40,15 @@ class PatientH11(H11Protocol):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self._await_head()
+
+    def send_400_response(self, msg: str) -> None:
+        """To what is no HTTP, or has too long a head: as every other refusal, and not as plain text."""
+        words = f"this is no HTTP, or has more than {HEAD_BYTES // 1024} KiB of address and headers"
+        body = msgspec.json.encode(Refused(400, words).answer)
+        headers = [(b"content-type", MEDIA_TYPE.encode()), (b"connection", b"close")]
+        for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self.late, self.untaken):

@@ -348,6 +348,20 @@ def test_at_the_stop_signal_events_end_whole_and_a_followed_log_is_broken_off(
             log.read()
 
 
+@pytest.mark.parametrize(
+    "head", ["GET /api/v1/dags?x=%s HTTP/1.1\r\nHost: h\r\n\r\n" % ("y" * 70_000), "nonsense\r\n\r\n"]
+)
+def test_a_head_that_is_not_understood_is_refused_like_everything_else(api: Api, head: str) -> None:
+    with socket.create_connection(("127.0.0.1", api.port), 10) as link:
+        link.sendall(head.encode())
+        answer = b"".join(iter(lambda: link.recv(65_536), b""))
+    status, _, rest = answer.partition(b"\r\n")
+    heads, _, body = rest.partition(b"\r\n\r\n")
+    assert status.startswith(b"HTTP/1.1 400")
+    assert b"application/problem+json" in heads
+    assert "64 KiB" in json.loads(body)["detail"]
+
+
 def test_a_client_that_never_ends_its_headers_is_cut_off(api: Api) -> None:
     with socket.create_connection(("127.0.0.1", api.port), 30) as raw:
         raw.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
