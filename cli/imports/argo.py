@@ -140,17 +140,19 @@ class Graph:
         return {name: outcome.artifacts for name, outcome in self.outcomes.items()}
 
 
-def import_argo(text: str, parameters: Mapping[str, str] | None = None, others: Sequence[str] = ()) -> list[Imported]:
+def import_argo(
+    text: str, parameters: Mapping[str, str] | None = None, others: Sequence[str | Sequence[Value]] = ()
+) -> list[Imported]:
     """A DAG for each workflow in the text, with `parameters` in place of the workflow's own. Raises Unreadable.
 
     What has no entry point holds templates for the others; where all are like that, all are tried. `others` are texts
-    with further templates that may be called.
+    with further templates that may be called, or what `workflows` reads from such.
     """
-    found = _workflows(text)
+    found = workflows(text)
     if not found:
         kinds = ", ".join(KINDS)
         raise Unreadable(f"no document is of a kind that has tasks: {kinds}")
-    at_hand = [*found, *(each for other in others for each in _workflows(other))]
+    at_hand = [*found, *(each for other in others for each in (workflows(other) if isinstance(other, str) else other))]
     library = {
         each.get("metadata", "name").text or "": each.get("spec")
         for each in reversed(at_hand)
@@ -160,7 +162,8 @@ def import_argo(text: str, parameters: Mapping[str, str] | None = None, others: 
     return [_Importer(each, parameters or {}, library).imported() for each in entered]
 
 
-def _workflows(text: str) -> list[Value]:
+def workflows(text: str) -> list[Value]:
+    """The documents of a text that have templates. Raises Unreadable."""
     if MARK in text:
         raise Unreadable("it holds a NUL character")
     return [each for each in documents(text) if (each.get("kind").text or "") in KINDS]

@@ -127,7 +127,7 @@ class TaskMaker:
             self._no_container(template)
             return None
         self.losses.unknown(body, CONTAINER, CONTAINER_REASONS, CONTAINER_HARMLESS)
-        attempt = Late("{{retries}}", expression='"$HELIOS_ATTEMPT"')
+        attempt = Late("{{retries}}", expression="$((HELIOS_ATTEMPT - 1))")
         files = _Files(self, template, {**known, "retries": self.late.mark(attempt)}, artifacts, around)
         image = self.filled(body.get("image"), files.known)
         if not image:
@@ -190,10 +190,10 @@ class TaskMaker:
 
         values = {"outputs.result": mark("outputs.result", OF_THE_TASK["result"])}
         if around.may_fail:
-            values["outputs.exitCode"] = mark("outputs.exitCode", OF_THE_TASK["exitCode"])
+            values["exitCode"] = mark("exitCode", OF_THE_TASK["exitCode"])
             values["status"] = mark("status", OF_THE_TASK["status"])
         elif not around.guards:  # else nobody would come to ask
-            values |= {"outputs.exitCode": "0", "status": "Succeeded"}
+            values |= {"exitCode": "0", "status": "Succeeded"}
         exported: dict[str, str] = {}
         for each in template.get("outputs", "parameters"):
             parameter = each.get("name").text or ""

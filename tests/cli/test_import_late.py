@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from bench.import_argo import has_graph, tell, tried
-from cli.imports.argo import import_argo
+from bench.import_argo import has_graph, looked_at, read, tell, tried
+from cli.imports.argo import import_argo, workflows
 from helios.dag import Dag, TaskInput, parse_dag
 from helios.dag_plain import yaml_text
 from tests.cli.command import Helios
@@ -66,8 +66,27 @@ def test_values_and_conditions_are_settled_while_it_runs(helios: Helios, tmp_pat
     assert ran["tell"].out == ("it's Failed 7\nit's page one\nup up's m, < m>, it's nothing, it's nothing\n"), (
         "of what was not run, the value is empty"
     )
-    assert ran["tell"].err == "217-0"
+    assert ran["tell"].err == "117-0", "Argo counts retries from 0, Helios attempts from 1"
     assert dag.tasks[0].node_selector == {"disk": "ssd"}
+
+
+def pair(asked: str, b: str = "", more: str = "") -> str:
+    """A workflow of a and then b, which prints `asked`; `b` is what else its call says, `more` what else a is."""
+    return (
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n  templates:\n"
+        "  - name: t\n    dag: {tasks: [{name: a, template: a}, {name: b, template: b, depends: a,\n"
+        f"      arguments: {{parameters: [{{name: p, value: '{asked}'}}]}}{b}}}]}}\n"
+        f"  - {{name: a, container: {{image: i, command: [sh, -c, echo said]}}{more}}}\n"
+        "  - name: b\n    inputs: {parameters: [{name: p}]}\n"
+        "    container: {image: i, command: [echo, '{{inputs.parameters.p}}']}\n"
+    )
+
+
+def test_the_exit_code_has_argos_own_spelling() -> None:
+    task = carried_over(pair("{{tasks.a.exitCode}}")).dag["tasks"][1]
+    assert task["command"] == ["echo", "0"]
+    (found,) = import_argo(pair("{{tasks.a.outputs.exitCode}}"))
+    assert [(each.line, each.what) for each in found.losses] == [(8, "{{tasks.a.outputs.exitCode}}")]
 
 
 def test_a_task_that_fails_still_fails_where_its_output_is_read(tmp_path: Path) -> None:
@@ -184,10 +203,20 @@ def test_what_only_a_running_task_knows_is_lost_where_no_command_can_look() -> N
 def test_a_folder_of_workflows_is_counted_by_what_becomes_of_each(capsys: pytest.CaptureFixture[str]) -> None:
     found = [tried(name, (HERE / name).read_text()) for name in ("late.yaml", "losses.yaml")]
     single = "kind: Workflow\nspec:\n  entrypoint: t\n  templates: [{name: t, container: {image: i, command: [x]}}]\n"
-    assert not has_graph(single)
+    assert not has_graph(workflows(single))
     assert [each.result for each in found] == ["complete", "refused"]
     assert "templateRef" in found[1].reasons
     tell(found, 1)
     told = capsys.readouterr().out
     assert "complete    1  50%" in told
     assert "2 files with dag or steps (1 others left out)" in told
+
+
+def test_a_file_that_cannot_be_read_spoils_no_other(tmp_path: Path) -> None:
+    for name in ("late.yaml", "pipeline.yaml"):
+        (tmp_path / name).write_text((HERE / name).read_text())
+    (tmp_path / "broken.yaml").write_text("kind: Workflow\nspec: [")
+    (tmp_path / "odd.yaml").write_bytes(b"kind: Workflow\nspec: \xff\x00")
+    found, left_out, unreadable = looked_at(list(read(tmp_path)), tmp_path, templates=True)
+    assert [(each.name, each.result) for each in found] == [("late.yaml", "complete"), ("pipeline.yaml", "complete")]
+    assert (left_out, unreadable) == (0, ["broken.yaml", "odd.yaml"])
