@@ -7,13 +7,13 @@ names are the way through the calls, `build.test.1`.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
 from cli.imports.argo_late import MARK, Around, Late, LateValues, put_around
 from cli.imports.argo_task import Source, TaskMaker
-from cli.imports.argo_text import dependencies, has_tag, sequence, substituted, without_expression
+from cli.imports.argo_text import Depends, dependencies, has_tag, sequence, substituted, without_expression
 from cli.imports.argo_when import Condition, condition, decided
 from cli.imports.document import Unreadable, Value, documents
 from cli.imports.losses import Imported, Losses
@@ -78,6 +78,7 @@ CALL = frozenset(
         "continueOn",
     }
 )
+LOOPS = ("withItems", "withSequence", "withParam")
 CALL_REASONS = {
     "onExit": "Helios has no exit handlers of single tasks",
     "hooks": "Helios has no lifecycle hooks",
@@ -123,6 +124,10 @@ class Graph:
     known: Mapping[str, str]
     place: Place
     outcomes: dict[str, Outcome] = field(default_factory=dict[str, Outcome])
+    whens: dict[str, tuple[Condition, ...]] = field(default_factory=dict[str, "tuple[Condition, ...]"])
+    """What the `when` of each call asks, as far as it is not known to hold: a call for which it does not is skipped."""
+    needs: dict[str, tuple[Condition, ...]] = field(default_factory=dict[str, "tuple[Condition, ...]"])
+    """What has to hold for what each call depends on; where it does not, Argo omits the call and what waits for it."""
 
     def named(self, name: str) -> str:
         return _safe(f"{self.place.path}.{name}" if self.place.path else name)
@@ -373,10 +378,11 @@ class _Importer:
         )
         calls = {each.get("name").text or "": each for each in dag.get("tasks")}
         parents: dict[str, list[str]] = {}
+        succeeded: dict[str, frozenset[str]] = {}
         for name, call in calls.items():
-            parents[name] = [
-                each for each in self._parents(call, graph.known) if each in calls or self._no_task(call, each)
-            ]
+            asked = self._parents(call, graph.known)
+            parents[name] = [each for each in asked.tasks if each in calls or self._no_task(call, each)]
+            succeeded[name] = asked.succeeded
         wanted = self._targets(dag.get("target"), parents, graph.known)
         for name in _in_order(parents):
             if name is None:
@@ -386,10 +392,34 @@ class _Importer:
                 self.losses.note(calls[name], f"task {name}", "no target needs it, so Argo does not run it either")
                 continue
             before = [leaf for each in parents[name] for leaf in graph.outcomes[each].leaves]
-            graph.outcomes[name] = self._calls(calls[name], graph, before if parents[name] else graph.place.after)
+            after = before if parents[name] else graph.place.after
+            graph.needs[name] = self._needed(name, calls, parents[name], succeeded[name], graph)
+            if any(decided(each) is False for each in graph.needs[name]):
+                self.losses.note(calls[name], f"task {name}", "what it depends on is not run, so Argo omits it")
+                graph.outcomes[name] = Outcome(after, {}, {})
+            else:
+                graph.outcomes[name] = self._calls(calls[name], graph, after, graph.needs[name])
         inner = {each for name in graph.outcomes for each in parents[name]}
         leaves = [leaf for name, outcome in graph.outcomes.items() if name not in inner for leaf in outcome.leaves]
         return self._left(graph, list(dict.fromkeys(leaves)) or graph.place.after)
+
+    def _needed(
+        self, name: str, calls: Mapping[str, Value], parents: Sequence[str], succeeded: Set[str], graph: Graph
+    ) -> tuple[Condition, ...]:
+        """What has to hold for a call to be more than omitted: that those it depends on are, and that none of those
+        that it wants to have succeeded is skipped."""
+        found = [one for each in parents for one in graph.needs[each]]
+        for each in parents:
+            whens = graph.whens.get(each, ()) if each in succeeded else ()
+            if whens and any(not calls[each].get(loop).is_empty for loop in LOOPS):
+                self.losses.lost(
+                    calls[name].get("depends"),
+                    "depends",
+                    f"{each} is a loop with `when`; {name} runs here whichever of its calls are skipped",
+                )
+            else:
+                found += whens
+        return tuple(dict.fromkeys(found))
 
     def _steps(self, graph: Graph) -> Outcome:
         self._look_at_caller(graph.template, "steps")
@@ -456,10 +486,10 @@ class _Importer:
         }
         self.losses.unknown(template, {"name", "inputs", "outputs", kind}, reasons, harmless)
 
-    def _parents(self, call: Value, known: Mapping[str, str]) -> list[str]:
+    def _parents(self, call: Value, known: Mapping[str, str]) -> Depends:
         depends = call.get("depends")
         if depends.text is None:
-            return [each.text for each in call.get("dependencies") if each.text]
+            return Depends([each.text for each in call.get("dependencies") if each.text], plain=True)
         found = dependencies(substituted(depends.text, known, lambda _: None))
         if not found.plain:
             self.losses.lost(
@@ -467,7 +497,7 @@ class _Importer:
                 "depends",
                 f"{depends.text!r} asks for more than success; Helios waits for all of its tasks to succeed",
             )
-        return found.tasks
+        return found
 
     def _no_task(self, call: Value, name: str) -> bool:
         self.losses.lost(call, "depends", f"there is no task {name}")
@@ -486,12 +516,12 @@ class _Importer:
                     to_visit.append(each)
         return wanted or set(parents)
 
-    def _calls(self, call: Value, graph: Graph, after: Sequence[str]) -> Outcome:
-        """One call, or, of a loop, all of its calls."""
+    def _calls(self, call: Value, graph: Graph, after: Sequence[str], needs: tuple[Condition, ...] = ()) -> Outcome:
+        """One call, or, of a loop, all of its calls; `needs` has to hold for them."""
         self.losses.unknown(call, CALL, CALL_REASONS, {})
         known = graph.values()
         place = graph.place._replace(path=graph.named(call.get("name").text or ""), after=after, may_fail=False)
-        place = place._replace(may_fail=self._may_fail(call))
+        place = place._replace(may_fail=self._may_fail(call), guards=tuple(dict.fromkeys((*place.guards, *needs))))
         items = self._items(call, known)
         if items is None:
             return self._one_call(call, graph, known, place)
@@ -571,7 +601,7 @@ class _Importer:
         return [self._item(at, each, known) for each in cast("list[object]", item)] if isinstance(item, list) else item
 
     def _one_call(self, call: Value, graph: Graph, known: Mapping[str, str], place: Place) -> Outcome:
-        guarded = self._guarded(call, known, place)
+        guarded = self._guarded(call, graph, known, place)
         if guarded is None:
             return Outcome(place.after, {}, {})
         arguments = self._arguments(call, graph, known)
@@ -599,7 +629,7 @@ class _Importer:
             reference.get("template").text or "", _by_name(self.library[holder]), reference, arguments, known, place
         )
 
-    def _guarded(self, call: Value, known: Mapping[str, str], place: Place) -> Place | None:
+    def _guarded(self, call: Value, graph: Graph, known: Mapping[str, str], place: Place) -> Place | None:
         """The place with what has to hold there; None where the call is not made at all."""
         when = call.get("when")
         if when.text is None:
@@ -612,6 +642,9 @@ class _Importer:
             self.losses.lost(when, "when", f"{when.text!r}: {why}; the task is always run")
             return place
         verdict = decided(asked)
+        name = call.get("name").text or ""
+        if verdict is not True:
+            graph.whens[name] = (*graph.whens.get(name, ()), asked)
         if verdict is False:
             self.losses.note(when, "when", f"{self.late.as_argo(text)!r} does not hold, so {place.path} is not run")
             return None

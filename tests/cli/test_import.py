@@ -125,7 +125,8 @@ def test_whatever_cannot_be_carried_over_is_listed_with_its_line(helios: Helios,
 def test_dependencies_are_plain_where_all_of_them_have_to_succeed(
     expression: str, tasks: list[str], plain: bool
 ) -> None:
-    assert dependencies(expression) == (tasks, plain)
+    found = dependencies(expression)
+    assert (found.tasks, found.plain) == (tasks, plain)
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,47 @@ def test_a_condition_of_a_value_is_a_test_of_the_shell(by: str, value: str, runs
     assert {each.code for each in ran.values()} == {0}
 
 
+@pytest.mark.parametrize(
+    ("when", "depends", "ran"),
+    [
+        ("{{tasks.toss.outputs.result}} == up", "a", {"a", "b", "c"}),
+        ("{{tasks.toss.outputs.result}} == down", "a", {"b", "c"}),
+        ("{{tasks.toss.outputs.result}} == up", "a.Succeeded", {"a", "b", "c"}),
+        ("{{tasks.toss.outputs.result}} == down", "a.Succeeded", set()),
+        ("{{tasks.toss.outputs.result}} == down", "a.Succeeded && toss", set()),
+        ("1 == 2", "a", {"b", "c"}),
+        ("1 == 2", "a.Succeeded", set()),
+        ("1 == 1", "a.Succeeded", {"a", "b", "c"}),
+    ],
+)
+def test_what_wants_a_skipped_task_to_have_succeeded_is_omitted_and_so_is_what_waits_for_it(
+    when: str, depends: str, ran: set[str], tmp_path: Path
+) -> None:
+    text = (
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n  templates:\n"
+        "  - {name: up, container: {image: i, command: [echo, up]}}\n"
+        "  - name: t\n    dag:\n      tasks:\n"
+        "      - {name: toss, template: up}\n"
+        f"      - {{name: a, template: up, depends: toss, when: '{when}'}}\n"
+        f"      - {{name: b, template: up, depends: {depends}}}\n"
+        "      - {name: c, template: up, dependencies: [b]}\n"
+    )
+    found = carried_over(text)
+    done = run(parse_dag(yaml_text(found.dag).encode()).dag, tmp_path / "run")
+    assert {name for name, each in done.items() if each.out == "up\n"} == {"toss", *ran}
+
+
+def test_success_of_a_loop_with_conditions_is_lost() -> None:
+    (found,) = import_argo(
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n  templates:\n"
+        "  - {name: up, container: {image: i, command: [echo, up]}}\n"
+        "  - name: t\n    dag:\n      tasks:\n"
+        "      - {name: a, template: up, withItems: [1, 2], when: '{{item}} == 1'}\n"
+        "      - {name: b, template: up, depends: a.Succeeded}\n"
+    )
+    assert [(each.line, each.what) for each in found.losses if each.weight == "lost"] == [(11, "depends")]
+
+
 def test_templates_of_other_objects_are_found_in_the_file_and_in_others(helios: Helios, tmp_path: Path) -> None:
     library = (
         "kind: WorkflowTemplate\nmetadata: {name: lib}\nspec:\n  entrypoint: say\n"
