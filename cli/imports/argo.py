@@ -227,13 +227,13 @@ class _Importer:
             arguments = Arguments(passed, {n: s for n, s in artifacts.items() if s})
             self._call(entry.text, _by_name(spec), entry, arguments, variables, Place("", ()))
         self._put_around()
-        return Imported(self._dag_of(spec), self.losses.sorted())
+        return Imported(self._dag_of(spec, variables), self.losses.sorted())
 
-    def _dag_of(self, spec: Value) -> dict[str, Any]:
+    def _dag_of(self, spec: Value, variables: Mapping[str, str]) -> dict[str, Any]:
         metadata = self.document.get("metadata")
         name = metadata.get("name").text or (metadata.get("generateName").text or "imported").rstrip("-")
         dag: dict[str, Any] = {"dagName": re.sub(r"[^a-zA-Z0-9._-]", "-", name).lstrip("._-")[:128] or "imported"}
-        account = spec.get("serviceAccountName").text
+        account = self.maker.filled(spec.get("serviceAccountName"), variables)
         if account and not has_tag(account):
             dag["serviceAccountName"] = account
         if not self.tasks:
@@ -455,6 +455,11 @@ class _Importer:
             if value.text is None:
                 self.losses.note(each, f"outputs.parameters {name}", "computed; what reads it is listed there")
                 continue
+            default = each.get("valueFrom", "default")
+            if default.text is not None:
+                self.losses.lost(
+                    default, "default", "where the value's task is skipped it is empty here, and this in Argo"
+                )
             values[f"outputs.parameters.{name}"] = made = self._filled(value, value.text, graph.values())
             shared = each.get("globalName").text
             if shared:
@@ -587,7 +592,7 @@ class _Importer:
                 numbers, "withSequence", f"it has more than {MAX_TASKS:,} items; one call is made of the loop"
             )
             return None
-        made = sequence(ends["count"], ends["start"], ends["end"], numbers.get("format").text or "")
+        made = sequence(ends["count"], ends["start"], ends["end"], self.maker.filled(numbers.get("format"), known))
         if made is None:
             self.losses.lost(numbers.get("format"), "withSequence", "its format is none of printf's for whole numbers")
             return None

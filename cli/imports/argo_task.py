@@ -326,7 +326,7 @@ class TaskMaker:
             elif not secret.is_empty:
                 variables[name] = {
                     "secret": self.filled(secret.get("name"), files.known),
-                    "key": secret.get("key").text or "",
+                    "key": self.filled(secret.get("key"), files.known),
                 }
             else:
                 kind = next(iter(source.fields or {}), "")
@@ -390,19 +390,21 @@ class TaskMaker:
             placed["nodeSelector"] = {name: self.filled(each, known) for name, each in selector.items()}
         tolerations = [*self.spec.get("tolerations"), *template.get("tolerations")]
         if tolerations:
-            placed["tolerations"] = [_toleration(each) for each in tolerations]
-        account = template.get("serviceAccountName").text
+            placed["tolerations"] = [self._toleration(each, known) for each in tolerations]
+        account = self.filled(template.get("serviceAccountName"), known)
         if account:
             placed["serviceAccountName"] = account
         return placed
 
-
-def _toleration(value: Value) -> dict[str, Any]:
-    return {
-        name: each.number() if name == "tolerationSeconds" else each.text
-        for name, each in (value.fields or {}).items()
-        if each.text is not None
-    }
+    def _toleration(self, value: Value, known: Mapping[str, str]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, each in (value.fields or {}).items():
+            if each.text is None:
+                continue
+            text = self.filled(each, known)
+            number = Value(each.line, text).number() if name == "tolerationSeconds" else None
+            found[name] = text if number is None else number
+        return found
 
 
 class _Files:
@@ -426,6 +428,7 @@ class _Files:
         self.parameters: list[str] = []
         self.known = dict(known)
         self._places: dict[str, str] = {}
+        """The new path of each path."""
         self._at: dict[str, tuple[Value, str, str]] = {}
         self._written = ""
         self._seen: set[str] = set()
@@ -444,8 +447,8 @@ class _Files:
         if parameter.get("value").text is not None:
             self.values[name] = _Written("", self.maker.filled(parameter.get("value"), self.known, late=True))
             return
-        path = source.get("path").text
-        if path is None:
+        path = self.maker.filled(source.get("path"), self.known)
+        if not path:
             kind = next(iter(source.fields or {}), "nothing")
             losses.note(parameter, what, f"a value from {kind} is not carried over; what reads it is listed there")
             return
@@ -456,9 +459,8 @@ class _Files:
         self.parameters.append(place)
         self.values[name] = _Written(place, "")
         self.known[f"outputs.parameters.{name}.path"] = f"{ROOT}/{place}"
-        default = source.get("default").text
-        if default is not None:
-            self.around.defaults[place] = default
+        if source.get("default").text is not None:
+            self.around.defaults[place] = self.maker.filled(source.get("default"), self.known, late=True)
 
     def _inputs(self) -> set[str]:
         return {entry.get("as") or entry.get("name") or "" for entry in self.inputs}
@@ -487,10 +489,10 @@ class _Files:
             "plugin",
         }
         losses.unknown(artifact, places, reasons, harmless)
-        source = artifacts.get(name)
+        source, path = artifacts.get(name), self.maker.filled(artifact.get("path"), self.known)
         raw = artifact.get("raw", "data")
         if source is None and raw.text is not None:
-            place = self._place(artifact, name, artifact.get("path").text or "")
+            place = self._place(artifact, name, path)
             self.around.files[place] = self.maker.filled(raw, self.known, late=True)
             self.known[f"inputs.artifacts.{name}.path"] = f"{ROOT}/{place}"
             return
@@ -502,12 +504,12 @@ class _Files:
                 losses.lost(artifact, f"artifact {name}", "nothing that was carried over gives it")
         if source is None:
             return
-        place = self._place(artifact, name, artifact.get("path").text or "")
+        place = self._place(artifact, name, path)
         entry = {"uri": source.uri} if source.uri else {"fromTask": source.task, "name": source.name}
         if place != (source.uri.rpartition("/")[2] if source.uri else source.name):
             entry["as"] = place
         if source.within:
-            self._places[(artifact.get("path").text or "").rstrip("/")] = f"{ROOT}/{place}/{source.within}"
+            self._places[path.rstrip("/")] = f"{ROOT}/{place}/{source.within}"
         self.inputs.append(entry)
         self.sources.append(source)
         self.known[f"inputs.artifacts.{name}.path"] = "/".join(each for each in (ROOT, place, source.within) if each)
@@ -521,8 +523,8 @@ class _Files:
         }
         reasons = {"optional": "an output of Helios has to be there"}
         losses.unknown(artifact, {"name", "path", "globalName"}, reasons, harmless)
-        path = artifact.get("path").text
-        if path is None:
+        path = self.maker.filled(artifact.get("path"), self.known)
+        if not path:
             losses.lost(artifact, f"artifact {name}", "it has no path")
             return
         place = self._place(artifact, name, path)

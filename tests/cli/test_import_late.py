@@ -169,6 +169,73 @@ def test_success_of_a_loop_with_conditions_is_lost() -> None:
     assert [(each.line, each.what) for each in found.losses if each.weight == "lost"] == [(11, "depends")]
 
 
+def test_parameters_are_put_into_whatever_a_template_says(tmp_path: Path) -> None:
+    text = (
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n"
+        "  serviceAccountName: '{{workflow.parameters.x}}'\n"
+        "  arguments: {parameters: [{name: x, value: one}]}\n  templates:\n"
+        "  - name: t\n    inputs:\n      parameters: [{name: p, value: '{{workflow.parameters.x}}'}]\n"
+        "      artifacts: [{name: i, path: '/tmp/{{inputs.parameters.p}}.in', raw: {data: d}}]\n"
+        "    serviceAccountName: '{{inputs.parameters.p}}'\n"
+        "    tolerations: [{key: '{{inputs.parameters.p}}', operator: Exists}]\n"
+        "    outputs:\n"
+        "      artifacts: [{name: o, path: '/tmp/-{{inputs.parameters.p}}'}]\n"
+        "      parameters: [{name: v, valueFrom: {path: '/tmp/-{{inputs.parameters.p}}.v',\n"
+        "        default: '{{inputs.parameters.p}} {{workflow.uid}}'}}]\n"
+        "    container:\n      image: i\n      command: [sh, -c, 'cat /tmp/one.in > /tmp/-one']\n"
+        "      env: [{name: S, valueFrom: {secretKeyRef: {name: s, key: '{{inputs.parameters.p}}'}}}]\n"
+    )
+    found = carried_over(text)
+    assert "{{" not in yaml_text(found.dag)
+    assert found.dag["serviceAccountName"] == "one"
+    (task,) = found.dag["tasks"]
+    assert (task["serviceAccountName"], task["tolerations"]) == ("one", [{"key": "one", "operator": "Exists"}])
+    assert task["env"] == {"S": {"secret": "s", "key": "one"}}
+    assert task["outputs"] == ["-one", "-one.v"]
+    assert run(parse_dag(yaml_text(found.dag).encode()).dag, tmp_path / "run")["t"] == Ran(0, "", "")
+    assert (tmp_path / "run/t/-one.v").read_text() == "one 17-0"
+    assert (tmp_path / "run/t/-one").read_text() == "d"
+
+
+def test_a_name_that_begins_with_a_dash_is_no_option_of_the_shells_lines(tmp_path: Path) -> None:
+    text = (
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n  templates:\n"
+        f"  - name: t\n    outputs: {{artifacts: [{{name: o, path: {tmp_path}/-o}}]}}\n"
+        f"    container: {{image: i, command: [sh, {tmp_path}/make]}}\n"
+    )
+    (tmp_path / "make").write_text(f"echo made > {tmp_path}/-o\n")
+    dag = parse_dag(yaml_text(carried_over(text).dag).encode()).dag
+    assert run(dag, tmp_path / "run")["t"] == Ran(0, "", "")
+    assert (tmp_path / "run/t/-o").read_text() == "made\n"
+
+
+@pytest.mark.parametrize(
+    ("template", "what"),
+    [
+        ("    outputs: {artifacts: [{name: o, path: '/tmp/{{pod.name}}'}]}\n", "{{pod.name}}"),
+        ("    outputs: {parameters: [{name: o, valueFrom: {path: '/x', default: '{{pod.name}}'}}]}\n", "{{pod.name}}"),
+        ("    serviceAccountName: '{{pod.name}}'\n", "{{pod.name}}"),
+        ("    tolerations: [{key: '{{pod.name}}', operator: Exists}]\n", "{{pod.name}}"),
+    ],
+)
+def test_no_text_that_argo_would_replace_is_left_without_a_word(template: str, what: str) -> None:
+    (found,) = import_argo(
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n  templates:\n"
+        f"  - name: t\n{template}    container: {{image: i, command: [touch, /x, '/tmp/pod.name']}}\n"
+    )
+    assert (7, what) in [(each.line, each.what) for each in found.losses if each.weight == "lost"]
+
+
+def test_the_default_of_a_value_that_a_graph_passes_on_is_lost() -> None:
+    (found,) = import_argo(
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n  templates:\n"
+        "  - name: t\n    steps: [[{name: a, template: a}]]\n"
+        "    outputs: {parameters: [{name: p, valueFrom: {parameter: '{{steps.a.outputs.result}}', default: d}}]}\n"
+        "  - {name: a, container: {image: i, command: [echo]}}\n"
+    )
+    assert [(each.line, each.what) for each in found.losses if each.weight == "lost"] == [(8, "default")]
+
+
 def test_templates_of_other_objects_are_found_in_the_file_and_in_others(helios: Helios, tmp_path: Path) -> None:
     library = (
         "kind: WorkflowTemplate\nmetadata: {name: lib}\nspec:\n  entrypoint: say\n"
