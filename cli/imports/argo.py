@@ -643,7 +643,7 @@ class _Importer:
         text = substituted(without_expression(when.text), known, unknown.append, late=True)
         asked = None if unknown else condition(text)
         if asked is None:
-            why = RUN_TIME if unknown else "it is more than comparisons"
+            why = RUN_TIME if unknown else "it is more than comparisons that a shell makes in the same way"
             self.losses.lost(when, "when", f"{when.text!r}: {why}; the task is always run")
             return place
         verdict = decided(asked)

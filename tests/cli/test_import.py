@@ -140,6 +140,13 @@ def test_dependencies_are_plain_where_all_of_them_have_to_succeed(
         ("-1 > 1 || 2 <= 2", True),
         ("a == b || (a == a && !(b == b))", False),
         ("heads =~ ^hea && tails !~ hea", True),
+        ("1 == 1.0 && 01 == 1", True),
+        ("1 != 1.0", False),
+        ("1 == '1'", False),
+        ("true == 'true' || 1 == 'a'", False),
+        ("\"'a'\" == 'a'", False),
+        ("'9' < '10'", None),
+        ("'true'", None),
         ("a", None),
         ("a < b", None),
         ("a == a &&", None),
@@ -151,6 +158,33 @@ def test_dependencies_are_plain_where_all_of_them_have_to_succeed(
 def test_conditions_without_variables_are_decided(text: str, verdict: bool | None) -> None:
     asked = condition(text)
     assert (decided(asked) if asked is not None else None) is verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("L == 5", True),
+        ("L == -2.5", True),
+        ("L != 5.0", False),
+        ("05 == L", False),
+        ("L == '5'", False),
+        ("L == 'true'", False),
+        ("'L' == '5'", True),
+        ("'L' == 5", False),
+        ("L == true", True),
+        ("L == five && L == L", True),
+        ("L < 5", True),
+        ("'L' < 5", False),
+        ("L =~ '^a[0-9]+$'", True),
+        (r"L =~ '^\d+$'", False),
+        (r"L !~ '^a\.b'", True),
+        ("L =~ '(?i)a'", False),
+        ("L =~ 'a.*?b'", False),
+    ],
+)
+def test_a_condition_of_a_later_value_is_carried_over_where_a_shell_comes_to_the_same(text: str, same: bool) -> None:
+    """Argo tells numbers, truths and texts apart, and has Go's regular expressions."""
+    assert (condition(text.replace("L", "\0" + "1\0")) is not None) == same
 
 
 def test_sequences_count_as_argo_does() -> None:
