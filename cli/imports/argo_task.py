@@ -17,6 +17,7 @@ from cli.imports.losses import Losses
 ROOT = "/artifacts"
 MAX_RETRIES = 20
 _SPAN = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_EXPANSION = re.compile(r"\$\$|\$\(([^()]*)\)")
 _INTERPRETERS = {
     **dict.fromkeys(("sh", "bash", "ash", "dash", "zsh", "python", "python2", "python3"), "-c"),
     **dict.fromkeys(("node", "perl", "ruby"), "-e"),
@@ -81,6 +82,15 @@ CONTAINER_HARMLESS = {
 }
 
 
+def _are_options(words: Sequence[str]) -> bool:
+    """Whether each begins with a dash, or is what `-o` before it sets."""
+    before = ["", *words]
+    return all(
+        word.startswith("-") or re.fullmatch(r"-[a-zA-Z]*o", last) is not None
+        for last, word in zip(before, words, strict=False)
+    )
+
+
 class Source(NamedTuple):
     """Where an artifact is from: a task's output, or an object."""
 
@@ -133,7 +143,8 @@ class TaskMaker:
         if not image:
             self.losses.lost(body, "image", "there is none")
         document: dict[str, Any] = {"name": name, "image": image}
-        command, args = self._command(template, body, files)
+        env = self._env(body.get("env"), files)
+        command, args = self._command(template, body, files, env)
         document["command"] = command
         if args:
             document["args"] = args
@@ -142,7 +153,6 @@ class TaskMaker:
             document["depends_on"] = before
         if files.inputs:
             document["inputs"] = files.inputs
-        env = self._env(body.get("env"), files)
         files.tell_unseen()
         self._volumes(template, body, files)
         outputs = list(dict.fromkeys([*files.outputs.values(), *files.parameters]))
@@ -297,9 +307,11 @@ class TaskMaker:
         """The text with its parameters put in; `late`: also with values that only a running task has."""
         return substituted(value.text or "", known, lambda tag: self._run_time(value, tag), late=late)
 
-    def _command(self, template: Value, body: Value, files: "_Files") -> tuple[list[str], list[str]]:
-        command = [files.moved(each) for each in body.get("command")]
-        args = [files.moved(each) for each in body.get("args")]
+    def _command(
+        self, template: Value, body: Value, files: "_Files", env: Mapping[str, Any]
+    ) -> tuple[list[str], list[str]]:
+        command = [self._expanded(each, files.moved(each), env) for each in body.get("command")]
+        args = [self._expanded(each, files.moved(each), env) for each in body.get("args")]
         if not template.get("script").is_empty and template.get("container").is_empty:
             source = files.moved(body.get("source"))
             program = command[0].rpartition("/")[2] if command else ""
@@ -309,7 +321,13 @@ class TaskMaker:
                     body.get("source"), "source", f"{what} a text that is an argument; put it into the image"
                 )
             else:
-                command = [*command, _INTERPRETERS[program], source]
+                # Argo puts the file of the script after the arguments, so they are the interpreter's own.
+                options, args = [*command[1:], *args], []
+                if not _are_options(options):
+                    self.losses.lost(
+                        body.get("args"), "args", f"{program} would take them for what to run, and not the source"
+                    )
+                command = [command[0], *options, _INTERPRETERS[program], source]
         if not command:
             self.losses.lost(
                 body, "command", "there is none: Helios does not know the image's own entrypoint; write it"
@@ -322,7 +340,7 @@ class TaskMaker:
             name, source = each.get("name").text or "", each.get("valueFrom")
             secret = source.get("secretKeyRef")
             if source.is_empty:
-                variables[name] = files.moved(each.get("value"))
+                variables[name] = self._expanded(each, files.moved(each.get("value")), variables)
             elif not secret.is_empty:
                 variables[name] = {
                     "secret": self.filled(secret.get("name"), files.known),
@@ -332,6 +350,21 @@ class TaskMaker:
                 kind = next(iter(source.fields or {}), "")
                 self.losses.lost(each, f"env {name}", f"a value from {kind}; Helios takes values and secrets")
         return variables
+
+    def _expanded(self, at: Value, text: str, env: Mapping[str, Any]) -> str:
+        """The text as Kubernetes hands it on: `$(NAME)` of a variable that is declared is its value, `$$` is `$`."""
+
+        def one(match: "re.Match[str]") -> str:
+            if match[0] == "$$":
+                return "$"
+            value = env.get(match[1])
+            if isinstance(value, str):
+                return value
+            if value is not None:
+                self.losses.lost(at, match[0], "it is a secret; let a shell read the variable")
+            return match[0]
+
+        return _EXPANSION.sub(one, text)
 
     def _retries(self, strategy: Value) -> int:
         if strategy.fields is None:

@@ -209,6 +209,36 @@ def test_a_container_or_a_script_alone_is_a_dag_of_one_task() -> None:
     assert found.dag["tasks"] == [{"name": "t", "image": "python:3.12", "command": ["python", "-u", "-c", "print(1)"]}]
 
 
+def test_variables_are_put_into_a_command_as_kubernetes_does() -> None:
+    found = one(
+        "container:\n  image: i\n  command: [echo, $(A), $(B)$(C), $$(A), $(date), $A, '$$$$', $(, '$$(A']\n"
+        "  args: [sh, $(B)]\n"
+        "  env: [{name: A, value: one}, {name: B, value: $(A) two $(C)}, {name: C, value: $$}]"
+    )
+    assert found.complete
+    (task,) = found.dag["tasks"]
+    assert task["command"] == ["echo", "one", "one two $(C)$", "$(A)", "$(date)", "$A", "$$", "$(", "$(A"]
+    assert task["args"] == ["sh", "one two $(C)"]
+    assert task["env"] == {"A": "one", "B": "one two $(C)", "C": "$"}, "a variable sees those before it"
+
+
+def test_a_secret_in_a_command_is_lost() -> None:
+    found = one(
+        "container:\n  image: i\n  command: [echo, $(A)]\n"
+        "  env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}]"
+    )
+    assert [(each.line, each.what) for each in found.losses] == [(9, "$(A)")]
+
+
+def test_what_a_script_is_started_with_stays_before_its_text() -> None:
+    text = "script: {image: i, command: [bash], args: [-eu, -o, pipefail], source: $(A) $$, env: [{name: A, value: b}]}"
+    assert one(text).complete
+    assert one(text).dag["tasks"][0]["command"] == ["bash", "-eu", "-o", "pipefail", "-c", "$(A) $$"]
+    assert "args" not in one(text).dag["tasks"][0]
+    found = one("script: {image: i, command: [python], args: [x.py], source: print(1)}")
+    assert [(each.line, each.what) for each in found.losses] == [(7, "args")]
+
+
 def test_dependencies_of_the_older_form_and_targets() -> None:
     found = one(
         "dag:\n  target: b\n  tasks:\n"
