@@ -187,7 +187,10 @@ class _Importer:
     """The specs of the templates at hand, by the name of their object."""
     losses: Losses = field(default_factory=Losses)
     tasks: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    calls: list[str] = field(default_factory=list[str])
+    calls: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
+    """The templates that are being laid out, each within the one before: by their object's number and their name."""
+    held: dict[str, Mapping[str, Value]] = field(default_factory=dict[str, Mapping[str, Value]])
+    """The templates of each object at hand that was asked for."""
     late: LateValues = field(default_factory=LateValues)
     around: dict[str, Around] = field(default_factory=dict[str, Around])
     made_by: dict[str, Value] = field(default_factory=dict[str, Value])
@@ -303,10 +306,11 @@ class _Importer:
         if template is None:
             self.losses.lost(at, f"template {name}", "there is no such template")
             return Outcome(place.after, {}, {})
-        if name in self.calls or len(self.calls) >= MAX_CALLS:
+        called = (id(templates), name)
+        if called in self.calls or len(self.calls) >= MAX_CALLS:
             self.losses.lost(at, f"template {name}", "it calls itself, and a DAG has an end")
             return Outcome(place.after, {}, {})
-        self.calls.append(name)
+        self.calls.append(called)
         try:
             # A template sees what it is passed, and nothing else of its caller's.
             variables = {each: value for each, value in variables.items() if each.startswith("workflow.")}
@@ -630,9 +634,9 @@ class _Importer:
                 reference, "templateRef", f"the template is in {holder}, which is not in this file: --templates FILE"
             )
             return Outcome(place.after, {}, {})
-        return self._call(
-            reference.get("template").text or "", _by_name(self.library[holder]), reference, arguments, known, place
-        )
+        if holder not in self.held:
+            self.held[holder] = _by_name(self.library[holder])
+        return self._call(reference.get("template").text or "", self.held[holder], reference, arguments, known, place)
 
     def _guarded(self, call: Value, graph: Graph, known: Mapping[str, str], place: Place) -> Place | None:
         """The place with what has to hold there; None where the call is not made at all."""

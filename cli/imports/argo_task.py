@@ -573,7 +573,8 @@ class _Files:
         if path in self._places:
             return self._places[path].removeprefix(f"{ROOT}/")
         place = re.sub(r"[^\w.-]", "-", path.rpartition("/")[2] or name).lstrip(".") or name
-        if f"{ROOT}/{place}" in self._places.values():
+        # In argo/ are the files of the values that tasks look up.
+        if place == "argo" or f"{ROOT}/{place}" in self._places.values():
             place = f"{name}-{place}"
         self._places[path] = f"{ROOT}/{place}"
         if path:

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -234,6 +235,51 @@ def test_the_default_of_a_value_that_a_graph_passes_on_is_lost() -> None:
         "  - {name: a, container: {image: i, command: [echo]}}\n"
     )
     assert [(each.line, each.what) for each in found.losses if each.weight == "lost"] == [(8, "default")]
+
+
+def test_names_of_a_workflow_are_not_those_of_the_shells_lines(tmp_path: Path) -> None:
+    """Variables called v1 and code, a variable that no shell knows, outputs called result and argo."""
+    text = (
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n  templates:\n"
+        "  - name: t\n    steps:\n    - [{name: a, template: a}]\n    - - name: b\n        template: b\n"
+        "        arguments:\n          parameters:\n"
+        "          - {name: p, value: '{{steps.a.outputs.result}}'}\n"
+        "          - {name: q, value: '{{steps.a.outputs.parameters.r}}'}\n"
+        "          - {name: r, value: '{{steps.a.outputs.parameters.s}}'}\n"
+        "          artifacts: [{name: f, from: '{{steps.a.outputs.artifacts.f}}'}]\n"
+        "  - name: a\n    container:\n      image: i\n      command: [PYTHON, -c]\n"
+        '      args: [\'import os; [print(os.environ[n], flush=True) for n in ("code", "dotted.name")];\n'
+        '        os.system("echo wrote > /tmp/result; echo file > /x/argo; echo s > /tmp/s")\']\n'
+        "      env: [{name: code, value: red}, {name: dotted.name, value: kept}]\n"
+        "    outputs:\n      artifacts: [{name: f, path: /x/argo}]\n"
+        "      parameters: [{name: r, valueFrom: {path: /tmp/result}}, {name: s, valueFrom: {path: /tmp/s}}]\n"
+        "  - name: b\n    inputs:\n      parameters: [{name: p}, {name: q}, {name: r}]\n"
+        "      artifacts: [{name: f, path: /y/argo}]\n"
+        "    container:\n      image: i\n      command: [PYTHON, -c]\n"
+        '      args: [\'import os, sys; print(os.environ["v1"], os.environ["odd.name"], *sys.argv[1:],\n'
+        "        open(\"/y/argo\").read())', '{{inputs.parameters.q}}', '{{inputs.parameters.r}}']\n"
+        "      env: [{name: v1, value: mine}, {name: odd.name, value: '<{{inputs.parameters.p}}>'}]\n"
+    )
+    found = carried_over(text.replace("PYTHON", sys.executable))
+    ran = run(parse_dag(yaml_text(found.dag).encode()).dag, tmp_path / "run")
+    assert ran["a"] == Ran(0, "red\nkept\n", "")
+    assert ran["b"] == Ran(0, "mine <red\nkept> wrote s file\n\n", "")
+
+
+def test_templates_of_one_name_in_several_objects_are_no_recursion() -> None:
+    def holder(name: str, body: str) -> str:
+        return f"kind: WorkflowTemplate\nmetadata: {{name: {name}}}\nspec: {{templates: [{{name: t, {body}}}]}}\n"
+
+    other = holder("lib", "container: {image: i, command: [echo, hi]}")
+    calling = (
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n"
+        "  templates: [{name: t, steps: [[{name: a, templateRef: {name: %s, template: t}}]]}]\n"
+    )
+    assert [each["name"] for each in carried_over(calling % "lib", (other,)).dag["tasks"]] == ["a"]
+    one = holder("one", "steps: [[{name: b, templateRef: {name: two, template: t}}]]")
+    two = holder("two", "steps: [[{name: c, templateRef: {name: one, template: t}}]]")
+    (found,) = import_argo(calling % "one", others=(one, two))
+    assert [each.what for each in found.losses] == ["tasks", "template t"]
 
 
 def test_templates_of_other_objects_are_found_in_the_file_and_in_others(helios: Helios, tmp_path: Path) -> None:
