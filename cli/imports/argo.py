@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
 from cli.imports.argo_late import MARK, Around, Late, LateValues, put_around
-from cli.imports.argo_task import Source, TaskMaker
+from cli.imports.argo_task import HARMLESS, Source, TaskMaker
 from cli.imports.argo_text import Depends, dependencies, has_tag, sequence, substituted, without_expression
 from cli.imports.argo_when import Condition, condition, decided
 from cli.imports.document import Unreadable, Value, documents
@@ -490,7 +490,8 @@ class _Importer:
         }
         harmless = {
             "metadata": "Helios labels its own pods",
-            "displayName": "Helios shows tasks by the way to them",
+            "displayName": HARMLESS["displayName"],
+            "annotations": HARMLESS["annotations"],
             "parallelism": SPEC_HARMLESS["parallelism"],
         }
         self.losses.unknown(template, {"name", "inputs", "outputs", kind}, reasons, harmless)

@@ -64,6 +64,7 @@ HARMLESS = {
     "metadata": "Helios labels its own pods",
     "failFast": "it is a single task",
     "displayName": "Helios shows tasks by the way to them",
+    "annotations": "a template's are how Argo shows it; Helios shows tasks by the way to them",
 }
 NO_VOLUMES = "tasks of Helios have no volumes: data goes through inputs and outputs"
 STORES = ("s3", "gcs", "oss", "azure", "hdfs", "artifactory", "plugin")

@@ -222,6 +222,15 @@ def test_variables_are_put_into_a_command_as_kubernetes_does() -> None:
     assert task["env"] == {"A": "one", "B": "one two $(C)", "C": "$"}, "a variable sees those before it"
 
 
+def test_how_argo_shows_a_template_is_a_note() -> None:
+    for body in (
+        "container: {image: i, command: [x]}",
+        "steps: [[{name: a, inline: {container: {image: i, command: [x]}}}]]",
+    ):
+        found = one(f"annotations: {{a.b/display-name: c}}\n{body}")
+        assert [(each.what, each.weight) for each in found.losses] == [("annotations", "note")]
+
+
 def test_a_secret_in_a_command_is_lost() -> None:
     found = one(
         "container:\n  image: i\n  command: [echo, $(A)]\n"
