@@ -4,7 +4,7 @@
 
 Such a folder is `examples/` of a clone of Argo's own repository. Looked at is each YAML file below it that has a
 template with `dag` or `steps`; those of other kinds (single containers, objects of Kubernetes) are counted and left
-out. A file is
+out, and what cannot be read is named. A file is
 
     complete    each of its workflows becomes a DAG that does all that the original does, and `parse_dag` accepts it
     partly      a DAG that is accepted, and a list of what it lacks
@@ -18,11 +18,12 @@ import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
-from cli.imports.argo import KINDS, import_argo
-from cli.imports.document import Unreadable, Value, documents
+from cli.imports.argo import KINDS, import_argo, workflows
+from cli.imports.document import Unreadable, Value
 from cli.imports.losses import Imported
 from helios.dag import DagInvalid
 from helios.dag_plain import parse_plain
@@ -37,15 +38,27 @@ class Tried(msgspec.Struct):
     reasons: list[str]
 
 
-def _files(folder: Path) -> Iterator[tuple[Path, str]]:
+class Read(NamedTuple):
+    """One file, and the workflows in it; None where it is no YAML that can be read."""
+
+    path: Path
+    text: str
+    found: list[Value] | None
+
+
+def read(folder: Path) -> Iterator[Read]:
     for path in sorted((*folder.rglob("*.yaml"), *folder.rglob("*.yml"))):
-        yield path, path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
+        try:
+            yield Read(path, text, workflows(text))
+        except Unreadable:
+            yield Read(path, text, None)
 
 
-def has_graph(text: str) -> bool:
+def has_graph(found: Sequence[Value]) -> bool:
     return any(
         not template.get(kind).is_empty
-        for document in documents(text)
+        for document in found
         for template in _spec(document).get("templates")
         for kind in ("dag", "steps")
     )
@@ -55,7 +68,7 @@ def _spec(document: Value) -> Value:
     return document.get(*KINDS.get(document.get("kind").text or "", ("spec",)))
 
 
-def tried(name: str, text: str, others: Sequence[str] = ()) -> Tried:
+def tried(name: str, text: str, others: Sequence[Sequence[Value]] = ()) -> Tried:
     try:
         found = import_argo(text, others=others)
     except Unreadable as error:
@@ -91,30 +104,36 @@ def main() -> None:
     parser.add_argument("--templates", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    files = list(_files(options.folder))
-    found: list[Tried] = []
-    left_out = 0
-    for path, text in files:
-        try:
-            looked_at = has_graph(text)
-        except Unreadable:
-            looked_at = False
-        if not looked_at:
-            left_out += 1
-            continue
-        others = [other for at, other in files if at != path] if options.templates else []
-        found.append(tried(str(path.relative_to(options.folder)), text, others))
-    tell(found, left_out)
+    found, left_out, unreadable = looked_at(list(read(options.folder)), options.folder, options.templates)
+    tell(found, left_out, unreadable)
     if options.json is not None:
         options.json.write_bytes(msgspec.json.format(msgspec.json.encode(found)))
 
 
-def tell(found: Sequence[Tried], left_out: int) -> None:
+def looked_at(files: Sequence[Read], folder: Path, templates: bool) -> tuple[list[Tried], int, list[str]]:
+    """What becomes of those with a graph, how many have none, and which cannot be read."""
+    names = {each.path: str(each.path.relative_to(folder)) for each in files}
+    graphs = [each for each in files if each.found and has_graph(each.found)]
+    unreadable = [names[each.path] for each in files if each.found is None]
+    found = [
+        tried(
+            names[each.path],
+            each.text,
+            [other.found for other in files if other.found and other.path != each.path] if templates else [],
+        )
+        for each in graphs
+    ]
+    return found, len(files) - len(graphs) - len(unreadable), unreadable
+
+
+def tell(found: Sequence[Tried], left_out: int, unreadable: Sequence[str] = ()) -> None:
     print("| example | result | tasks | what is lacking |\n|-|-|-|-|")
     for each in found:
         print(f"| `{each.name}` | {each.result} | {each.tasks} | {', '.join(f'`{one}`' for one in each.reasons)} |")
     results = Counter(each.result for each in found)
     print(f"\n{len(found)} files with dag or steps ({left_out} others left out):")
+    if unreadable:
+        print(f"    not readable: {', '.join(unreadable)}")
     for result in ("complete", "partly", "refused"):
         share = results[result] / len(found) if found else 0
         print(f"    {result:<9}{results[result]:>4}  {share:.0%}")

@@ -7,13 +7,13 @@ names are the way through the calls, `build.test.1`.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
 from cli.imports.argo_late import MARK, Around, Late, LateValues, put_around
-from cli.imports.argo_task import Source, TaskMaker
-from cli.imports.argo_text import dependencies, has_tag, sequence, substituted, without_expression
+from cli.imports.argo_task import HARMLESS, Source, TaskMaker
+from cli.imports.argo_text import Depends, dependencies, has_tag, sequence, substituted, without_expression
 from cli.imports.argo_when import Condition, condition, decided
 from cli.imports.document import Unreadable, Value, documents
 from cli.imports.losses import Imported, Losses
@@ -78,6 +78,7 @@ CALL = frozenset(
         "continueOn",
     }
 )
+LOOPS = ("withItems", "withSequence", "withParam")
 CALL_REASONS = {
     "onExit": "Helios has no exit handlers of single tasks",
     "hooks": "Helios has no lifecycle hooks",
@@ -123,6 +124,10 @@ class Graph:
     known: Mapping[str, str]
     place: Place
     outcomes: dict[str, Outcome] = field(default_factory=dict[str, Outcome])
+    whens: dict[str, tuple[Condition, ...]] = field(default_factory=dict[str, "tuple[Condition, ...]"])
+    """What the `when` of each call asks, as far as it is not known to hold: a call for which it does not is skipped."""
+    needs: dict[str, tuple[Condition, ...]] = field(default_factory=dict[str, "tuple[Condition, ...]"])
+    """What has to hold for what each call depends on; where it does not, Argo omits the call and what waits for it."""
 
     def named(self, name: str) -> str:
         return _safe(f"{self.place.path}.{name}" if self.place.path else name)
@@ -140,17 +145,19 @@ class Graph:
         return {name: outcome.artifacts for name, outcome in self.outcomes.items()}
 
 
-def import_argo(text: str, parameters: Mapping[str, str] | None = None, others: Sequence[str] = ()) -> list[Imported]:
+def import_argo(
+    text: str, parameters: Mapping[str, str] | None = None, others: Sequence[str | Sequence[Value]] = ()
+) -> list[Imported]:
     """A DAG for each workflow in the text, with `parameters` in place of the workflow's own. Raises Unreadable.
 
     What has no entry point holds templates for the others; where all are like that, all are tried. `others` are texts
-    with further templates that may be called.
+    with further templates that may be called, or what `workflows` reads from such.
     """
-    found = _workflows(text)
+    found = workflows(text)
     if not found:
         kinds = ", ".join(KINDS)
         raise Unreadable(f"no document is of a kind that has tasks: {kinds}")
-    at_hand = [*found, *(each for other in others for each in _workflows(other))]
+    at_hand = [*found, *(each for other in others for each in (workflows(other) if isinstance(other, str) else other))]
     library = {
         each.get("metadata", "name").text or "": each.get("spec")
         for each in reversed(at_hand)
@@ -160,7 +167,8 @@ def import_argo(text: str, parameters: Mapping[str, str] | None = None, others: 
     return [_Importer(each, parameters or {}, library).imported() for each in entered]
 
 
-def _workflows(text: str) -> list[Value]:
+def workflows(text: str) -> list[Value]:
+    """The documents of a text that have templates. Raises Unreadable."""
     if MARK in text:
         raise Unreadable("it holds a NUL character")
     return [each for each in documents(text) if (each.get("kind").text or "") in KINDS]
@@ -179,7 +187,10 @@ class _Importer:
     """The specs of the templates at hand, by the name of their object."""
     losses: Losses = field(default_factory=Losses)
     tasks: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    calls: list[str] = field(default_factory=list[str])
+    calls: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
+    """The templates that are being laid out, each within the one before: by their object's number and their name."""
+    held: dict[str, Mapping[str, Value]] = field(default_factory=dict[str, Mapping[str, Value]])
+    """The templates of each object at hand that was asked for."""
     late: LateValues = field(default_factory=LateValues)
     around: dict[str, Around] = field(default_factory=dict[str, Around])
     made_by: dict[str, Value] = field(default_factory=dict[str, Value])
@@ -219,13 +230,13 @@ class _Importer:
             arguments = Arguments(passed, {n: s for n, s in artifacts.items() if s})
             self._call(entry.text, _by_name(spec), entry, arguments, variables, Place("", ()))
         self._put_around()
-        return Imported(self._dag_of(spec), self.losses.sorted())
+        return Imported(self._dag_of(spec, variables), self.losses.sorted())
 
-    def _dag_of(self, spec: Value) -> dict[str, Any]:
+    def _dag_of(self, spec: Value, variables: Mapping[str, str]) -> dict[str, Any]:
         metadata = self.document.get("metadata")
         name = metadata.get("name").text or (metadata.get("generateName").text or "imported").rstrip("-")
         dag: dict[str, Any] = {"dagName": re.sub(r"[^a-zA-Z0-9._-]", "-", name).lstrip("._-")[:128] or "imported"}
-        account = spec.get("serviceAccountName").text
+        account = self.maker.filled(spec.get("serviceAccountName"), variables)
         if account and not has_tag(account):
             dag["serviceAccountName"] = account
         if not self.tasks:
@@ -295,10 +306,11 @@ class _Importer:
         if template is None:
             self.losses.lost(at, f"template {name}", "there is no such template")
             return Outcome(place.after, {}, {})
-        if name in self.calls or len(self.calls) >= MAX_CALLS:
+        called = (id(templates), name)
+        if called in self.calls or len(self.calls) >= MAX_CALLS:
             self.losses.lost(at, f"template {name}", "it calls itself, and a DAG has an end")
             return Outcome(place.after, {}, {})
-        self.calls.append(name)
+        self.calls.append(called)
         try:
             # A template sees what it is passed, and nothing else of its caller's.
             variables = {each: value for each, value in variables.items() if each.startswith("workflow.")}
@@ -370,10 +382,11 @@ class _Importer:
         )
         calls = {each.get("name").text or "": each for each in dag.get("tasks")}
         parents: dict[str, list[str]] = {}
+        succeeded: dict[str, frozenset[str]] = {}
         for name, call in calls.items():
-            parents[name] = [
-                each for each in self._parents(call, graph.known) if each in calls or self._no_task(call, each)
-            ]
+            asked = self._parents(call, graph.known)
+            parents[name] = [each for each in asked.tasks if each in calls or self._no_task(call, each)]
+            succeeded[name] = asked.succeeded
         wanted = self._targets(dag.get("target"), parents, graph.known)
         for name in _in_order(parents):
             if name is None:
@@ -383,10 +396,34 @@ class _Importer:
                 self.losses.note(calls[name], f"task {name}", "no target needs it, so Argo does not run it either")
                 continue
             before = [leaf for each in parents[name] for leaf in graph.outcomes[each].leaves]
-            graph.outcomes[name] = self._calls(calls[name], graph, before if parents[name] else graph.place.after)
+            after = before if parents[name] else graph.place.after
+            graph.needs[name] = self._needed(name, calls, parents[name], succeeded[name], graph)
+            if any(decided(each) is False for each in graph.needs[name]):
+                self.losses.note(calls[name], f"task {name}", "what it depends on is not run, so Argo omits it")
+                graph.outcomes[name] = Outcome(after, {}, {})
+            else:
+                graph.outcomes[name] = self._calls(calls[name], graph, after, graph.needs[name])
         inner = {each for name in graph.outcomes for each in parents[name]}
         leaves = [leaf for name, outcome in graph.outcomes.items() if name not in inner for leaf in outcome.leaves]
         return self._left(graph, list(dict.fromkeys(leaves)) or graph.place.after)
+
+    def _needed(
+        self, name: str, calls: Mapping[str, Value], parents: Sequence[str], succeeded: Set[str], graph: Graph
+    ) -> tuple[Condition, ...]:
+        """What has to hold for a call to be more than omitted: that those it depends on are, and that none of those
+        that it wants to have succeeded is skipped."""
+        found = [one for each in parents for one in graph.needs[each]]
+        for each in parents:
+            whens = graph.whens.get(each, ()) if each in succeeded else ()
+            if whens and any(not calls[each].get(loop).is_empty for loop in LOOPS):
+                self.losses.lost(
+                    calls[name].get("depends"),
+                    "depends",
+                    f"{each} is a loop with `when`; {name} runs here whichever of its calls are skipped",
+                )
+            else:
+                found += whens
+        return tuple(dict.fromkeys(found))
 
     def _steps(self, graph: Graph) -> Outcome:
         self._look_at_caller(graph.template, "steps")
@@ -422,6 +459,11 @@ class _Importer:
             if value.text is None:
                 self.losses.note(each, f"outputs.parameters {name}", "computed; what reads it is listed there")
                 continue
+            default = each.get("valueFrom", "default")
+            if default.text is not None:
+                self.losses.lost(
+                    default, "default", "where the value's task is skipped it is empty here, and this in Argo"
+                )
             values[f"outputs.parameters.{name}"] = made = self._filled(value, value.text, graph.values())
             shared = each.get("globalName").text
             if shared:
@@ -448,15 +490,16 @@ class _Importer:
         }
         harmless = {
             "metadata": "Helios labels its own pods",
-            "displayName": "Helios shows tasks by the way to them",
+            "displayName": HARMLESS["displayName"],
+            "annotations": HARMLESS["annotations"],
             "parallelism": SPEC_HARMLESS["parallelism"],
         }
         self.losses.unknown(template, {"name", "inputs", "outputs", kind}, reasons, harmless)
 
-    def _parents(self, call: Value, known: Mapping[str, str]) -> list[str]:
+    def _parents(self, call: Value, known: Mapping[str, str]) -> Depends:
         depends = call.get("depends")
         if depends.text is None:
-            return [each.text for each in call.get("dependencies") if each.text]
+            return Depends([each.text for each in call.get("dependencies") if each.text], plain=True)
         found = dependencies(substituted(depends.text, known, lambda _: None))
         if not found.plain:
             self.losses.lost(
@@ -464,7 +507,7 @@ class _Importer:
                 "depends",
                 f"{depends.text!r} asks for more than success; Helios waits for all of its tasks to succeed",
             )
-        return found.tasks
+        return found
 
     def _no_task(self, call: Value, name: str) -> bool:
         self.losses.lost(call, "depends", f"there is no task {name}")
@@ -483,12 +526,12 @@ class _Importer:
                     to_visit.append(each)
         return wanted or set(parents)
 
-    def _calls(self, call: Value, graph: Graph, after: Sequence[str]) -> Outcome:
-        """One call, or, of a loop, all of its calls."""
+    def _calls(self, call: Value, graph: Graph, after: Sequence[str], needs: tuple[Condition, ...] = ()) -> Outcome:
+        """One call, or, of a loop, all of its calls; `needs` has to hold for them."""
         self.losses.unknown(call, CALL, CALL_REASONS, {})
         known = graph.values()
         place = graph.place._replace(path=graph.named(call.get("name").text or ""), after=after, may_fail=False)
-        place = place._replace(may_fail=self._may_fail(call))
+        place = place._replace(may_fail=self._may_fail(call), guards=tuple(dict.fromkeys((*place.guards, *needs))))
         items = self._items(call, known)
         if items is None:
             return self._one_call(call, graph, known, place)
@@ -554,7 +597,7 @@ class _Importer:
                 numbers, "withSequence", f"it has more than {MAX_TASKS:,} items; one call is made of the loop"
             )
             return None
-        made = sequence(ends["count"], ends["start"], ends["end"], numbers.get("format").text or "")
+        made = sequence(ends["count"], ends["start"], ends["end"], self.maker.filled(numbers.get("format"), known))
         if made is None:
             self.losses.lost(numbers.get("format"), "withSequence", "its format is none of printf's for whole numbers")
             return None
@@ -568,7 +611,7 @@ class _Importer:
         return [self._item(at, each, known) for each in cast("list[object]", item)] if isinstance(item, list) else item
 
     def _one_call(self, call: Value, graph: Graph, known: Mapping[str, str], place: Place) -> Outcome:
-        guarded = self._guarded(call, known, place)
+        guarded = self._guarded(call, graph, known, place)
         if guarded is None:
             return Outcome(place.after, {}, {})
         arguments = self._arguments(call, graph, known)
@@ -592,11 +635,11 @@ class _Importer:
                 reference, "templateRef", f"the template is in {holder}, which is not in this file: --templates FILE"
             )
             return Outcome(place.after, {}, {})
-        return self._call(
-            reference.get("template").text or "", _by_name(self.library[holder]), reference, arguments, known, place
-        )
+        if holder not in self.held:
+            self.held[holder] = _by_name(self.library[holder])
+        return self._call(reference.get("template").text or "", self.held[holder], reference, arguments, known, place)
 
-    def _guarded(self, call: Value, known: Mapping[str, str], place: Place) -> Place | None:
+    def _guarded(self, call: Value, graph: Graph, known: Mapping[str, str], place: Place) -> Place | None:
         """The place with what has to hold there; None where the call is not made at all."""
         when = call.get("when")
         if when.text is None:
@@ -605,10 +648,13 @@ class _Importer:
         text = substituted(without_expression(when.text), known, unknown.append, late=True)
         asked = None if unknown else condition(text)
         if asked is None:
-            why = RUN_TIME if unknown else "it is more than comparisons"
+            why = RUN_TIME if unknown else "it is more than comparisons that a shell makes in the same way"
             self.losses.lost(when, "when", f"{when.text!r}: {why}; the task is always run")
             return place
         verdict = decided(asked)
+        name = call.get("name").text or ""
+        if verdict is not True:
+            graph.whens[name] = (*graph.whens.get(name, ()), asked)
         if verdict is False:
             self.losses.note(when, "when", f"{self.late.as_argo(text)!r} does not hold, so {place.path} is not run")
             return None

@@ -11,7 +11,7 @@ NUL.
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from cli.imports.argo_when import Condition, shell_test
 from helios.dag_params import escaped
 
 _MARK = re.compile(r"\0(\d+)\0")
+_VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 MARK = "\0"
 OF_THE_TASK = {"result": "argo/result", "exitCode": "argo/exit-code", "status": "argo/status"}
 """Where a task leaves what it printed, its exit code and how it ended, by Argo's words for them."""
@@ -117,6 +118,7 @@ def put_around(tasks: Sequence[dict[str, Any]], around: Mapping[str, Around], va
 
 def _used(task: dict[str, Any], own: Around, values: LateValues) -> list[Late]:
     texts = [*task["command"], *task.get("args", ()), *(guard.text for guard in own.guards), *own.files.values()]
+    texts += own.defaults.values()
     texts += [value for value in task.get("env", {}).values() if isinstance(value, str)]
     return list(dict.fromkeys(late for text in texts for late in values.within(text)))
 
@@ -127,16 +129,27 @@ def _runs_sh(task: dict[str, Any]) -> bool:
 
 
 def _place(late: Late) -> str:
-    return f"argo/{late.task}/{late.path.rpartition('/')[2]}"
+    """Where the task that uses a value has its file. What the other's own files are called is not known to clash."""
+    own = late.path in OF_THE_TASK.values()
+    return f"argo/{late.task}/{late.path.rpartition('/')[2] if own else f'outputs/{late.path}'}"
 
 
 def _input(late: Late) -> dict[str, str]:
     return {"fromTask": late.task, "name": late.path, "as": _place(late)}
 
 
+def _word(path: str) -> str:
+    """A path as a word of sh; one that begins with a dash is no option."""
+    return shlex.quote(f"./{path}" if path.startswith("-") else path)
+
+
+def _words(paths: Sequence[str]) -> str:
+    return " ".join(map(_word, paths))
+
+
 def _wrap(task: dict[str, Any], own: Around, lates: Sequence[Late], values: LateValues) -> None:
     """Paths are relative: a command starts in its task's folder, wherever that is."""
-    names = {late: f"v{number}" for number, late in enumerate(lates, 1)}
+    names = {late: f"_h{number}" for number, late in enumerate(lates, 1)}
 
     def quoted(text: str) -> str:
         """A word of sh that is the text, with values put in as they are."""
@@ -147,57 +160,64 @@ def _wrap(task: dict[str, Any], own: Around, lates: Sequence[Late], values: Late
         ]
         return "".join(words) or "''"
 
-    lines = [f"{names[late]}={late.expression or f'$(cat {shlex.quote(_place(late))})'}" for late in lates]
+    lines = [f"{names[late]}={late.expression or f'$(cat {_word(_place(late))})'}" for late in lates]
     outputs: list[str] = task.get("outputs", [])
-    made = [f": > {shlex.quote(path)}" for path in outputs]
+    made = [f": > {_word(path)}" for path in outputs]
     folders = list(dict.fromkeys(path.rpartition("/")[0] for path in [*outputs, *own.files] if "/" in path))
     if own.guards:
         test = " && ".join(f"{{ {shell_test(guard, quoted)}; }}" for guard in own.guards)
         skip = [f"if ! {{ {test}; }}; then", "  echo 'skipped: its condition does not hold'"]
-        skip += [f"  mkdir -p {shlex.join(folders)}"] if folders else []
+        skip += [f"  mkdir -p {_words(folders)}"] if folders else []
         lines += [*skip, *(f"  {each}" for each in made), "  exit 0", "fi"]
     made_before = list(dict.fromkeys([*own.folders, *(p.rpartition("/")[0] for p in own.files if "/" in p)]))
     if own.captures:
         made_before.append("argo")
     if made_before:
-        lines.append(f"mkdir -p {shlex.join(made_before)}")
-    lines += [f"printf %s {quoted(text)} > {shlex.quote(path)}" for path, text in own.files.items()]
+        lines.append(f"mkdir -p {_words(made_before)}")
+    lines += [f"printf %s {quoted(text)} > {_word(path)}" for path, text in own.files.items()]
     env: dict[str, Any] = task.get("env", {})
+    odd: list[str] = []
     for variable, value in list(env.items()):
-        if isinstance(value, str) and MARK in value:
+        # Some shells hand on no variable with a name that is not theirs.
+        is_odd = _VARIABLE.fullmatch(variable) is None
+        if isinstance(value, str) and is_odd:
+            odd.append(f"{shlex.quote(variable)}={quoted(value)}")
+            del env[variable]
+        elif isinstance(value, str) and MARK in value:
             lines.append(f"export {variable}={quoted(value)}")
             del env[variable]
     if "env" in task and not env:
         del task["env"]
-    command = " ".join(quoted(word) for word in [*task["command"], *task.pop("args", ())])
+    words = [quoted(word) for word in [*task["command"], *task.pop("args", ())]]
+    command = " ".join(["env", *odd, *words] if odd else words)
     if not own.may_fail and not own.looks_back:
         lines.append(f"exec {command}")
     else:
-        lines += _afterwards(command, own, outputs)
+        lines += _afterwards(command, own, outputs, quoted)
     task["command"] = ["sh", "-c", "\n".join(lines)]
 
 
-def _afterwards(command: str, own: Around, outputs: Sequence[str]) -> list[str]:
+def _afterwards(command: str, own: Around, outputs: Sequence[str], quoted: Callable[[str], str]) -> list[str]:
     result = OF_THE_TASK["result"]
     printed = "result" in own.captures
-    lines = ["code=0", f"{command}{f' > {result}' if printed else ''} || code=$?"]
+    lines = ["_hcode=0", f"{command}{f' > {result}' if printed else ''} || _hcode=$?"]
     if printed:
         lines.append(f"cat {result}")
     if "exitCode" in own.captures:
-        lines.append(f'printf %s "$code" > {OF_THE_TASK["exitCode"]}')
+        lines.append(f'printf %s "$_hcode" > {OF_THE_TASK["exitCode"]}')
     if "status" in own.captures:
-        lines.append(f'if [ "$code" = 0 ]; then printf Succeeded; else printf Failed; fi > {OF_THE_TASK["status"]}')
+        lines.append(f'if [ "$_hcode" = 0 ]; then printf Succeeded; else printf Failed; fi > {OF_THE_TASK["status"]}')
     for path, origin in own.copies.items():
-        copy = f"cp -R {shlex.quote(origin)} {shlex.quote(path)}"
-        lines.append(f'[ "$code" != 0 ] || [ ! -e {shlex.quote(origin)} ] || {copy} || code=$?')
+        copy = f"cp -R {_word(origin)} {_word(path)}"
+        lines.append(f'[ "$_hcode" != 0 ] || [ ! -e {_word(origin)} ] || {copy} || _hcode=$?')
     for path, text in own.defaults.items():
-        lines.append(f"[ -e {shlex.quote(path)} ] || printf %s {shlex.quote(text)} > {shlex.quote(path)}")
+        lines.append(f"[ -e {_word(path)} ] || printf %s {quoted(text)} > {_word(path)}")
     if not own.may_fail:
-        return [*lines, 'exit "$code"']
+        return [*lines, 'exit "$_hcode"']
     for path in outputs:
         if path not in OF_THE_TASK.values() and path not in own.defaults:
-            name = shlex.quote(path)
+            name = _word(path)
             folder = path.rpartition("/")[0]
-            make = f"mkdir -p {shlex.quote(folder)} && " if folder else ""
+            make = f"mkdir -p {_word(folder)} && " if folder else ""
             lines.append(f"[ -e {name} ] || {{ {make}: > {name}; }}")
-    return [*lines, '[ "$code" = 0 ] || echo "failed with $code, which its workflow allows" >&2', "exit 0"]
+    return [*lines, '[ "$_hcode" = 0 ] || echo "failed with $_hcode, which its workflow allows" >&2', "exit 0"]

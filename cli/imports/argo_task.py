@@ -17,6 +17,7 @@ from cli.imports.losses import Losses
 ROOT = "/artifacts"
 MAX_RETRIES = 20
 _SPAN = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_EXPANSION = re.compile(r"\$\$|\$\(([^()]*)\)")
 _INTERPRETERS = {
     **dict.fromkeys(("sh", "bash", "ash", "dash", "zsh", "python", "python2", "python3"), "-c"),
     **dict.fromkeys(("node", "perl", "ruby"), "-e"),
@@ -63,6 +64,7 @@ HARMLESS = {
     "metadata": "Helios labels its own pods",
     "failFast": "it is a single task",
     "displayName": "Helios shows tasks by the way to them",
+    "annotations": "a template's are how Argo shows it; Helios shows tasks by the way to them",
 }
 NO_VOLUMES = "tasks of Helios have no volumes: data goes through inputs and outputs"
 STORES = ("s3", "gcs", "oss", "azure", "hdfs", "artifactory", "plugin")
@@ -79,6 +81,15 @@ CONTAINER_HARMLESS = {
     "readinessProbe": "nothing connects to a task of Helios",
     "livenessProbe": "nothing connects to a task of Helios",
 }
+
+
+def _are_options(words: Sequence[str]) -> bool:
+    """Whether each begins with a dash, or is what `-o` before it sets."""
+    before = ["", *words]
+    return all(
+        word.startswith("-") or re.fullmatch(r"-[a-zA-Z]*o", last) is not None
+        for last, word in zip(before, words, strict=False)
+    )
 
 
 class Source(NamedTuple):
@@ -127,13 +138,14 @@ class TaskMaker:
             self._no_container(template)
             return None
         self.losses.unknown(body, CONTAINER, CONTAINER_REASONS, CONTAINER_HARMLESS)
-        attempt = Late("{{retries}}", expression='"$HELIOS_ATTEMPT"')
+        attempt = Late("{{retries}}", expression="$((HELIOS_ATTEMPT - 1))")
         files = _Files(self, template, {**known, "retries": self.late.mark(attempt)}, artifacts, around)
         image = self.filled(body.get("image"), files.known)
         if not image:
             self.losses.lost(body, "image", "there is none")
         document: dict[str, Any] = {"name": name, "image": image}
-        command, args = self._command(template, body, files)
+        env = self._env(body.get("env"), files)
+        command, args = self._command(template, body, files, env)
         document["command"] = command
         if args:
             document["args"] = args
@@ -142,7 +154,6 @@ class TaskMaker:
             document["depends_on"] = before
         if files.inputs:
             document["inputs"] = files.inputs
-        env = self._env(body.get("env"), files)
         files.tell_unseen()
         self._volumes(template, body, files)
         outputs = list(dict.fromkeys([*files.outputs.values(), *files.parameters]))
@@ -190,10 +201,10 @@ class TaskMaker:
 
         values = {"outputs.result": mark("outputs.result", OF_THE_TASK["result"])}
         if around.may_fail:
-            values["outputs.exitCode"] = mark("outputs.exitCode", OF_THE_TASK["exitCode"])
+            values["exitCode"] = mark("exitCode", OF_THE_TASK["exitCode"])
             values["status"] = mark("status", OF_THE_TASK["status"])
         elif not around.guards:  # else nobody would come to ask
-            values |= {"outputs.exitCode": "0", "status": "Succeeded"}
+            values |= {"exitCode": "0", "status": "Succeeded"}
         exported: dict[str, str] = {}
         for each in template.get("outputs", "parameters"):
             parameter = each.get("name").text or ""
@@ -297,9 +308,11 @@ class TaskMaker:
         """The text with its parameters put in; `late`: also with values that only a running task has."""
         return substituted(value.text or "", known, lambda tag: self._run_time(value, tag), late=late)
 
-    def _command(self, template: Value, body: Value, files: "_Files") -> tuple[list[str], list[str]]:
-        command = [files.moved(each) for each in body.get("command")]
-        args = [files.moved(each) for each in body.get("args")]
+    def _command(
+        self, template: Value, body: Value, files: "_Files", env: Mapping[str, Any]
+    ) -> tuple[list[str], list[str]]:
+        command = [self._expanded(each, files.moved(each), env) for each in body.get("command")]
+        args = [self._expanded(each, files.moved(each), env) for each in body.get("args")]
         if not template.get("script").is_empty and template.get("container").is_empty:
             source = files.moved(body.get("source"))
             program = command[0].rpartition("/")[2] if command else ""
@@ -309,7 +322,13 @@ class TaskMaker:
                     body.get("source"), "source", f"{what} a text that is an argument; put it into the image"
                 )
             else:
-                command = [*command, _INTERPRETERS[program], source]
+                # Argo puts the file of the script after the arguments, so they are the interpreter's own.
+                options, args = [*command[1:], *args], []
+                if not _are_options(options):
+                    self.losses.lost(
+                        body.get("args"), "args", f"{program} would take them for what to run, and not the source"
+                    )
+                command = [command[0], *options, _INTERPRETERS[program], source]
         if not command:
             self.losses.lost(
                 body, "command", "there is none: Helios does not know the image's own entrypoint; write it"
@@ -322,16 +341,31 @@ class TaskMaker:
             name, source = each.get("name").text or "", each.get("valueFrom")
             secret = source.get("secretKeyRef")
             if source.is_empty:
-                variables[name] = files.moved(each.get("value"))
+                variables[name] = self._expanded(each, files.moved(each.get("value")), variables)
             elif not secret.is_empty:
                 variables[name] = {
                     "secret": self.filled(secret.get("name"), files.known),
-                    "key": secret.get("key").text or "",
+                    "key": self.filled(secret.get("key"), files.known),
                 }
             else:
                 kind = next(iter(source.fields or {}), "")
                 self.losses.lost(each, f"env {name}", f"a value from {kind}; Helios takes values and secrets")
         return variables
+
+    def _expanded(self, at: Value, text: str, env: Mapping[str, Any]) -> str:
+        """The text as Kubernetes hands it on: `$(NAME)` of a variable that is declared is its value, `$$` is `$`."""
+
+        def one(match: "re.Match[str]") -> str:
+            if match[0] == "$$":
+                return "$"
+            value = env.get(match[1])
+            if isinstance(value, str):
+                return value
+            if value is not None:
+                self.losses.lost(at, match[0], "it is a secret; let a shell read the variable")
+            return match[0]
+
+        return _EXPANSION.sub(one, text)
 
     def _retries(self, strategy: Value) -> int:
         if strategy.fields is None:
@@ -390,19 +424,21 @@ class TaskMaker:
             placed["nodeSelector"] = {name: self.filled(each, known) for name, each in selector.items()}
         tolerations = [*self.spec.get("tolerations"), *template.get("tolerations")]
         if tolerations:
-            placed["tolerations"] = [_toleration(each) for each in tolerations]
-        account = template.get("serviceAccountName").text
+            placed["tolerations"] = [self._toleration(each, known) for each in tolerations]
+        account = self.filled(template.get("serviceAccountName"), known)
         if account:
             placed["serviceAccountName"] = account
         return placed
 
-
-def _toleration(value: Value) -> dict[str, Any]:
-    return {
-        name: each.number() if name == "tolerationSeconds" else each.text
-        for name, each in (value.fields or {}).items()
-        if each.text is not None
-    }
+    def _toleration(self, value: Value, known: Mapping[str, str]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, each in (value.fields or {}).items():
+            if each.text is None:
+                continue
+            text = self.filled(each, known)
+            number = Value(each.line, text).number() if name == "tolerationSeconds" else None
+            found[name] = text if number is None else number
+        return found
 
 
 class _Files:
@@ -426,6 +462,7 @@ class _Files:
         self.parameters: list[str] = []
         self.known = dict(known)
         self._places: dict[str, str] = {}
+        """The new path of each path."""
         self._at: dict[str, tuple[Value, str, str]] = {}
         self._written = ""
         self._seen: set[str] = set()
@@ -444,8 +481,8 @@ class _Files:
         if parameter.get("value").text is not None:
             self.values[name] = _Written("", self.maker.filled(parameter.get("value"), self.known, late=True))
             return
-        path = source.get("path").text
-        if path is None:
+        path = self.maker.filled(source.get("path"), self.known)
+        if not path:
             kind = next(iter(source.fields or {}), "nothing")
             losses.note(parameter, what, f"a value from {kind} is not carried over; what reads it is listed there")
             return
@@ -456,9 +493,8 @@ class _Files:
         self.parameters.append(place)
         self.values[name] = _Written(place, "")
         self.known[f"outputs.parameters.{name}.path"] = f"{ROOT}/{place}"
-        default = source.get("default").text
-        if default is not None:
-            self.around.defaults[place] = default
+        if source.get("default").text is not None:
+            self.around.defaults[place] = self.maker.filled(source.get("default"), self.known, late=True)
 
     def _inputs(self) -> set[str]:
         return {entry.get("as") or entry.get("name") or "" for entry in self.inputs}
@@ -487,10 +523,10 @@ class _Files:
             "plugin",
         }
         losses.unknown(artifact, places, reasons, harmless)
-        source = artifacts.get(name)
+        source, path = artifacts.get(name), self.maker.filled(artifact.get("path"), self.known)
         raw = artifact.get("raw", "data")
         if source is None and raw.text is not None:
-            place = self._place(artifact, name, artifact.get("path").text or "")
+            place = self._place(artifact, name, path)
             self.around.files[place] = self.maker.filled(raw, self.known, late=True)
             self.known[f"inputs.artifacts.{name}.path"] = f"{ROOT}/{place}"
             return
@@ -502,12 +538,12 @@ class _Files:
                 losses.lost(artifact, f"artifact {name}", "nothing that was carried over gives it")
         if source is None:
             return
-        place = self._place(artifact, name, artifact.get("path").text or "")
+        place = self._place(artifact, name, path)
         entry = {"uri": source.uri} if source.uri else {"fromTask": source.task, "name": source.name}
         if place != (source.uri.rpartition("/")[2] if source.uri else source.name):
             entry["as"] = place
         if source.within:
-            self._places[(artifact.get("path").text or "").rstrip("/")] = f"{ROOT}/{place}/{source.within}"
+            self._places[path.rstrip("/")] = f"{ROOT}/{place}/{source.within}"
         self.inputs.append(entry)
         self.sources.append(source)
         self.known[f"inputs.artifacts.{name}.path"] = "/".join(each for each in (ROOT, place, source.within) if each)
@@ -521,8 +557,8 @@ class _Files:
         }
         reasons = {"optional": "an output of Helios has to be there"}
         losses.unknown(artifact, {"name", "path", "globalName"}, reasons, harmless)
-        path = artifact.get("path").text
-        if path is None:
+        path = self.maker.filled(artifact.get("path"), self.known)
+        if not path:
             losses.lost(artifact, f"artifact {name}", "it has no path")
             return
         place = self._place(artifact, name, path)
@@ -538,7 +574,8 @@ class _Files:
         if path in self._places:
             return self._places[path].removeprefix(f"{ROOT}/")
         place = re.sub(r"[^\w.-]", "-", path.rpartition("/")[2] or name).lstrip(".") or name
-        if f"{ROOT}/{place}" in self._places.values():
+        # In argo/ are the files of the values that tasks look up.
+        if place == "argo" or f"{ROOT}/{place}" in self._places.values():
             place = f"{name}-{place}"
         self._places[path] = f"{ROOT}/{place}"
         if path:

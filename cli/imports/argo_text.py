@@ -38,15 +38,19 @@ def has_tag(text: str) -> bool:
 
 
 class Depends(NamedTuple):
-    """The tasks that an expression names; `plain` says that it asks no more than that all of them succeed."""
+    """The tasks that an expression names; `plain` says that it asks no more than that all of them succeed.
+
+    `succeeded` are those that have to be run for it (`A.Succeeded`): a bare name takes one that `when` skips, too.
+    """
 
     tasks: list[str]
     plain: bool
+    succeeded: frozenset[str] = frozenset()
 
 
 def dependencies(expression: str) -> Depends:
     """Argo's `depends`: `A && B.Succeeded` is what Helios can say; `||`, `!` and other outcomes are not."""
-    at, tasks, plain = 0, dict[str, None](), True
+    at, tasks, plain, succeeded = 0, dict[str, None](), True, set[str]()
     while at < len(expression.rstrip()):
         token = _TOKEN.match(expression, at)
         if token is None:
@@ -59,7 +63,9 @@ def dependencies(expression: str) -> Depends:
             name, _, outcome = word.partition(".")
             plain = plain and (not outcome or outcome in _SUCCESS)
             tasks[name] = None
-    return Depends(list(tasks), plain)
+            if outcome in _SUCCESS:
+                succeeded.add(name)
+    return Depends(list(tasks), plain, frozenset(succeeded))
 
 
 def name_of(expression: str) -> str | None:

@@ -3,6 +3,10 @@
 Argo puts the values in and has the text evaluated: `heads == heads && 3 < 10`. Words need no quotes there. Carried over
 are `==`, `!=`, `<`, `<=`, `>`, `>=` (of whole numbers), `=~` and `!~`, with `&&`, `||`, `!` and parentheses; an
 expression `{{= … }}` with no more than that in it is the same. Functions are not carried over.
+
+As in Argo (govaluate), a number that is written without quotes is compared as one: `1 == 1.0`, and `1 == '1'` does
+not hold. The shell compares texts. So where a value is known only while the workflow runs, what is left to the shell is
+only what comes to the same there; the rest is more than these rules know.
 """
 
 import re
@@ -15,6 +19,33 @@ _TOKEN = re.compile(
 _LITERALS = {"true": True, "false": False}
 _NUMBERS = {"<": "-lt", "<=": "-le", ">": "-gt", ">=": "-ge"}
 _LATE = re.compile(r"\0\d+\0")
+_NUMBER = re.compile(r"-?(?:\d+\.?\d*|\.\d+)")
+_PLAIN_NUMBER = re.compile(r"0|-?[1-9]\d*|-?(?:0|[1-9]\d*)\.\d*[1-9]")
+"""As a number is usually printed, so that what is the same number is the same text."""
+_OWN_TO_GO = re.compile(r"\\[A-Za-z]|\(\?|[*+?}]\?")
+"""What a regular expression has in Go and not, or in another sense, in grep -E."""
+
+
+class Operand(NamedTuple):
+    """One side of a comparison."""
+
+    text: str
+    quoted: bool
+
+    @property
+    def late(self) -> bool:
+        return _LATE.search(self.text) is not None
+
+    @property
+    def value(self) -> str | float | bool:
+        if self.quoted:
+            return self.text
+        if self.text in _LITERALS:
+            return _LITERALS[self.text]
+        return float(self.text) if _NUMBER.fullmatch(self.text) else self.text
+
+
+_NOTHING = Operand("", quoted=True)
 
 
 class Condition(NamedTuple):
@@ -25,8 +56,8 @@ class Condition(NamedTuple):
 
     text: str
     by: str
-    left: str = ""
-    right: str = ""
+    left: Operand = _NOTHING
+    right: Operand = _NOTHING
     parts: "tuple[Condition, ...]" = ()
 
 
@@ -60,7 +91,7 @@ def decided(asked: Condition) -> bool | None:
             told = decided(asked.parts[0])
             return None if told is None else not told
         case _:
-            return None if _LATE.search(asked.left + asked.right) else _compared(asked)
+            return None if asked.left.late or asked.right.late else _compared(asked)
 
 
 def shell_test(asked: Condition, quoted: Callable[[str], str]) -> str:
@@ -74,19 +105,18 @@ def shell_test(asked: Condition, quoted: Callable[[str], str]) -> str:
             return f"! {{ {shell_test(asked.parts[0], quoted)}; }}"
         case "=~" | "!~":
             no = "! " if asked.by == "!~" else ""
-            return f"{no}printf %s {quoted(asked.left)} | grep -Eq -e {quoted(asked.right)}"
+            return f"{no}printf %s {quoted(asked.left.text)} | grep -Eq -e {quoted(asked.right.text)}"
         case _:
             by = _NUMBERS.get(asked.by) or asked.by.replace("==", "=")
-            return f"[ {quoted(asked.left)} {by} {quoted(asked.right)} ]"
+            return f"[ {quoted(asked.left.text)} {by} {quoted(asked.right.text)} ]"
 
 
 def _compared(asked: Condition) -> bool | None:
-    left, right = asked.left, asked.right
+    left, right = asked.left.text, asked.right.text
     match asked.by:
-        case "==":
-            return left == right
-        case "!=":
-            return left != right
+        case "==" | "!=":
+            one, other = asked.left.value, asked.right.value
+            return (type(one) is type(other) and one == other) == (asked.by == "==")
         case "=~" | "!~":
             try:
                 found = re.search(right, left) is not None
@@ -99,6 +129,28 @@ def _compared(asked: Condition) -> bool | None:
             )
 
 
+def _is_same_in_shell(by: str, left: Operand, right: Operand) -> bool:
+    """Whether sh, which compares texts, or grep comes to what Argo does, where a side is known only later."""
+    if not left.late and not right.late:
+        return True
+    if by in ("=~", "!~"):
+        return _OWN_TO_GO.search(right.text) is None
+    if by in _NUMBERS:
+        return True
+    for late, other in ((left, right), (right, left)):
+        if not late.late or other.late:
+            continue
+        value = other.value
+        # Numbers differ from texts in Argo, whatever they look like.
+        if late.quoted and not isinstance(value, str):
+            return False
+        if not late.quoted and isinstance(value, float) and _PLAIN_NUMBER.fullmatch(other.text) is None:
+            return False
+        if not late.quoted and other.quoted and (_NUMBER.fullmatch(other.text) or other.text in _LITERALS):
+            return False
+    return True
+
+
 def _tokens(text: str) -> list[tuple[str, str]]:
     tokens: list[tuple[str, str]] = []
     at = 0
@@ -108,7 +160,7 @@ def _tokens(text: str) -> list[tuple[str, str]]:
             return []
         at = match.end()
         kind = match.lastgroup or ""
-        tokens.append((kind, match[kind].strip("'\"") if kind == "quoted" else match[kind]))
+        tokens.append((kind, match[kind][1:-1] if kind == "quoted" else match[kind]))
     return tokens
 
 
@@ -146,20 +198,24 @@ class _Reader:
         left = self._operand()
         by = next((by for by in ("==", "!=", "=~", "!~", *_NUMBERS) if self._sees(by)), None)
         if by is None:
-            if left not in _LITERALS:
+            if left.quoted or left.text not in _LITERALS:
                 raise _Unreadable
-            return Condition(self.text, left)
+            return Condition(self.text, left.text)
         right = self._operand()
-        if by in _NUMBERS and not all(_LATE.fullmatch(each) or _whole(each) for each in (left, right)):
+        if by in _NUMBERS and not all(_is_whole(each) for each in (left, right)):
+            raise _Unreadable
+        if not _is_same_in_shell(by, left, right):
             raise _Unreadable
         return Condition(self.text, by, left, right)
 
-    def _operand(self) -> str:
+    def _operand(self) -> Operand:
         if self.at >= len(self.tokens) or self.tokens[self.at][0] == "by":
             raise _Unreadable
+        kind, text = self.tokens[self.at]
         self.at += 1
-        return self.tokens[self.at - 1][1]
+        return Operand(text, kind == "quoted")
 
 
-def _whole(text: str) -> bool:
-    return re.fullmatch(r"-?\d{1,18}", text) is not None
+def _is_whole(side: Operand) -> bool:
+    """Texts are ordered by their letters in Argo, so only what has no quotes."""
+    return not side.quoted and (_LATE.fullmatch(side.text) or re.fullmatch(r"-?\d{1,18}", side.text)) is not None

@@ -125,7 +125,8 @@ def test_whatever_cannot_be_carried_over_is_listed_with_its_line(helios: Helios,
 def test_dependencies_are_plain_where_all_of_them_have_to_succeed(
     expression: str, tasks: list[str], plain: bool
 ) -> None:
-    assert dependencies(expression) == (tasks, plain)
+    found = dependencies(expression)
+    assert (found.tasks, found.plain) == (tasks, plain)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +140,13 @@ def test_dependencies_are_plain_where_all_of_them_have_to_succeed(
         ("-1 > 1 || 2 <= 2", True),
         ("a == b || (a == a && !(b == b))", False),
         ("heads =~ ^hea && tails !~ hea", True),
+        ("1 == 1.0 && 01 == 1", True),
+        ("1 != 1.0", False),
+        ("1 == '1'", False),
+        ("true == 'true' || 1 == 'a'", False),
+        ("\"'a'\" == 'a'", False),
+        ("'9' < '10'", None),
+        ("'true'", None),
         ("a", None),
         ("a < b", None),
         ("a == a &&", None),
@@ -150,6 +158,33 @@ def test_dependencies_are_plain_where_all_of_them_have_to_succeed(
 def test_conditions_without_variables_are_decided(text: str, verdict: bool | None) -> None:
     asked = condition(text)
     assert (decided(asked) if asked is not None else None) is verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("L == 5", True),
+        ("L == -2.5", True),
+        ("L != 5.0", False),
+        ("05 == L", False),
+        ("L == '5'", False),
+        ("L == 'true'", False),
+        ("'L' == '5'", True),
+        ("'L' == 5", False),
+        ("L == true", True),
+        ("L == five && L == L", True),
+        ("L < 5", True),
+        ("'L' < 5", False),
+        ("L =~ '^a[0-9]+$'", True),
+        (r"L =~ '^\d+$'", False),
+        (r"L !~ '^a\.b'", True),
+        ("L =~ '(?i)a'", False),
+        ("L =~ 'a.*?b'", False),
+    ],
+)
+def test_a_condition_of_a_later_value_is_carried_over_where_a_shell_comes_to_the_same(text: str, same: bool) -> None:
+    """Argo tells numbers, truths and texts apart, and has Go's regular expressions."""
+    assert (condition(text.replace("L", "\0" + "1\0")) is not None) == same
 
 
 def test_sequences_count_as_argo_does() -> None:
@@ -172,6 +207,45 @@ def test_a_container_or_a_script_alone_is_a_dag_of_one_task() -> None:
     found = one("script:\n  image: python:3.12\n  command: [python, -u]\n  source: print(1)")
     assert found.complete
     assert found.dag["tasks"] == [{"name": "t", "image": "python:3.12", "command": ["python", "-u", "-c", "print(1)"]}]
+
+
+def test_variables_are_put_into_a_command_as_kubernetes_does() -> None:
+    found = one(
+        "container:\n  image: i\n  command: [echo, $(A), $(B)$(C), $$(A), $(date), $A, '$$$$', $(, '$$(A']\n"
+        "  args: [sh, $(B)]\n"
+        "  env: [{name: A, value: one}, {name: B, value: $(A) two $(C)}, {name: C, value: $$}]"
+    )
+    assert found.complete
+    (task,) = found.dag["tasks"]
+    assert task["command"] == ["echo", "one", "one two $(C)$", "$(A)", "$(date)", "$A", "$$", "$(", "$(A"]
+    assert task["args"] == ["sh", "one two $(C)"]
+    assert task["env"] == {"A": "one", "B": "one two $(C)", "C": "$"}, "a variable sees those before it"
+
+
+def test_how_argo_shows_a_template_is_a_note() -> None:
+    for body in (
+        "container: {image: i, command: [x]}",
+        "steps: [[{name: a, inline: {container: {image: i, command: [x]}}}]]",
+    ):
+        found = one(f"annotations: {{a.b/display-name: c}}\n{body}")
+        assert [(each.what, each.weight) for each in found.losses] == [("annotations", "note")]
+
+
+def test_a_secret_in_a_command_is_lost() -> None:
+    found = one(
+        "container:\n  image: i\n  command: [echo, $(A)]\n"
+        "  env: [{name: A, valueFrom: {secretKeyRef: {name: s, key: k}}}]"
+    )
+    assert [(each.line, each.what) for each in found.losses] == [(9, "$(A)")]
+
+
+def test_what_a_script_is_started_with_stays_before_its_text() -> None:
+    text = "script: {image: i, command: [bash], args: [-eu, -o, pipefail], source: $(A) $$, env: [{name: A, value: b}]}"
+    assert one(text).complete
+    assert one(text).dag["tasks"][0]["command"] == ["bash", "-eu", "-o", "pipefail", "-c", "$(A) $$"]
+    assert "args" not in one(text).dag["tasks"][0]
+    found = one("script: {image: i, command: [python], args: [x.py], source: print(1)}")
+    assert [(each.line, each.what) for each in found.losses] == [(7, "args")]
 
 
 def test_dependencies_of_the_older_form_and_targets() -> None:
@@ -221,7 +295,7 @@ def test_what_is_no_workflow_is_refused(text: str) -> None:
 @given(st.data())
 def test_a_workflow_of_any_shape_is_imported_or_refused(data: st.DataObject) -> None:
     """Any field of the fixtures with something else in its place: never an error of another kind."""
-    name = data.draw(st.sampled_from(["pipeline.yaml", "losses.yaml"]))
+    name = data.draw(st.sampled_from(["pipeline.yaml", "losses.yaml", "late.yaml"]))
     lines = (HERE / name).read_text().splitlines()
     at = data.draw(st.integers(0, len(lines) - 1))
     other = data.draw(st.sampled_from(["", "[]", "{}", "null", "[1, {a: b}]", "{x: [y]}", "'{{item}}'", "-1", "yes"]))

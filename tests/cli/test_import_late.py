@@ -2,13 +2,14 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-from bench.import_argo import has_graph, tell, tried
-from cli.imports.argo import import_argo
+from bench.import_argo import has_graph, looked_at, read, tell, tried
+from cli.imports.argo import import_argo, workflows
 from helios.dag import Dag, TaskInput, parse_dag
 from helios.dag_plain import yaml_text
 from tests.cli.command import Helios
@@ -66,8 +67,27 @@ def test_values_and_conditions_are_settled_while_it_runs(helios: Helios, tmp_pat
     assert ran["tell"].out == ("it's Failed 7\nit's page one\nup up's m, < m>, it's nothing, it's nothing\n"), (
         "of what was not run, the value is empty"
     )
-    assert ran["tell"].err == "217-0"
+    assert ran["tell"].err == "117-0", "Argo counts retries from 0, Helios attempts from 1"
     assert dag.tasks[0].node_selector == {"disk": "ssd"}
+
+
+def pair(asked: str, b: str = "", more: str = "") -> str:
+    """A workflow of a and then b, which prints `asked`; `b` is what else its call says, `more` what else a is."""
+    return (
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n  templates:\n"
+        "  - name: t\n    dag: {tasks: [{name: a, template: a}, {name: b, template: b, depends: a,\n"
+        f"      arguments: {{parameters: [{{name: p, value: '{asked}'}}]}}{b}}}]}}\n"
+        f"  - {{name: a, container: {{image: i, command: [sh, -c, echo said]}}{more}}}\n"
+        "  - name: b\n    inputs: {parameters: [{name: p}]}\n"
+        "    container: {image: i, command: [echo, '{{inputs.parameters.p}}']}\n"
+    )
+
+
+def test_the_exit_code_has_argos_own_spelling() -> None:
+    task = carried_over(pair("{{tasks.a.exitCode}}")).dag["tasks"][1]
+    assert task["command"] == ["echo", "0"]
+    (found,) = import_argo(pair("{{tasks.a.outputs.exitCode}}"))
+    assert [(each.line, each.what) for each in found.losses] == [(8, "{{tasks.a.outputs.exitCode}}")]
 
 
 def test_a_task_that_fails_still_fails_where_its_output_is_read(tmp_path: Path) -> None:
@@ -107,6 +127,159 @@ def test_a_condition_of_a_value_is_a_test_of_the_shell(by: str, value: str, runs
     ran = run(parse_dag(yaml_text(carried_over(text).dag).encode()).dag, tmp_path / "run")
     assert ("b" in ran and ran["b"].out == "ran\n") == runs, "where no value matters, b is left out"
     assert {each.code for each in ran.values()} == {0}
+
+
+@pytest.mark.parametrize(
+    ("when", "depends", "ran"),
+    [
+        ("{{tasks.toss.outputs.result}} == up", "a", {"a", "b", "c"}),
+        ("{{tasks.toss.outputs.result}} == down", "a", {"b", "c"}),
+        ("{{tasks.toss.outputs.result}} == up", "a.Succeeded", {"a", "b", "c"}),
+        ("{{tasks.toss.outputs.result}} == down", "a.Succeeded", set()),
+        ("{{tasks.toss.outputs.result}} == down", "a.Succeeded && toss", set()),
+        ("1 == 2", "a", {"b", "c"}),
+        ("1 == 2", "a.Succeeded", set()),
+        ("1 == 1", "a.Succeeded", {"a", "b", "c"}),
+    ],
+)
+def test_what_wants_a_skipped_task_to_have_succeeded_is_omitted_and_so_is_what_waits_for_it(
+    when: str, depends: str, ran: set[str], tmp_path: Path
+) -> None:
+    text = (
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n  templates:\n"
+        "  - {name: up, container: {image: i, command: [echo, up]}}\n"
+        "  - name: t\n    dag:\n      tasks:\n"
+        "      - {name: toss, template: up}\n"
+        f"      - {{name: a, template: up, depends: toss, when: '{when}'}}\n"
+        f"      - {{name: b, template: up, depends: {depends}}}\n"
+        "      - {name: c, template: up, dependencies: [b]}\n"
+    )
+    found = carried_over(text)
+    done = run(parse_dag(yaml_text(found.dag).encode()).dag, tmp_path / "run")
+    assert {name for name, each in done.items() if each.out == "up\n"} == {"toss", *ran}
+
+
+def test_success_of_a_loop_with_conditions_is_lost() -> None:
+    (found,) = import_argo(
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n  templates:\n"
+        "  - {name: up, container: {image: i, command: [echo, up]}}\n"
+        "  - name: t\n    dag:\n      tasks:\n"
+        "      - {name: a, template: up, withItems: [1, 2], when: '{{item}} == 1'}\n"
+        "      - {name: b, template: up, depends: a.Succeeded}\n"
+    )
+    assert [(each.line, each.what) for each in found.losses if each.weight == "lost"] == [(11, "depends")]
+
+
+def test_parameters_are_put_into_whatever_a_template_says(tmp_path: Path) -> None:
+    text = (
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n"
+        "  serviceAccountName: '{{workflow.parameters.x}}'\n"
+        "  arguments: {parameters: [{name: x, value: one}]}\n  templates:\n"
+        "  - name: t\n    inputs:\n      parameters: [{name: p, value: '{{workflow.parameters.x}}'}]\n"
+        "      artifacts: [{name: i, path: '/tmp/{{inputs.parameters.p}}.in', raw: {data: d}}]\n"
+        "    serviceAccountName: '{{inputs.parameters.p}}'\n"
+        "    tolerations: [{key: '{{inputs.parameters.p}}', operator: Exists}]\n"
+        "    outputs:\n"
+        "      artifacts: [{name: o, path: '/tmp/-{{inputs.parameters.p}}'}]\n"
+        "      parameters: [{name: v, valueFrom: {path: '/tmp/-{{inputs.parameters.p}}.v',\n"
+        "        default: '{{inputs.parameters.p}} {{workflow.uid}}'}}]\n"
+        "    container:\n      image: i\n      command: [sh, -c, 'cat /tmp/one.in > /tmp/-one']\n"
+        "      env: [{name: S, valueFrom: {secretKeyRef: {name: s, key: '{{inputs.parameters.p}}'}}}]\n"
+    )
+    found = carried_over(text)
+    assert "{{" not in yaml_text(found.dag)
+    assert found.dag["serviceAccountName"] == "one"
+    (task,) = found.dag["tasks"]
+    assert (task["serviceAccountName"], task["tolerations"]) == ("one", [{"key": "one", "operator": "Exists"}])
+    assert task["env"] == {"S": {"secret": "s", "key": "one"}}
+    assert task["outputs"] == ["-one", "-one.v"]
+    assert run(parse_dag(yaml_text(found.dag).encode()).dag, tmp_path / "run")["t"] == Ran(0, "", "")
+    assert (tmp_path / "run/t/-one.v").read_text() == "one 17-0"
+    assert (tmp_path / "run/t/-one").read_text() == "d"
+
+
+def test_a_name_that_begins_with_a_dash_is_no_option_of_the_shells_lines(tmp_path: Path) -> None:
+    text = (
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n  templates:\n"
+        f"  - name: t\n    outputs: {{artifacts: [{{name: o, path: {tmp_path}/-o}}]}}\n"
+        f"    container: {{image: i, command: [sh, {tmp_path}/make]}}\n"
+    )
+    (tmp_path / "make").write_text(f"echo made > {tmp_path}/-o\n")
+    dag = parse_dag(yaml_text(carried_over(text).dag).encode()).dag
+    assert run(dag, tmp_path / "run")["t"] == Ran(0, "", "")
+    assert (tmp_path / "run/t/-o").read_text() == "made\n"
+
+
+@pytest.mark.parametrize(
+    ("template", "what"),
+    [
+        ("    outputs: {artifacts: [{name: o, path: '/tmp/{{pod.name}}'}]}\n", "{{pod.name}}"),
+        ("    outputs: {parameters: [{name: o, valueFrom: {path: '/x', default: '{{pod.name}}'}}]}\n", "{{pod.name}}"),
+        ("    serviceAccountName: '{{pod.name}}'\n", "{{pod.name}}"),
+        ("    tolerations: [{key: '{{pod.name}}', operator: Exists}]\n", "{{pod.name}}"),
+    ],
+)
+def test_no_text_that_argo_would_replace_is_left_without_a_word(template: str, what: str) -> None:
+    (found,) = import_argo(
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n  templates:\n"
+        f"  - name: t\n{template}    container: {{image: i, command: [touch, /x, '/tmp/pod.name']}}\n"
+    )
+    assert (7, what) in [(each.line, each.what) for each in found.losses if each.weight == "lost"]
+
+
+def test_the_default_of_a_value_that_a_graph_passes_on_is_lost() -> None:
+    (found,) = import_argo(
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n  templates:\n"
+        "  - name: t\n    steps: [[{name: a, template: a}]]\n"
+        "    outputs: {parameters: [{name: p, valueFrom: {parameter: '{{steps.a.outputs.result}}', default: d}}]}\n"
+        "  - {name: a, container: {image: i, command: [echo]}}\n"
+    )
+    assert [(each.line, each.what) for each in found.losses if each.weight == "lost"] == [(8, "default")]
+
+
+def test_names_of_a_workflow_are_not_those_of_the_shells_lines(tmp_path: Path) -> None:
+    """Variables called v1 and code, a variable that no shell knows, outputs called result and argo."""
+    text = (
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n  templates:\n"
+        "  - name: t\n    steps:\n    - [{name: a, template: a}]\n    - - name: b\n        template: b\n"
+        "        arguments:\n          parameters:\n"
+        "          - {name: p, value: '{{steps.a.outputs.result}}'}\n"
+        "          - {name: q, value: '{{steps.a.outputs.parameters.r}}'}\n"
+        "          - {name: r, value: '{{steps.a.outputs.parameters.s}}'}\n"
+        "          artifacts: [{name: f, from: '{{steps.a.outputs.artifacts.f}}'}]\n"
+        "  - name: a\n    container:\n      image: i\n      command: [PYTHON, -c]\n"
+        '      args: [\'import os; [print(os.environ[n], flush=True) for n in ("code", "dotted.name")];\n'
+        '        os.system("echo wrote > /tmp/result; echo file > /x/argo; echo s > /tmp/s")\']\n'
+        "      env: [{name: code, value: red}, {name: dotted.name, value: kept}]\n"
+        "    outputs:\n      artifacts: [{name: f, path: /x/argo}]\n"
+        "      parameters: [{name: r, valueFrom: {path: /tmp/result}}, {name: s, valueFrom: {path: /tmp/s}}]\n"
+        "  - name: b\n    inputs:\n      parameters: [{name: p}, {name: q}, {name: r}]\n"
+        "      artifacts: [{name: f, path: /y/argo}]\n"
+        "    container:\n      image: i\n      command: [PYTHON, -c]\n"
+        '      args: [\'import os, sys; print(os.environ["v1"], os.environ["odd.name"], *sys.argv[1:],\n'
+        "        open(\"/y/argo\").read())', '{{inputs.parameters.q}}', '{{inputs.parameters.r}}']\n"
+        "      env: [{name: v1, value: mine}, {name: odd.name, value: '<{{inputs.parameters.p}}>'}]\n"
+    )
+    found = carried_over(text.replace("PYTHON", sys.executable))
+    ran = run(parse_dag(yaml_text(found.dag).encode()).dag, tmp_path / "run")
+    assert ran["a"] == Ran(0, "red\nkept\n", "")
+    assert ran["b"] == Ran(0, "mine <red\nkept> wrote s file\n\n", "")
+
+
+def test_templates_of_one_name_in_several_objects_are_no_recursion() -> None:
+    def holder(name: str, body: str) -> str:
+        return f"kind: WorkflowTemplate\nmetadata: {{name: {name}}}\nspec: {{templates: [{{name: t, {body}}}]}}\n"
+
+    other = holder("lib", "container: {image: i, command: [echo, hi]}")
+    calling = (
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n"
+        "  templates: [{name: t, steps: [[{name: a, templateRef: {name: %s, template: t}}]]}]\n"
+    )
+    assert [each["name"] for each in carried_over(calling % "lib", (other,)).dag["tasks"]] == ["a"]
+    one = holder("one", "steps: [[{name: b, templateRef: {name: two, template: t}}]]")
+    two = holder("two", "steps: [[{name: c, templateRef: {name: one, template: t}}]]")
+    (found,) = import_argo(calling % "one", others=(one, two))
+    assert [each.what for each in found.losses] == ["tasks", "template t"]
 
 
 def test_templates_of_other_objects_are_found_in_the_file_and_in_others(helios: Helios, tmp_path: Path) -> None:
@@ -184,10 +357,20 @@ def test_what_only_a_running_task_knows_is_lost_where_no_command_can_look() -> N
 def test_a_folder_of_workflows_is_counted_by_what_becomes_of_each(capsys: pytest.CaptureFixture[str]) -> None:
     found = [tried(name, (HERE / name).read_text()) for name in ("late.yaml", "losses.yaml")]
     single = "kind: Workflow\nspec:\n  entrypoint: t\n  templates: [{name: t, container: {image: i, command: [x]}}]\n"
-    assert not has_graph(single)
+    assert not has_graph(workflows(single))
     assert [each.result for each in found] == ["complete", "refused"]
     assert "templateRef" in found[1].reasons
     tell(found, 1)
     told = capsys.readouterr().out
     assert "complete    1  50%" in told
     assert "2 files with dag or steps (1 others left out)" in told
+
+
+def test_a_file_that_cannot_be_read_spoils_no_other(tmp_path: Path) -> None:
+    for name in ("late.yaml", "pipeline.yaml"):
+        (tmp_path / name).write_text((HERE / name).read_text())
+    (tmp_path / "broken.yaml").write_text("kind: Workflow\nspec: [")
+    (tmp_path / "odd.yaml").write_bytes(b"kind: Workflow\nspec: \xff\x00")
+    found, left_out, unreadable = looked_at(list(read(tmp_path)), tmp_path, templates=True)
+    assert [(each.name, each.result) for each in found] == [("late.yaml", "complete"), ("pipeline.yaml", "complete")]
+    assert (left_out, unreadable) == (0, ["broken.yaml", "odd.yaml"])
