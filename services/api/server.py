@@ -41,7 +41,7 @@ class PatientH11(H11Protocol):
         super().data_received(data)
         self._await_head()
 
-    def send_400_response(self, msg: str) -> None:
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 -- uvicorn's words are always the same
         """To what is no HTTP, or has too long a head: as every other refusal, and not as plain text."""
         words = f"this is no HTTP, or has more than {HEAD_BYTES // 1024} KiB of address and headers"
         body = msgspec.json.encode(Refused(400, words).answer)
