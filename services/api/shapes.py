@@ -13,7 +13,8 @@ from helios.dag_format import Priority
 from helios.dag_problem import Problem
 
 Limit = Annotated[int, Meta(ge=1, le=100)]
-Params = Annotated[str, Meta(max_length=65_536)]
+Params = Annotated[str, Meta(max_length=4_096)]
+"""Written as %XX these still fit the 64 KiB that a request's head may have."""
 RequestId = Annotated[str, Meta(min_length=1, max_length=256)]
 Attempt = Annotated[int, Meta(ge=1, le=1_000_000)]
 Tail = Annotated[int, Meta(ge=0, le=100_000)]

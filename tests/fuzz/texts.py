@@ -606,7 +606,13 @@ TARGETS = [
         ],
         pure(check_messages),
     ),
-    Target("report", [REPORT, {**REPORT, "exitCode": 137, "signal": "SIGKILL", "outputs": []}], pure(check_report)),
+    Target(
+        "report",
+        [REPORT, {**REPORT, "exitCode": 137, "signal": "SIGKILL", "outputs": []}],
+        pure(check_report),
+        # A body of 16 MiB, once as bytes, once decoded, and once more as what is kept of it.
+        peak_bytes=96 * 1024**2,
+    ),
     Target("fetch-log", [LOG], pure(check_fetch_log)),
     Target(
         "log-lines",
