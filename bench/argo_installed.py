@@ -35,7 +35,8 @@ KINDS = {
 }
 ALL = ("create", "get", "list", "watch", "update", "patch", "delete", "deletecollection")
 RULES: Sequence[tuple[str, Sequence[str], Sequence[str]]] = (
-    (GROUP, ("*",), ALL),
+    # By name: with `*` the controller takes itself for one that may read the whole cluster, and waits for it for ever.
+    (GROUP, tuple(f"{plural}{part}" for plural in KINDS.values() for part in ("", "/finalizers", "/status")), ALL),
     ("", ("pods", "pods/exec"), ALL),
     ("", ("configmaps", "serviceaccounts", "secrets"), ("get", "list", "watch")),
     ("", ("events",), ("create", "patch")),
