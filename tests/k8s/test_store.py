@@ -71,11 +71,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     if not os.environ.get("CLUSTER_INSIDE") or not program.exists():
         pytest.skip("needs to run inside `cluster exec`, with the MinIO that `cluster build` compiles")
     made = Server(program, tmp_path_factory.mktemp("minio"))
-    done = made.prepare()  # while the server starts: waiting for it is the step's own business
-    assert done.returncode == 0, done.stderr
-    yield made
-    made.process.kill()
-    made.process.wait()
+    try:
+        done = made.prepare()  # while the server starts: waiting for it is the step's own business
+        assert done.returncode == 0, done.stderr
+        yield made
+    finally:
+        made.process.kill()
+        made.process.wait()
 
 
 def refused(attempt: Any) -> str:
