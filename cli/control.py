@@ -1,4 +1,4 @@
-"""Asking the submitter to change a schedule or a trigger: one control, and its answer."""
+"""What the commands for schedules and for triggers share: asking the submitter for a change, and their last run."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -41,3 +41,14 @@ def ask(
         time.sleep(0.02)
     if answer != "ok":
         raise CommandFailed(str(answer), hint=f"`helios {command}` lists those that there are")
+
+
+def last_run(link: Link, run: str) -> tuple[str, str]:
+    """The run that a submission became, and its status, empty if it is forgotten or there was none."""
+    if not run:
+        return "", ""
+    status, first = link.client.hmget(link.keys(run).run(run), "status", "aliasOf")
+    if first:
+        run = str(first)
+        status: Any = link.client.hget(link.keys(run).run(run), "status")
+    return run, str(status or "")

@@ -243,6 +243,16 @@ def dag_params(text: bytes, limits: DagLimits = LIMITS) -> tuple[str, Mapping[st
     return spec.dag_name, spec.params or {}
 
 
+def readable_params(text: bytes, limits: DagLimits = LIMITS) -> Mapping[str, Any]:
+    """As `dag_params`, of a text that is being written: as far as it can be read."""
+    findings = Findings(limits)
+    try:
+        spec = to_spec(read_document(text, limits, findings), limits, findings)
+    except DagInvalid:
+        return {}
+    return (spec.params if spec is not None else None) or {}
+
+
 def _normalised(spec: DagSpec, params: dict[str, str]) -> Dag:
     return Dag(
         dag_name=spec.dag_name,

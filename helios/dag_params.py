@@ -27,10 +27,7 @@ def read_params(text: str | None) -> dict[str, str]:
     """The field `params` of a submission: a JSON object of text, numbers and booleans. Raises ParamsUnreadable."""
     if not text:
         return {}
-    try:
-        found = json.loads(text, object_pairs_hook=_once, parse_int=str, parse_float=str, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise ParamsUnreadable(f"params is not a JSON object: {str(error)[:200]}") from None
+    found = _read_json(text, "params is not a JSON object")
     if not isinstance(found, _Pairs):
         raise ParamsUnreadable('params is not a JSON object; send {"NAME": "VALUE"}')
     values: dict[str, str] = {}
@@ -47,10 +44,7 @@ def read_list(text: str) -> list[str | dict[str, str]]:
     """
     if not text.strip():
         return []
-    try:
-        found = json.loads(text, object_pairs_hook=_once, parse_int=str, parse_float=str, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise ParamsUnreadable(f"is not a JSON list: {str(error)[:200]}") from None
+    found = _read_json(text, "is not a JSON list")
     if not isinstance(found, list):
         raise ParamsUnreadable("is JSON, but not a list")
     items: list[str | dict[str, str]] = []
@@ -62,6 +56,14 @@ def read_list(text: str) -> list[str | dict[str, str]]:
         else:
             items.append(_listed(value, f"its item {at}"))
     return items
+
+
+def _read_json(text: str, what: str) -> Any:
+    """Numbers as they are written, objects as _Pairs. Raises ParamsUnreadable, which says `what` and why."""
+    try:
+        return json.loads(text, object_pairs_hook=_once, parse_int=str, parse_float=str, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise ParamsUnreadable(f"{what}: {str(error)[:200]}") from None
 
 
 def _listed(value: object, what: str) -> str:

@@ -6,7 +6,6 @@ the hour that comes twice, the first time); any other goes on through the change
 cron).
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -16,6 +15,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 from cronsim import CronSim, CronSimError
 
+from helios.dag_names import name_fault
 from helios.dag_params import ParamsUnreadable, read_params
 from helios.param_templates import fill
 
@@ -115,11 +115,9 @@ def check_schedule(name: str, cron: str, timezone: str, concurrency: str, deadli
 
 def check_name(name: str) -> None:
     """Raises ScheduleInvalid."""
-    if not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_CHARACTERS - 1}}}", name):
-        raise ScheduleInvalid(
-            f"{name[:120]!r} is no name of a schedule: up to {NAME_CHARACTERS} letters, digits, '.', '_' and '-', the "
-            "first a letter or a digit"
-        )
+    fault = name_fault(name, NAME_CHARACTERS)
+    if fault is not None:
+        raise ScheduleInvalid(f"{name[:120]!r} is no name of a schedule: it {fault}")
 
 
 def times_after(cron: str, timezone: str, after: int) -> Iterator[int]:

@@ -15,8 +15,9 @@ from urllib.parse import unquote_plus
 import msgspec
 
 from helios.dag import DagInvalid, dag_params, parse_dag
+from helios.dag_names import name_fault
 from helios.dag_params import ParamsUnreadable, read_params
-from helios.dag_problem import LIMITS, Problem, nearest, path_text, quoted
+from helios.dag_problem import LIMITS, nearest, quoted
 from helios.param_templates import fill
 
 TRIGGERS_AT_MOST = 200
@@ -32,8 +33,10 @@ PATH_CHARACTERS = 256
 EVENT_ID_CHARACTERS = 64
 """A longer id stands as its digest in a request id."""
 PROBLEMS_TOLD = 20
-EVENTS_A_DEPTH = 16
+PATH_STEPS = 16
 """How deep a path may lead."""
+SUBMISSIONS_WAITING = 100
+"""So many that wait for room leave none for events: each is a copy of a DAG."""
 
 ACTIONS = ("trigger-add", "trigger-remove", "trigger-pause", "trigger-resume", "trigger-seen")
 """The `action` of control entries about triggers; the last is what the HTTP API says of events that it had."""
@@ -112,11 +115,9 @@ def trigger_of(values: Mapping[str, str | None]) -> Trigger | None:
 
 def check_name(name: str) -> None:
     """Raises TriggerInvalid."""
-    if not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{NAME_CHARACTERS - 1}}}", name):
-        raise TriggerInvalid(
-            f"{name[:120]!r} is no name of a trigger: up to {NAME_CHARACTERS} letters, digits, '.', '_' and '-', the "
-            "first a letter or a digit"
-        )
+    fault = name_fault(name, NAME_CHARACTERS)
+    if fault is not None:
+        raise TriggerInvalid(f"{name[:120]!r} is no name of a trigger: it {fault}")
 
 
 def check_trigger(name: str, trigger: Trigger) -> None:
@@ -156,27 +157,24 @@ def check_dag(text: bytes, params: str) -> tuple[str, dict[str, bool]]:
     try:
         dag_name, defaults = dag_params(text)
         declared = {name: default is not None for name, default in defaults.items()}
-        coming = {name for name in declared if name in templates and name not in constants}
-        if not templates:
-            coming |= {name for name, optional in declared.items() if not optional}
         for name in templates:
             if name not in declared:
                 near = nearest(name, declared)
                 hint = f"; did you mean {quoted(near)}?" if near else ""
                 raise TriggerInvalid(f"the DAG has no parameter {quoted(name)}{hint}")
+        for name, optional in declared.items():
+            if templates and not optional and name not in templates:
+                raise TriggerInvalid(
+                    f"the DAG's parameter {quoted(name)} has no default; say where its value comes from, such as "
+                    f"-p {name}='${{event.FIELD}}'"
+                )
         samples = {name: fill_one(template, "sample", {}, "sample") for name, template in constants.items()}
-        problems: list[Problem] = []
-        try:
-            parse_dag(text, params=samples)
-        except DagInvalid as invalid:
-            unsaid = {path_text(("params", name)) for name in coming}
-            problems = [problem for problem in invalid.problems if problem.path not in unsaid]
+        parse_dag(text, params=samples, draft=True)
     except DagInvalid as invalid:
-        dag_name, declared, problems = "", {}, invalid.problems
+        problems = [str(problem) for problem in invalid.problems[:PROBLEMS_TOLD]]
+        raise TriggerInvalid("\n".join(["the DAG is not valid:", *problems])) from None
     except EventRefused as refused:
         raise TriggerInvalid(str(refused)) from None
-    if problems:
-        raise TriggerInvalid("\n".join(["the DAG is not valid:", *map(str, problems[:PROBLEMS_TOLD])]))
     return dag_name, declared
 
 
@@ -249,9 +247,9 @@ def look_up(event: Mapping[str, Any], path: str) -> str:
     """The text at a path. Raises EventRefused."""
     found: Any = event
     steps = [path] if path in event else path.split(".")
-    for step in steps[:EVENTS_A_DEPTH]:
+    for step in steps[:PATH_STEPS]:
         found = _step(found, step)
-    if found is None or len(steps) > EVENTS_A_DEPTH:
+    if found is None or len(steps) > PATH_STEPS:
         raise EventRefused(f"the event has no {quoted(path)}; it has {_listed(event)}")
     return text_of(found)
 

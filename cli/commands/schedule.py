@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from cli.commands.run import check
 from cli.commands.runs import paint
 from cli.connection import Link, connected
-from cli.control import ask
+from cli.control import ask, last_run
 from cli.failure import SUCCEEDED, CommandFailed
 from cli.figures import moment, seconds_of
 from cli.output import Format, narrate, put, put_json, styled
@@ -196,19 +196,7 @@ def _seen(link: Link, name: str) -> Seen | None:
         raise CommandFailed(f"the record of schedule {name!r} is damaged: {error}", hint="remove and add it") from None
     if found is None:
         return None
-    run, status = _last(link, found)
-    return Seen(name, found, run, status)
-
-
-def _last(link: Link, found: Schedule) -> tuple[str, str]:
-    run = found.lastRun
-    if not run:
-        return "", ""
-    status, first = link.client.hmget(link.keys(run).run(run), "status", "aliasOf")
-    if first:
-        run = str(first)
-        status: Any = link.client.hget(link.keys(run).run(run), "status")
-    return run, str(status or "")
+    return Seen(name, found, *last_run(link, found.lastRun))
 
 
 def _now(link: Link) -> int:

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from cli.commands.runs import paint
 from cli.connection import Link, connected
-from cli.control import ask
+from cli.control import ask, last_run
 from cli.failure import SUCCEEDED, CommandFailed
 from cli.figures import moment
 from cli.output import Format, narrate, put, put_json, styled
@@ -196,14 +196,7 @@ def _seen(link: Link, name: str) -> Seen | None:
         raise CommandFailed(f"the record of trigger {name!r} is damaged: {error}", hint="remove and add it") from None
     if found is None:
         return None
-    run = found.lastRun
-    if not run:
-        return Seen(name, found, "", "")
-    status, first = link.client.hmget(link.keys(run).run(run), "status", "aliasOf")
-    if first:
-        run = str(first)
-        status: Any = link.client.hget(link.keys(run).run(run), "status")
-    return Seen(name, found, run, str(status or ""))
+    return Seen(name, found, *last_run(link, found.lastRun))
 
 
 def _on(name: str, found: Trigger) -> str:

@@ -116,11 +116,10 @@ ABANDON_RUN = Script("abandon_run")
 RETRY_LETTER = Script("retry_letter")
 INGRESS_STATE = Script("ingress_state")
 REOPEN_INGRESS = Script("reopen_ingress")
-SCHEDULE_ADD = Script("schedule_add")
+KEEP_NAMED = Script("keep_named")
 SCHEDULE_CHANGE = Script("schedule_change")
 SCHEDULE_CLAIM = Script("schedule_claim")
 SCHEDULE_SENT = Script("schedule_sent")
-TRIGGER_ADD = Script("trigger_add")
 TRIGGER_CHANGE = Script("trigger_change")
 TRIGGER_SEEN = Script("trigger_seen")
 
@@ -721,22 +720,28 @@ def tidy_consumers(stream: str, *, group: str, leaving: str = "", dead_after_ms:
 
 def schedule_add(name: str, *, entry: str, first: int, at_most: int, dag: bytes, fields: Mapping[str, str]) -> Call:
     """Returns the entry's answer: `ok`, or why there is no such schedule now. `first`: its first time."""
-    flat = [text for pair in fields.items() for text in pair]
-    return Call(
-        SCHEDULE_ADD,
-        (schedule_key(name), schedule_dag(name), SCHEDULES, schedule_answer(entry)),
-        (name, entry, first, at_most, ANSWER_KEPT_SECONDS, dag, *flat),
-    )
+    keys = schedule_key(name), schedule_dag(name), SCHEDULES, schedule_answer(entry)
+    return _keep_named("schedule", keys, name, entry, first, at_most, dag, {"next": str(first), **fields})
 
 
 def trigger_add(name: str, *, entry: str, at_most: int, dag: bytes, fields: Mapping[str, str]) -> Call:
     """Returns the entry's answer: `ok`, or why there is no such trigger now."""
+    keys = trigger_key(name), trigger_dag(name), TRIGGERS, trigger_answer(entry)
+    return _keep_named("trigger", keys, name, entry, int(entry.partition("-")[0]), at_most, dag, fields)
+
+
+def _keep_named(
+    kind: str,
+    keys: tuple[str, ...],
+    name: str,
+    entry: str,
+    score: int,
+    at_most: int,
+    dag: bytes,
+    fields: Mapping[str, str],
+) -> Call:
     flat = [text for pair in fields.items() for text in pair]
-    return Call(
-        TRIGGER_ADD,
-        (trigger_key(name), trigger_dag(name), TRIGGERS, trigger_answer(entry)),
-        (name, entry, at_most, ANSWER_KEPT_SECONDS, dag, *flat),
-    )
+    return Call(KEEP_NAMED, keys, (kind, name, entry, score, at_most, ANSWER_KEPT_SECONDS, dag, *flat))
 
 
 def trigger_change(name: str, *, entry: str, action: str) -> Call:

@@ -19,6 +19,7 @@ from helios.keys import CONTROLS, SUBMISSIONS, trigger, trigger_dag
 from helios.submitting import add_submission, submission_fields
 from helios.triggers import (
     FIELDS,
+    SUBMISSIONS_WAITING,
     Event,
     EventRefused,
     Trigger,
@@ -39,8 +40,6 @@ from services.api.shapes import Triggered, TriggeredEvent
 
 log = structlog.get_logger()
 
-WAITING_AT_MOST = 100
-"""Submissions that wait for room. Each is a copy of the DAG, and one notification may be of a thousand objects."""
 FULL_RETRY_SECONDS = 5
 KEY_CHARACTERS = 256
 """Of an Idempotency-Key."""
@@ -137,7 +136,7 @@ def _start_one(asking: Asking, name: str, found: Trigger, text: bytes, event: Ev
     if first is not None:
         return TriggeredEvent(event=shown, dagId=first, repeated=True)
     waiting: Any = asking.client.xlen(SUBMISSIONS)
-    if waiting >= WAITING_AT_MOST:
+    if waiting >= SUBMISSIONS_WAITING:
         raise Refused(503, f"{waiting:,} submissions wait already; send it again", retry_seconds=FULL_RETRY_SECONDS)
     run = add_submission(asking.client, fields)
     log.info("a trigger's event is submitted", trigger=name, event_id=shown, run=run, token=token)

@@ -68,24 +68,23 @@ def run(
 ) -> None:
     """Serve launched Jobs, settled runs and what may be skipped until stopped, with `others` beside."""
     partitions = all_partitions(settings.partitions)
-    inbox = Inbox(
-        client,
-        group=COLLECTOR_GROUP,
-        consumer=settings.replica,
-        streams=[stream for keys in partitions for stream in (keys.launched, keys.settled)],
-        batch_entries=settings.batch_entries,
-        lease_seconds=settings.lease_seconds,
+
+    def inbox_of(streams: list[str], batch_entries: int, **options: int) -> Inbox:
+        return Inbox(
+            client,
+            group=COLLECTOR_GROUP,
+            consumer=settings.replica,
+            streams=streams,
+            batch_entries=batch_entries,
+            lease_seconds=settings.lease_seconds,
+            **options,
+        )
+
+    inbox = inbox_of(
+        [stream for keys in partitions for stream in (keys.launched, keys.settled)], settings.batch_entries
     )
     collector = Collector(client, inbox, pods, settings, kept, manifest)
-    checks = Inbox(
-        client,
-        group=COLLECTOR_GROUP,
-        consumer=settings.replica,
-        streams=[keys.checks for keys in partitions],
-        batch_entries=THREADS,
-        lease_seconds=settings.lease_seconds,
-        put_off_at_most=WAITING_AT_MOST,
-    )
+    checks = inbox_of([keys.checks for keys in partitions], THREADS, put_off_at_most=WAITING_AT_MOST)
     skipper = Skipper(client, store or Store(settings), settings)
     heartbeat = heartbeat or Heartbeat(client, "collector", settings.replica)
     heartbeat.troubles += [inbox.trouble, checks.trouble]
@@ -101,30 +100,16 @@ def run(
     inboxes = [inbox, checks]
     tracer: Tracer | None = None
     if settings.otlp_endpoint:
-        traced = Inbox(
-            client,
-            group=COLLECTOR_GROUP,
-            consumer=settings.replica,
-            streams=[keys.traced for keys in partitions],
-            batch_entries=TRACES_AT_A_TIME,
-            lease_seconds=settings.lease_seconds,
-        )
+        traced = inbox_of([keys.traced for keys in partitions], TRACES_AT_A_TIME)
         tracer = tracer_of(client, traced, settings)
         inboxes.append(traced)
         beside.append(partial(work, traced, tracer.handle, settings=settings, stop=stop))
     notifier: Notifier | None = None
     if settings.notify_hosts:
-        told = Inbox(
-            client,
-            group=COLLECTOR_GROUP,
-            consumer=settings.replica,
-            streams=[keys.notices for keys in partitions],
-            batch_entries=NOTICES_AT_A_TIME,
-            lease_seconds=settings.lease_seconds,
-        )
-        notifier = Notifier(client, told, settings)
-        inboxes.append(told)
-        beside.append(partial(work, told, notifier.handle, settings=settings, stop=stop, on_turn=notifier.turn))
+        notices = inbox_of([keys.notices for keys in partitions], NOTICES_AT_A_TIME)
+        notifier = Notifier(client, notices, settings)
+        inboxes.append(notices)
+        beside.append(partial(work, notices, notifier.handle, settings=settings, stop=stop, on_turn=notifier.turn))
     end_in_time(stop, settings, inboxes)
     run_loops(
         stop,

@@ -33,6 +33,7 @@ from helios.transitions import (
 from helios.triggers import (
     ACTIONS,
     FIELDS,
+    SUBMISSIONS_WAITING,
     TRIGGERS_AT_MOST,
     Event,
     EventRefused,
@@ -60,8 +61,6 @@ EVENTS_AT_A_TIME = 4
 """Each may be as large as Redis lets it be."""
 REFUSED_IN_A_ROW = 100
 """Then the trigger is paused: more of the same would only fill Redis with dead letters."""
-WAITING_AT_MOST = 100
-"""Submissions that wait for room; above that events stay in their own streams: each would be a copy of the DAG."""
 ROUNDS = 40
 LETTERS_OF = "trigger"
 
@@ -282,9 +281,9 @@ class TriggerReader:
         if not may_read(found.stream, self.streams):
             raise TriggerInvalid(f"HELIOS_TRIGGER_STREAMS is {self.streams!r}, which {found.stream!r} is not among")
         waiting: Any = self.client.xlen(SUBMISSIONS)
-        if waiting >= WAITING_AT_MOST:
+        if waiting >= SUBMISSIONS_WAITING:
             return 0
-        room = min(EVENTS_AT_A_TIME, max(1, (WAITING_AT_MOST - waiting) // among))
+        room = min(EVENTS_AT_A_TIME, max(1, (SUBMISSIONS_WAITING - waiting) // among))
         handled = self._take_over(name, found, room) if reclaims else 0
         if handled:
             return handled

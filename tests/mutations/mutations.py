@@ -1163,7 +1163,7 @@ MUTATIONS = (
         "the bound of submissions that wait",
         "tests/services/test_trigger.py::test_events_stay_in_their_stream_while_submissions_wait",
         "services/submitter/trigger.py",
-        "        if waiting >= WAITING_AT_MOST:\n            return 0\n",
-        "        if waiting >= 10 * WAITING_AT_MOST:\n            return 0\n",
+        "        if waiting >= SUBMISSIONS_WAITING:\n            return 0\n",
+        "        if waiting >= 10 * SUBMISSIONS_WAITING:\n            return 0\n",
     ),
 )

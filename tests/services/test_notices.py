@@ -382,10 +382,10 @@ def test_a_receiver_that_says_when_to_come_again_is_left_alone_until_then(
         return (429, {"Retry-After": "1"}) if number == 1 else (200, {})
 
     receiver.answer = answer
-    with notifier(valkey, receiver.place):
+    with notifier(valkey, receiver.place) as sender:
         notify = [{"url": f"{receiver.place}/"}]
         end_run(valkey, notify)
-        wait_until("it was refused", lambda: at)
+        wait_until("its refusal is known", lambda: any(line.failures for line in list(sender.lines.values())))
         end_run(valkey, notify, number=1)
         wait_until("all are taken", lambda: is_empty(valkey) and len(at) >= 3)
     assert at[1] - at[0] >= 1.0

@@ -217,12 +217,12 @@ def test_replicas_share_the_events_and_no_event_is_taken_twice(setting: Setting)
 def test_events_stay_in_their_stream_while_submissions_wait(setting: Setting) -> None:
     """And an event whose submission Redis refuses is tried again."""
     setting.add()
-    for number in range(reading.WAITING_AT_MOST + 50):
+    for number in range(rules.SUBMISSIONS_WAITING + 50):
         setting.event(order=str(number))
     setting.reader.look()
-    assert setting.client.xlen(SUBMISSIONS) == reading.WAITING_AT_MOST
+    assert setting.client.xlen(SUBMISSIONS) == rules.SUBMISSIONS_WAITING
     assert setting.reader.look() == 0
-    assert len(setting.runs()) == reading.WAITING_AT_MOST
+    assert len(setting.runs()) == rules.SUBMISSIONS_WAITING
     setting.client.config_set("maxmemory", "1")
     try:
         with pytest.raises(redis.ResponseError, match="maxmemory"):
@@ -233,7 +233,7 @@ def test_events_stay_in_their_stream_while_submissions_wait(setting: Setting) ->
     def all_there() -> bool:
         setting.reader.next_reclaim = 0
         setting.reader.look()
-        return len(setting.runs()) == reading.WAITING_AT_MOST + 50
+        return len(setting.runs()) == rules.SUBMISSIONS_WAITING + 50
 
     wait_until("all events have their runs", all_there, 20)
     assert setting.pending() == 0
@@ -301,13 +301,33 @@ def test_what_was_decided_about_a_trigger_meanwhile_holds_for_the_next_event(
     assert [run["dagName"] for run in setting.runs()] == ["order", "plain"]
 
 
+def test_what_a_dag_does_by_default_is_no_reason_to_refuse_what_an_event_may_make_of_it(setting: Setting) -> None:
+    """With its defaults nothing of this DAG would be left."""
+    dag = b"""\
+dagName: chosen
+params: {env: dev, rows: '[]'}
+tasks:
+  - {name: a, forEach: "${params.rows}", when: "${params.env} == prod", image: alpine, command: [echo, "${item}"]}
+"""
+    assert setting.add(dag=dag, params='{"env": "${event.env}", "rows": "${event.rows}"}') == "ok"
+    setting.event(env="prod", rows='["x"]')
+    setting.reader.look()
+    (run,) = setting.runs()
+    assert (run["status"], run["taskCount"]) == ("RUNNING", "1")
+
+
+def test_a_parameter_that_no_event_brings_is_named_when_the_trigger_is_added(setting: Setting) -> None:
+    assert "'order'" in setting.add(params='{"mode": "${event.mode}"}')
+    assert setting.client.zcard(TRIGGERS) == 0
+
+
 def test_a_busy_trigger_leaves_room_for_the_others(setting: Setting) -> None:
     for name in ("a", "z"):
         assert setting.add(name, stream=f"events:{name}") == "ok"
     for number in range(500):
         setting.event("events:a", order=str(number))
     setting.event("events:z", order="z")
-    for _ in range(reading.WAITING_AT_MOST - 2):
+    for _ in range(rules.SUBMISSIONS_WAITING - 2):
         setting.client.xadd(SUBMISSIONS, {"dag": PLAIN})
     setting.reader.look()
     assert "z" in [params(run)["order"] for run in setting.runs() if run["dagName"] == "order"]

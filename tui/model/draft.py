@@ -5,11 +5,9 @@ from collections.abc import Mapping
 import msgspec
 
 from cli.figures import count
-from helios.dag import DagInvalid, parse_dag
+from helios.dag import DagInvalid, parse_dag, readable_params
 from helios.dag_format import plain_text
-from helios.dag_problem import LIMITS, Findings, Problem
-from helios.dag_shape import to_spec
-from helios.dag_text import read_document
+from helios.dag_problem import LIMITS, Problem
 
 TEMPLATE = """\
 # A DAG: tasks, each in a container of its own. Problems are named below while you type.
@@ -103,12 +101,7 @@ def _declared(text: bytes) -> dict[str, str | None]:
     """The parameters that a text declares, as far as it can be read."""
     if b"params" not in text:
         return {}
-    findings = Findings(LIMITS)
-    try:
-        spec = to_spec(read_document(text, LIMITS, findings), LIMITS, findings)
-    except DagInvalid:
-        return {}
-    declared = (spec.params if spec is not None else None) or {}
+    declared = readable_params(text)
     return {name: None if default is None else plain_text(default) for name, default in declared.items()}
 
 
