@@ -265,9 +265,12 @@ def _words(
     detail = f" ({record.detail})" if record.detail else ""
     match record.cause:
         case "cached":
-            return f"it was in the cache of {node}{detail}"
+            return (
+                f"it was in the cache of {node}{detail}{_changed_beside(now, before, view, declared, known, content)}"
+            )
         case "coalesced":
-            return f"another task on {node} was bringing it, and this one waited for that{detail}"
+            beside = _changed_beside(now, before, view, declared, known, content)
+            return f"another task on {node} was bringing it, and this one waited for that{detail}{beside}"
         case "warm":
             return f"it was left in the cache of {node} when it was stored{detail}"
         case "never-here":
@@ -285,6 +288,23 @@ def _words(
             return f"the cache of {node} could not be used{detail}"
         case _:
             return f"{record.cause}{detail}"
+
+
+def _changed_beside(
+    now: Side, before: Side | None, view: TaskView, declared: Input, known: InputRecord | None, content: Content
+) -> str:
+    """Of a hit on another content than the earlier run had: that the source changed, and which task of this run brought
+    it, since its miss tells the rest.
+    """
+    record = now.record(view.name, declared.as_)
+    if content != "changed" or record is None or not isinstance(declared, ExternalInput):
+        return ""
+    brought = [
+        name
+        for name, other in now.tasks.items()
+        if name != view.name and any(r.sha256 == record.sha256 and r.cause not in HIT_CAUSES for r in other.inputs)
+    ]
+    return f"; {_changed(before, record, known)}{f', and task {brought[0]} of this run brought it' if brought else ''}"
 
 
 def _no_account(view: TaskView) -> str:

@@ -132,6 +132,20 @@ def test_every_cause_has_its_words(now: InputRecord | None, before: InputRecord 
     assert of_one(now, before).words == words
 
 
+@pytest.mark.parametrize("cause", ["cached", "coalesced"])
+@pytest.mark.parametrize(("other", "told"), [("changed", ", and task u of this run brought it"), ("cached", "")])
+def test_a_hit_on_a_changed_source_says_so_and_who_brought_it(cause: str, other: str, told: str) -> None:
+    """Two tasks take one input that changed: only the first of them misses."""
+    tasks = spec("t", CORPUS), spec("u", CORPUS)
+    old, new = record("cached", version='etag "1"'), record(cause, sha=B, version='etag "2"')
+    here = side(NEW, (tasks[0], view("t", new)), (tasks[1], view("u", record(other, sha=B, version='etag "2"'))))
+    there = side(OLD, *((each, view(each.name, old)) for each in tasks))
+    (found,) = explain(here, there, "t").inputs
+    assert found.hit
+    assert found.content == "changed"
+    assert found.words.endswith(f"; the source changed from ETag 1 (run {OLD}) to ETag 2{told}")
+
+
 def test_another_node_and_a_peer_are_named() -> None:
     found = of_one(record("never-here", source="peer", detail="from node n1"), record("cached"), node="n2")
     assert found.words == (
