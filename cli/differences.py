@@ -302,7 +302,9 @@ def _changed_beside(
     brought = [
         name
         for name, other in now.tasks.items()
-        if name != view.name and any(r.sha256 == record.sha256 and r.cause not in HIT_CAUSES for r in other.inputs)
+        if name != view.name
+        and other.skipped is None
+        and any(r.sha256 == record.sha256 and r.cause not in HIT_CAUSES for r in other.inputs)
     ]
     return f"; {_changed(before, record, known)}{f', and task {brought[0]} of this run brought it' if brought else ''}"
 
