@@ -1,11 +1,13 @@
 """A real Valkey for tests: a process of its own on a free loopback port, which can be killed and started again."""
 
 import contextlib
+import fcntl
 import itertools
 import os
 import platform
 import socket
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +24,27 @@ def server_program() -> Path:
     return folder / f"{platform.system().lower()}-{machine}" / "valkey-server"
 
 
-PROCESSES = 16
-"""Test processes beside each other whose ports are never the same."""
-
-_ports = itertools.cycle(
-    range(10_000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % PROCESSES, 20_000, PROCESSES)
-)
-# Somewhere: other checkouts' tests may run beside these.
-for _ in range(os.getpid() % (10_000 // PROCESSES)):
+_ports = itertools.cycle(range(10_000, 20_000))
+# Somewhere: others begin elsewhere.
+for _ in range(os.getpid() * 37 % 10_000):
     next(_ports)
+_taken = (Path(tempfile.gettempdir()) / f"helios-test-ports-{os.getuid()}").open("ab")
+"""A byte for each port, locked by the process that was given it until that ends: tests run in several processes, and in
+other checkouts beside, and what is to listen there may be down for a while.
+"""
 
 
 def free_port() -> int:
     """A loopback port where nobody listens, and that nobody is given by chance before it is used.
 
     The system hands out higher ones to outgoing connections, local mode takes its own from 20,000 on, and this process
-    takes hundreds of others before it comes back to one.
+    takes thousands of others before it comes back to one.
     """
-    for port in itertools.islice(_ports, 10_000 // PROCESSES):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+    for port in itertools.islice(_ports, 10_000):
+        with contextlib.suppress(OSError):
+            fcntl.lockf(_taken, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
             return port
     raise AssertionError("no port is free")
 
