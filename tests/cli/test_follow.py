@@ -1,6 +1,6 @@
 """Following a run: what is shown is what happened, however the feed is read."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
@@ -16,6 +16,7 @@ from helios.settings import Settings
 from helios.transitions import commit_one, note_phase
 from tests.redis_servers import Valkey
 from tests.stage import RUN, Stage
+from tests.waiting import wait_until
 
 
 def read_all(follower: Follower) -> list[str]:
@@ -164,12 +165,13 @@ def test_following_goes_on_after_the_server_was_away(own_valkey: Valkey, capsys:
     assert read_all(follower) == ["a QUEUED"]
     stage.pass_through("a")
     own_valkey.kill()
-    restart = threading.Thread(target=own_valkey.start)
-    restart.start()
-    assert follower.read(block_ms=1) == []  # the server was not there, and was waited for
-    restart.join()
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(follower.read, 1)
+        # Back any sooner, the server would not be missed.
+        wait_until("it says that the connection is lost", lambda: "lost" in capsys.readouterr().err)
+        own_valkey.start()
+        assert read.result(20) == []
     assert read_all(follower) == ["a SUCCEEDED", "b QUEUED"]
-    assert "lost" in capsys.readouterr().err
 
 
 def test_a_task_only_moves_forward() -> None:
