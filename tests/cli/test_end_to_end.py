@@ -95,6 +95,13 @@ def started_pid(file: Path) -> int:
     return int(wait_until("the task has started", lambda: file.exists() and file.read_text().strip()))
 
 
+def hear(process: "subprocess.Popen[str]", words: str) -> None:
+    """Read the narration up to the words."""
+    assert process.stderr is not None
+    stderr = process.stderr
+    wait_until(f"it says {words!r}", lambda: words in stderr.readline(), 60)
+
+
 def test_a_first_dag_runs_and_says_what_came_of_it(up: Helios) -> None:
     done = up("run", up.dag("hello", HELLO))
     assert done.code == 0, done.err
@@ -402,7 +409,7 @@ def test_a_run_is_cancelled_by_the_command(up: Helios, client: redis.Redis, tmp_
     cancelled = up("cancel", "@latest")
     assert cancelled.code == 0
     assert "CANCELLED" in cancelled.err
-    out, err = watcher.communicate(timeout=30)
+    out, err = watcher.communicate(timeout=60)
     assert watcher.returncode == 4, err
     assert json.loads(out)["status"] == "CANCELLED"
     wait_until("the task's process is gone", lambda: is_gone(pid))
@@ -446,8 +453,9 @@ def test_ctrl_c_cancels_the_run_and_leaves_no_process(up: Helios, client: redis.
     pids = tmp_path / "pid"
     process = up.start("run", up.dag("sleeper", SLEEPER.format(pids=pids)))
     pid = started_pid(pids)
+    hear(process, "RUNNING")  # the task may be at work before the command has seen that its run was accepted
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "CANCELLED" in out
     assert "Traceback" not in err
@@ -466,7 +474,7 @@ tasks: [{{name: talk, image: alpine, command: [sh, -c, "echo before; cat {gate};
     assert follower.stdout is not None
     assert follower.stdout.readline() == "before\n"
     gate.write_text("between\n")
-    out, err = follower.communicate(timeout=30)
+    out, err = follower.communicate(timeout=60)
     assert out == "between\nafter\n", err
     assert follower.returncode == 0
     assert up("logs", run, "talk", "--tail", "1").out == "after\n"
@@ -691,11 +699,11 @@ def test_a_second_ctrl_c_leaves_at_once(up: Helios, client: redis.Redis, tmp_pat
     stubborn = SLEEPER.replace("sleep 600", "trap '' TERM INT; while true; do sleep 1; done")
     process = up.start("run", up.dag("stubborn", stubborn.format(pids=pids)))
     started_pid(pids)
-    assert process.stderr is not None
+    hear(process, "RUNNING")
     process.send_signal(signal.SIGINT)
-    wait_until("it says that it cancels", lambda: "cancelling" in process.stderr.readline())
+    hear(process, "cancelling")
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode == 130
     run = up("runs", "sleeper", "--limit", "1", "-o", "json").json()[0]["dagId"]
     wait_until("the run is cancelled all the same", lambda: status_of(client, run) == "CANCELLED", 30)

@@ -10,7 +10,7 @@ from cli.connection import Link
 from cli.failure import CommandFailed
 from cli.follow import Follower
 from cli.plain_progress import PlainProgress, counts_text
-from cli.run_progress import SETTLED, RunProgress
+from cli.run_progress import SETTLED, RunProgress, TaskProgress
 from helios.events import TaskEnded, TaskLaunched, TaskPhase, TasksQueued
 from helios.settings import Settings
 from helios.transitions import commit_one, note_phase
@@ -144,6 +144,49 @@ def test_a_lost_entry_of_the_feed_is_made_good_after_a_silence(
     monkeypatch.setattr(follow, "SILENCE_SECONDS", -1.0)
     follower.read(block_ms=1)
     assert read_all(follower) == ["a RUNNING"]
+
+
+def test_how_the_tasks_ended_is_told_when_the_runs_end_is_seen_before_the_feed_is_read(
+    link: Link, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run's record is asked right after a read, and the run may end in between."""
+    stage = Stage(client)
+    stage.open({"a": ()})
+    follower = Follower(link, RUN)
+    read_all(follower)
+    look = follower._events
+
+    def ends_after_the_look(block_ms: int) -> list[TaskProgress]:
+        changed = look(block_ms)
+        stage.pass_through("a")
+        stage.finalise()
+        return changed
+
+    monkeypatch.setattr(follower, "_events", ends_after_the_look)
+    follower._check_at = 0.0
+    assert [f"{task.name} {task.status}" for task in follower.read(block_ms=1)] == ["a SUCCEEDED"]
+    assert follower.status == "SUCCEEDED"
+
+
+def test_how_the_tasks_ended_is_told_when_the_run_ends_during_a_snapshot(
+    link: Link, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(client)
+    stage.open({"a": ()})
+    follower = Follower(link, RUN)
+    check = follower._check
+
+    def after_its_end() -> None:
+        if stage.run()["status"] == "RUNNING":
+            stage.pass_through("a")
+            stage.finalise()
+        check()
+
+    monkeypatch.setattr(follower, "_check", after_its_end)
+    told = list[str]()
+    while not follower.ended:
+        told += [f"{task.name} {task.status}" for task in follower.read(block_ms=1)]
+    assert told[-1] == "a SUCCEEDED"
 
 
 def test_a_run_that_was_deleted_is_not_waited_for(link: Link, client: redis.Redis) -> None:
