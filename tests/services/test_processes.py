@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from helios.heartbeat import live_services
 from helios.keys import SUBMISSIONS, Keys, keys_of_run
 from tests.redis_servers import Valkey
 from tests.stage import counters, dag_text
@@ -137,6 +138,8 @@ def test_one_replica_of_each_service_is_killed_in_the_middle(replicas: Replicas)
 def test_redis_is_killed_and_comes_back_in_the_middle(replicas: Replicas) -> None:
     """With its append-only file it has all it acknowledged; the services wait for it and go on."""
     client = replicas.server.client()
+    # One that is still starting at the end would have no handler for the signal.
+    wait_until("all replicas are there", lambda: len(live_services(client)) == len(replicas.processes), 60)
     runs = submit(client)
     wait_until("some tasks are done", lambda: succeeded(client, runs, replicas.partitions) > 50, 30)
     replicas.server.kill()

@@ -109,7 +109,7 @@ def test_services_command_line_and_dashboard_follow_a_failover_by_sentinel(
         wait_until(
             "the dashboard shows a run of afterwards", lambda: late in feed.runs.rows and feed.runs.rows[late].ended
         )
-        assert feed.connection.state == "live"
+        wait_until("the dashboard is live", lambda: feed.connection.state == "live")
         assert set(services.stop().values()) == {0}
     findings = {each.check: each for each in check_server(link)}
     assert findings["redis"].detail.endswith(

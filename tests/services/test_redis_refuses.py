@@ -47,8 +47,8 @@ def test_services_wait_out_a_full_memory_and_a_read_only_replica_without_a_resta
     client.config_set("maxmemory", "1")
     wait_until("a service says that the memory is full", lambda: said(tmp_path, "OOM|maxmemory"), 30)
     _check_told(link, "takes no writes, because its memory is full", "raise its maxmemory")
-    client.config_set("maxmemory", "0")
     before = succeeded(client, runs, 1)
+    client.config_set("maxmemory", "0")
     wait_until("they go on", lambda: succeeded(client, runs, 1) > before + 20, 30)
 
     client.replicaof("127.0.0.1", "1")
