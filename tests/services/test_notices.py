@@ -599,7 +599,7 @@ def test_a_notice_that_nobody_takes_is_given_up_in_the_end(
     receiver.answer = lambda _number, _request: (503, {})
     with notifier(valkey, receiver.place):
         runs = [end_run(valkey, [{"url": f"{receiver.place}/hook"}], number=number) for number in range(20)]
-        wait_until("all are given up", lambda: is_empty(valkey))
+        wait_until("all are given up", lambda: is_empty(valkey), 60)
     for run in runs:
         assert warnings(valkey, run).startswith(f"the notice to {receiver.place} is given up")
         assert warnings(valkey, run).endswith(": it answered 503")

@@ -87,10 +87,10 @@ def test_a_replica_that_hangs_holds_up_nothing_for_longer_than_a_lease(replicas:
     """Stopped with entries in hand, and woken when others have done its work: nothing is done twice."""
     client = replicas.server.client()
     # One that were stopped at its start would have nothing in hand, and no handler for the signal that ends it.
-    wait_until("all replicas are there", lambda: len(live_services(client)) == 2 * len(COMMANDS), 30)
+    wait_until("all replicas are there", lambda: len(live_services(client)) == 2 * len(COMMANDS), 60)
     runs = submit(client)
     for number, service in enumerate(COMMANDS):
-        wait_until("some tasks are done", lambda at=60 * number: succeeded(client, runs, 1) > at, 30)
+        wait_until("some tasks are done", lambda at=60 * number: succeeded(client, runs, 1) > at, 60)
         replicas.processes[f"{service}-0"].send_signal(signal.SIGSTOP)
     keys = [Keys(0).run(run) for run in runs]
     wait_until("all have ended", lambda: {client.hget(key, "status") for key in keys} == {"SUCCEEDED"}, 60)

@@ -268,7 +268,7 @@ def test_alarms_ring_when_they_should_and_never_while_all_is_well(promtool: str,
     file.write_text(
         yaml.safe_dump({"rule_files": [str(rule_file(tmp_path))], "evaluation_interval": "1m", "tests": tests})
     )
-    done = subprocess.run([promtool, "test", "rules", str(file)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([promtool, "test", "rules", str(file)], capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
