@@ -1,5 +1,6 @@
 """The collector's loop: take Jobs in hand, watch their pods, wrap up those that ended, finalise settled runs."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -37,6 +38,10 @@ log = structlog.get_logger()
 
 WATCH_MS = 50
 """Pods in hand are looked at this often; a pod's own report does not wait for that."""
+CLUSTER_WATCH_MS = 200
+"""The same on a cluster, where each look costs more than what changes between two: a pod's status is half a second old
+when it is first seen. While the report of a failure waits for it, WATCH_MS holds there, too.
+"""
 TAIL_SECONDS = 0.2
 AGENT_SILENT_SECONDS = 120.0
 """An agent at work says so every 10 s. One that was not heard of for so long says no more; less is what a node needs to
@@ -95,7 +100,7 @@ class Collector:
         self.next_renewal = 0.0
         self.unproven: set[tuple[str, str]] = set()
         """Of `held`, what others were handed before: whoever held it then may have been killed by it."""
-        self.next_watch = 0.0
+        self.watched_at = float("-inf")
         self.next_tail = 0.0
 
     def _phases_held(self) -> dict[tuple[str, ...], float]:
@@ -140,16 +145,23 @@ class Collector:
                 log.error("a Job cannot be wrapped up yet", job=entry.fields.get("job"), error=str(failure.error))
             self.inbox.put_off(failure.entry)
         end_overdue(self.client, self.pods, self.settings, self.kept)
-        return WATCH_MS if self.held or self.kept.waiting else None
+        if self.is_local:
+            return WATCH_MS if self.held or self.kept.waiting else None
+        return max(1, math.ceil(self._until_look() * 1000)) if self.held or self.kept.waiting else None
+
+    def _until_look(self) -> float:
+        """In how many seconds all pods are to be looked at again."""
+        every_ms = WATCH_MS if self.is_local or self.kept.waiting else CLUSTER_WATCH_MS
+        return self.watched_at + every_ms / 1000 - self.clock()
 
     def _watch_all(self) -> list[Failure]:
         """Look at every pod in hand. While what was handed out before comes back, which it does one at a time, that is
-        not done for each of them: it would take the square of their number.
+        not done for each of them: it would take the square of their number. On a cluster it is not done for each new
+        one either.
         """
-        now = self.clock()
-        if self.inbox.again and now < self.next_watch:
+        if (self.inbox.again or not self.is_local) and self._until_look() > 0:
             return []
-        self.next_watch = now + WATCH_MS / 1000
+        self.watched_at = self.clock()
         return self.watch(list(self.held.values()))
 
     def watch(self, some: Sequence[Held]) -> list[Failure]:

@@ -79,7 +79,9 @@ class Setting:
         self.pods = FakePods()
         self.collector = self.replica("one")
 
-    def replica(self, name: str, clock: Callable[[], float] = time.monotonic) -> Collector:
+    def replica(
+        self, name: str, clock: Callable[[], float] = time.monotonic, settings: Settings = SETTINGS
+    ) -> Collector:
         inbox = Inbox(
             self.client,
             group=COLLECTOR_GROUP,
@@ -88,7 +90,7 @@ class Setting:
             batch_entries=100,
             lease_seconds=600,
         )
-        return Collector(self.client, inbox, self.pods, SETTINGS, clock=clock)
+        return Collector(self.client, inbox, self.pods, settings, clock=clock)
 
     def launch(self, *tasks: str) -> None:
         self.stage.open({task: [] for task in tasks})
@@ -205,6 +207,46 @@ def test_jobs_that_come_back_one_at_a_time_are_not_all_looked_at_for_each(settin
     setting.pods.over("job-t0-1")
     heir.turn()
     assert setting.stage.status("t0") == "SUCCEEDED", "once all are back, every turn looks at every pod"
+
+
+class OnCluster:
+    """A collector of pods on a cluster, at a time that the test sets."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.now = 0.0
+        settings = msgspec.structs.replace(SETTINGS, launcher="kubernetes")
+        self.collector = setting.replica("one", clock=lambda: self.now, settings=settings)
+
+    def turn(self, at: float) -> int | None:
+        self.now = at
+        return self.collector.turn()
+
+
+def test_a_clusters_pods_are_looked_at_a_few_times_a_second_however_often_something_comes(setting: Setting) -> None:
+    """Looking costs more than what there is to see: hundreds of pods in hand, and one that changes."""
+    on_cluster = OnCluster(setting)
+    setting.launch("a", "b")
+    setting.pods.found |= {"job-a-1": None, "job-b-1": None}
+    setting.take(on_cluster.collector)
+    assert on_cluster.turn(at=10) == 200
+    setting.pods.over("job-a-1")
+    assert on_cluster.turn(at=10.125) == 75, "until the next look"
+    assert setting.stage.status("a") == "RUNNING"
+    on_cluster.turn(at=10.21)
+    assert setting.stage.status("a") == "SUCCEEDED"
+
+
+def test_a_clusters_pods_are_looked_at_more_often_while_a_failure_waits_for_one(setting: Setting) -> None:
+    on_cluster = OnCluster(setting)
+    setting.launch("a")
+    setting.pods.found["job-a-1"] = None
+    setting.take(on_cluster.collector)
+    on_cluster.turn(at=10)
+    on_cluster.collector.kept.add(Attempt(RUN, "a", 1, 0), msgspec.json.decode(report(), type=Report))
+    assert on_cluster.turn(at=10.03125) == 19
+    setting.pods.over("job-a-1", "Failed")
+    on_cluster.turn(at=10.0625)
+    assert setting.stage.status("a") == "FAILED"
 
 
 def test_a_collector_that_slept_lets_go_of_what_another_took(setting: Setting) -> None:
