@@ -135,11 +135,17 @@ class Origins(Struct):
     """The fields that values were put into."""
     entries: dict[tuple[int, str], list[int]] = {}
     """Of a task's list (`depends_on`, `inputs`) that has become another: each entry's position in the text."""
+    joins: set[int] = set()
+    """Those that wait for what their `forEach` makes; their one input is where that has its list from."""
 
     def path(self, made: Path) -> Path:
         """The path in the text."""
         if len(made) < 2 or made[0] != "tasks" or not isinstance(made[1], int):
             return made
+        if made[1] in self.joins:
+            # Its other fields are the instances', where they are checked.
+            moved = ("forEach", *made[4:]) if made[2:3] == ("inputs",) else ()
+            return ("tasks", self.tasks[made[1]], *(moved or made[2:]))
         found: Path = ("tasks", self.tasks[made[1]], *made[2:])
         if len(made) > 3 and isinstance(made[2], str) and isinstance(made[3], int):
             moved = self.entries.get((made[1], made[2]))

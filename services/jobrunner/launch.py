@@ -269,7 +269,9 @@ class JobRunner:
         )
 
     def _is_looked_at(self, ready: Ready, task: Task) -> bool:
-        """Whether an earlier success may stand for the attempt."""
+        """Whether an earlier success may stand for the attempt, or it is of a task that stands for others."""
+        if task.for_each is not None:
+            return True
         switches = self._switches(ready.run)
         if ready.task == switches.on_exit and not switches.all_skipped:
             # After a loss too: what it did before is not about what ran since.

@@ -1,6 +1,8 @@
--- An earlier success stands for the attempt: the task has succeeded without running, and the submitter is told.
+-- An attempt that is being looked at ends without a Job, and the submitter is told: an earlier success stands for it, or it
+-- is of a task that only waits for others (`forEach`), which succeeds when they all have and may fail to make them.
 -- KEYS: task, run, checks, finished, events, ready, offered, backlog
--- ARGV: group, entry, run, task, attempt, record, what the look came to, event, events kept, task prefix
+-- ARGV: group, entry, run, task, attempt, record, what the look came to (empty: nothing stands for it), event, events kept,
+--       task prefix, status
 local task, run, checks, finished, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group, entry, attempt = ARGV[1], ARGV[2], ARGV[5]
 local queue = {id = ARGV[3], tasks = ARGV[10], ready = KEYS[6], offered = KEYS[7], backlog = KEYS[8]}
@@ -13,11 +15,16 @@ if state[1] == 'QUEUED' and state[2] == attempt and state[3] == attempt then
   end
   local emitted = redis.call('XADD', finished, '*', 'run', ARGV[3], 'task', ARGV[4], 'attempt', attempt)
   local now = string.match(emitted, '^%d+')
-  redis.call('HSET', task, 'status', 'SUCCEEDED', 'launchedAt', now, 'endedAt', now, 'record', ARGV[6], 'memo', ARGV[7],
-    'checking', '', 'cache', 'N/A', 'hitBytes', '0', 'missBytes', '0', 'node', '', 'disrupted', '0')
+  redis.call('HSET', task, 'status', ARGV[11], 'launchedAt', now, 'endedAt', now, 'record', ARGV[6], 'checking', '',
+    'cache', 'N/A', 'hitBytes', '0', 'missBytes', '0', 'node', '', 'disrupted', '0')
   redis.call('HDEL', task, 'waitsFor', 'pendingAt', 'scheduledAt', 'fetchingAt', 'runningAt', 'publishingAt')
-  redis.call('HINCRBY', run, 'taskSucceeded', 1)
-  redis.call('HINCRBY', run, 'taskSkipped', 1)
+  if ARGV[11] == 'SUCCEEDED' then
+    redis.call('HINCRBY', run, 'taskSucceeded', 1)
+  end
+  if ARGV[7] ~= '' then
+    redis.call('HSET', task, 'memo', ARGV[7])
+    redis.call('HINCRBY', run, 'taskSkipped', 1)
+  end
   release(queue, state[4], ARGV[4])
   redis.pcall('XADD', events, 'MAXLEN', '~', ARGV[9], '*', 'event', ARGV[8])
   applied = 1
