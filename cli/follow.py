@@ -49,9 +49,14 @@ class Follower:
     def read(self, block_ms: int = BLOCK_MS) -> list[TaskProgress]:
         """Wait a moment for news; returns the tasks that changed, each once."""
         try:
-            changed = self._snapshot() if self._last is None else self._events(block_ms)
-            if self.progress.ended or time.monotonic() >= self._check_at:
-                self._check()
+            if self._last is None:
+                changed = self._snapshot()
+            else:
+                changed = self._events(block_ms)
+                if self.progress.ended or time.monotonic() >= self._check_at:
+                    self._check()
+                if self.ended and not self.progress.ended:  # its end is known, but not yet how its tasks ended
+                    changed = list({task.name: task for task in (*changed, *self._snapshot())}.values())
         except (redis.ConnectionError, redis.TimeoutError) as error:
             regain(self.link, error)
             self._last = None
@@ -64,6 +69,8 @@ class Follower:
         return changed
 
     def _snapshot(self) -> list[TaskProgress]:
+        """The run's own record is read before its tasks': where that has ended, so have all of these."""
+        self._check()
         newest: Any = self.link.client.xrevrange(self.keys.events, count=1)
         last = newest[0][0] if newest else "0-0"
         self.progress.add(task_names(self.link, self.run))
@@ -84,7 +91,6 @@ class Follower:
                 if task is not None and task.stage > 0:
                     changed.append(task)
         self._last = last
-        self._check()
         return changed
 
     def _events(self, block_ms: int) -> list[TaskProgress]:

@@ -4,14 +4,29 @@ import contextlib
 import signal
 from collections.abc import Generator
 from types import FrameType
+from typing import Any, Self
 
 
 class Interrupts:
-    """Whether the user, or whoever runs us, wants this to end."""
+    """Whether the user, or whoever runs us, wants this to end. Within `with`, SIGINT and SIGTERM are noted instead of
+    ending the process; within a second one they are noted by the same, and no longer after its end.
+    """
 
     def __init__(self) -> None:
         self.count = 0
         self._patience = 1
+        self._former: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if number not in self._former:
+                self._former[number] = signal.getsignal(number)
+                signal.signal(number, self.note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._former:
+            signal.signal(*self._former.popitem())
 
     @property
     def wanted(self) -> bool:
@@ -32,15 +47,3 @@ class Interrupts:
             self._patience = 1
         if self.count > 1:
             raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def noting_interrupts() -> Generator[Interrupts]:
-    """While this is open, SIGINT and SIGTERM are noted instead of ending the process."""
-    noted = Interrupts()
-    former = {number: signal.signal(number, noted.note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield noted
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

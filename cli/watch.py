@@ -14,7 +14,7 @@ from cli.failure import INTERRUPTED, STATUS_CODES
 from cli.follow import Follower
 from cli.forecast import Forecast, score
 from cli.forecast_text import forecast_object, score_lines, score_object
-from cli.interrupts import noting_interrupts
+from cli.interrupts import Interrupts
 from cli.output import Format, harmless, is_terminal, narrate, put, put_json, silence_stdout, styled
 from cli.plain_progress import PlainProgress
 from cli.run_object import read_run, read_views, whole_object
@@ -50,13 +50,14 @@ def watch(
     output: Format,
     report_to: Callable[[str], None],
     forecast: Forecast | None = None,
+    interrupts: Interrupts | None = None,
 ) -> int:
     """Follow a run and report on it; returns the exit code. `cancels`: Ctrl-C cancels the run, else only the watching
-    ends.
+    ends. `interrupts`: what notes them already.
     """
     interrupted_at: float | None = None
     asked = False
-    with noting_interrupts() as interrupts:
+    with interrupts or Interrupts() as interrupts:
         follower = Follower(link, run)
         changed = follower.read()
         silence = Silence(link)

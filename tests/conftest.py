@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Generator, Iterator
+from typing import Any
 
 import fakeredis
 import hypothesis
@@ -18,11 +19,12 @@ for number in (signal.SIGHUP, signal.SIGQUIT):
     signal.signal(number, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How long an example takes says how busy the machine is.
-hypothesis.settings.register_profile("helios", deadline=None)
+# How long an example takes, to make or to check, says how busy the machine is.
+PATIENT: dict[str, Any] = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("helios", **PATIENT)
 # For tests.mutations.run: that a test fails is all it wants to know, and the smallest example may take minutes.
 hypothesis.settings.register_profile(
-    "unshrunk", deadline=None, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
+    "unshrunk", **PATIENT, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
 )
 hypothesis.settings.load_profile("helios")
 

@@ -93,7 +93,7 @@ def running_s3(folder: Path) -> Iterator[RealS3]:
                 return True
             return False
 
-        wait_until("weed answers", ready, 40)
+        wait_until("weed answers", ready, 100)
         yield real
     finally:
         # On SIGTERM it takes its time; nothing of it is worth keeping.

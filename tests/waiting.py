@@ -7,7 +7,7 @@ from typing import TypeVar
 Found = TypeVar("Found")
 
 
-def wait_until(description: str, predicate: Callable[[], Found], deadline_seconds: float = 20) -> Found:
+def wait_until(description: str, predicate: Callable[[], Found], deadline_seconds: float = 60) -> Found:
     """What the predicate returns once that is true; fails with the description after the deadline."""
     deadline = time.monotonic() + deadline_seconds
     pause = 0.002

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from cli.connection import ALL, REDIS, Link, connected, regain
 from cli.failure import INTERRUPTED, SUCCEEDED, CommandFailed
-from cli.interrupts import noting_interrupts
+from cli.interrupts import Interrupts
 from cli.lookup import check_task, find_run, task_names
 from cli.output import is_terminal, narrate, put, put_as_it_is
 from cli.task_logs import LogFollower, all_lines, last_lines
@@ -109,7 +109,7 @@ def follow_log(
     """Write lines until the task's log is complete."""
     last = print_log(link, run, task, attempt, step, tail) if tail is not None else "0-0"
     follower = LogFollower(link, run, task, attempt, step, last)
-    with noting_interrupts() as interrupts:
+    with Interrupts() as interrupts:
         while not interrupts.wanted:
             try:
                 following = follow_on(follower, step, stay_through_retries=stay_through_retries)

@@ -1,5 +1,6 @@
 """`helios run`: a DAG from its file to its metrics."""
 
+import contextlib
 import os
 import uuid
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from cyclopts import Parameter
 from cli.connection import ALL, Link, connected
 from cli.failure import UNREACHABLE, USAGE, CommandFailed
 from cli.forecast import Forecast
+from cli.interrupts import Interrupts
 from cli.object_store import storing
 from cli.output import Format, harmless, narrate, put, put_json
 from cli.run_object import read_run, whole_object
@@ -75,7 +77,7 @@ def run(
     name = name_of(file)
     params = read_param_options(param)
     parsed = check(text, name, params)
-    with connected(ALL) as link:
+    with connected(ALL) as link, contextlib.ExitStack() as noting:
         if link.stack is not None:
             narrate("local mode: tasks run as processes on this machine; their images are not used")
         forecast = foretold(link, parsed.dag, no_cache=no_cache, no_memoize=no_memoize) if plan else None
@@ -100,6 +102,8 @@ def run(
             while verdict.status is None and (why := why_waiting(link)):
                 narrate(f"not accepted yet: {why}")
                 verdict = await_verdict(link, entry, ACCEPT_SECONDS)
+            # Within the `try`, so that no Ctrl-C falls between this wait and the following.
+            interrupts = noting.enter_context(Interrupts())
         except KeyboardInterrupt:
             cancel(link, entry)
             raise
@@ -117,7 +121,16 @@ def run(
             return USAGE
         narrate(f"run {entry} of {parsed.dag.dag_name}")
         title = f"{parsed.dag.dag_name}  {entry}"
-        return watch(link, entry, title, cancels=True, output=output, report_to=put, forecast=forecast)
+        return watch(
+            link,
+            entry,
+            title,
+            cancels=True,
+            output=output,
+            report_to=put,
+            forecast=forecast,
+            interrupts=interrupts,
+        )
 
 
 def foretold(link: Link, dag: Dag, *, no_cache: bool, no_memoize: bool) -> Forecast:

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from cli.connection import ALL, REDIS, Link, connected
 from cli.failure import SUCCEEDED, CommandFailed
-from cli.interrupts import noting_interrupts
+from cli.interrupts import Interrupts
 from cli.lookup import newest_runs
 from cli.output import Format, is_terminal, narrate, put, put_json, styled
 from cli.run_object import read_runs
@@ -58,7 +58,7 @@ def follow(link: Link, limit: int, dag: str | None, output: Format) -> int:
     from cli.watch_runs import PlainRuns, RunsFollower
 
     follower = RunsFollower(link, limit, dag)
-    with noting_interrupts() as interrupts, contextlib.ExitStack() as drawing:
+    with Interrupts() as interrupts, contextlib.ExitStack() as drawing:
         if output == "table" and is_terminal(sys.stdout) and os.environ.get("TERM") != "dumb":
             from cli.live_runs import LiveRuns
 

@@ -12,7 +12,7 @@ from cli.embedded.stack import Stack
 from cli.embedded.users import users
 from cli.failure import RUN_FAILED, SUCCEEDED, CommandFailed, with_extra
 from cli.figures import count
-from cli.interrupts import Interrupts, noting_interrupts
+from cli.interrupts import Interrupts
 from cli.output import narrate, put
 
 LOOK_SECONDS = 0.25
@@ -52,7 +52,7 @@ def up(*, replicas: int = 1, metrics: str | None = None, http: int | None = None
     if replicas > 1 or metrics or http is not None:
         await_end_of_unused(home)
     lost = False
-    with noting_interrupts() as interrupts:
+    with Interrupts() as interrupts:
         try:
             with stack_ready(ALL, replicas=replicas, http_port=http or 0) as stack:
                 await_http(stack, http)

@@ -41,7 +41,7 @@ AGENT = Path(__file__).parents[2] / "agent"
 TOKEN = "secret-token"
 
 
-def wait_until(predicate: Callable[[], object], what: str, seconds: float = 15.0) -> None:
+def wait_until(predicate: Callable[[], object], what: str, seconds: float = 60.0) -> None:
     """Returns when the predicate is true; fails with `what` when it is not in time."""
     deadline = time.monotonic() + seconds
     pause = threading.Event()

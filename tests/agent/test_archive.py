@@ -90,7 +90,7 @@ def test_of_very_large_folders_only_few_are_packed_at_once(tmp_path: Path, monke
         with open_output(str(tmp_path), "small"):
             waiting.join(0.1)
             assert opened == []
-    waiting.join(10)
+    waiting.join(60)
     wait_until(lambda: opened == ["also"], "its turn came")
 
 

@@ -431,7 +431,9 @@ def test_an_object_that_is_not_the_content_compressed_is_refused(
     assert store.count("GET", "b/x") >= 1
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(position=st.integers(0, len(OBJECT) - 1), bit=st.integers(0, 7))
 def test_a_flipped_bit_never_gives_other_bytes(store: Any, tmp_path: Path, position: int, bit: int) -> None:
     damaged = bytearray(OBJECT)
@@ -444,7 +446,9 @@ def test_a_flipped_bit_never_gives_other_bytes(store: Any, tmp_path: Path, posit
     assert (tmp_path / "x").read_bytes()[: len(DATA)] == DATA
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     size=st.integers(1, len(DATA)),
     faults=st.lists(st.one_of(st.just(503), st.tuples(st.just("cut"), st.integers(0, 20_000))), max_size=4),

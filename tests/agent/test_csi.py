@@ -50,7 +50,7 @@ def test_an_agent_that_is_told_to_end_is_no_longer_registered_but_its_successor_
         kube.registration_socket.touch()
     assert kube.agent is not None
     kube.agent.terminate()
-    assert kube.agent.wait(20) == 0
+    assert kube.agent.wait(60) == 0
     kube.agent = None
     assert kube.registration_socket.exists() == replaced
 
@@ -190,7 +190,7 @@ def test_a_volume_that_is_given_up_while_its_inputs_come_is_dropped_and_brings_n
     go_on = threading.Event()
     store.faults["bucket/data.csv"] = [("hold", go_on)]
     assert kube.refusal(pod, 1.2)[0] == "DEADLINE_EXCEEDED"
-    kube.unpublish(pod, 5)
+    kube.unpublish(pod)
     assert kube.refusal(pod, 1.2)[0] == "DEADLINE_EXCEEDED"
     go_on.set()
     is_dropped(kube, pod)
@@ -207,12 +207,12 @@ def test_giving_up_a_volume_waits_neither_for_its_tasks_end_nor_for_an_upload(
     go_on = threading.Event()
     store.faults["bucket/runs/r/t/0/pod/out.txt"] = [lambda: go_on.wait(60)]
     task = kube.start_waiting(pod, "cp data.csv out.txt")
-    kube.unpublish(pod, 5)
+    kube.unpublish(pod)
     assert kube.mounts() == []
     assert kube.let_end(pod, task) == 0
     wait_until(lambda: store.count("PUT", "bucket/runs/r/t/0/pod/out.txt"), "the upload has begun")
     assert kube.folder(pod).exists()
-    kube.unpublish(pod, 5)
+    kube.unpublish(pod)
     code, words = kube.refusal(pod, 2)
     assert (code, words) == (
         "DEADLINE_EXCEEDED",
@@ -407,7 +407,7 @@ def test_a_mistake_of_the_keepers_ends_the_whole_process_at_once_and_says_so(
     kube.kill()
     command = kube.inside("unshare", "--mount", "--propagation", "unchanged", sys.executable, "-c", MISTAKEN)
     env = {**kube.env, "PYTHONPATH": str(Path(__file__).parents[2])}
-    mistaken = subprocess.run(command, env=env, capture_output=True, timeout=20)
+    mistaken = subprocess.run(command, env=env, capture_output=True, timeout=60)
     assert mistaken.returncode == 11
     assert b"ValueError: a mistake of the keeper's" in mistaken.stderr
     kube.start()
@@ -422,7 +422,7 @@ def test_an_agent_that_is_told_to_end_ends_at_once_and_leaves_the_task_to_the_ne
     task = kube.start_waiting(pod, "cp data.csv out.txt")
     assert kube.agent is not None
     kube.agent.terminate()
-    assert kube.agent.wait(5) == 0
+    assert kube.agent.wait(60) == 0
     assert len(kube.mounts()) == 4
     kube.start()
     assert kube.let_end(pod, task) == 0

@@ -112,7 +112,8 @@ def test_a_child_that_the_task_leaves_behind_ends_with_it_and_does_not_delay_the
     kube: KubeNode, pod: Pod, tasks: TaskEndpoint
 ) -> None:
     kube.publish(pod)
-    script = "(setsid sh -c 'exec 9<.helios/control/lock; while :; do echo x >> out.txt; done' &) ; sleep 0.1"
+    script = "(setsid sh -c 'exec 9<.helios/control/lock; while :; do echo x >> out.txt; done' &)"
+    script += "; until [ -s out.txt ]; do sleep 0.02; done"
     assert kube.run_task(pod, script)[0] == 0
     report = only_report(tasks)
     assert report["reason"] is None

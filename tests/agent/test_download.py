@@ -44,7 +44,9 @@ def test_every_size_arrives_whole_with_its_digest(store: Any, tmp_path: Path, sm
     assert (tmp_path / "x").read_bytes() == BYTES[:size]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     size=st.integers(0, 300_000),
     faults=st.lists(st.one_of(st.just(503), st.tuples(st.just("cut"), st.integers(0, 20_000))), max_size=4),

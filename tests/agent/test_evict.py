@@ -303,7 +303,7 @@ def test_a_fetch_that_finds_no_room_is_given_some_by_the_keeper(
         keeping = evictor(cache)
         wait_until(keeping.is_wished, "the wish")
         keeping.make_room()
-        assert running.result(30)["inputs"][0]["cause"] == "never-here"
+        assert running.result(60)["inputs"][0]["cause"] == "never-here"
     assert not blob_file(cache, old).exists()
 
 

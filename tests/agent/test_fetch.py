@@ -461,7 +461,7 @@ def test_the_wrapper_is_put_where_any_user_can_execute_it(endpoint: Any, node: A
     wrapper = node.root / "wrapper"
     wrapper.write_bytes(b"#!/bin/sh\nexit 0\n" + bytes(100_000))
     process = node.start("fetch", env={**node.env(), "HELIOS_WRAPPER": str(wrapper)}, umask=0o077)
-    assert process.communicate(timeout=20)[0].endswith(b"completed.\n")
+    assert process.communicate(timeout=60)[0].endswith(b"completed.\n")
     placed = node.control / "exec"
     assert placed.read_bytes() == wrapper.read_bytes()
     assert oct(placed.stat().st_mode)[-3:] == "555"
@@ -470,7 +470,7 @@ def test_the_wrapper_is_put_where_any_user_can_execute_it(endpoint: Any, node: A
 
 def test_a_wrapper_that_cannot_be_put_in_place_fails_the_step_with_that_reason(endpoint: Any, node: Any) -> None:
     process = node.start("fetch", env={**node.env(), "HELIOS_WRAPPER": "/nowhere/exec"})
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 1
     message = json.loads((node.root / "message").read_bytes())
     assert message["error"] == "the task's wrapper cannot be put in place: No such file or directory"

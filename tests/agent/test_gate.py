@@ -103,7 +103,7 @@ def held(store: Any, endpoint: Any, go: threading.Event) -> Callable[[], None]:
 
 
 def end_of(process: Process) -> tuple[int, str]:
-    printed = process.communicate(timeout=15)[0].decode()
+    printed = process.communicate(timeout=60)[0].decode()
     return process.returncode, printed
 
 

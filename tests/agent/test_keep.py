@@ -202,7 +202,7 @@ def test_the_view_of_a_real_task_is_held_by_its_wrapper(
     keeper.round()
     assert (folder / "a").read_bytes() == b"a"
     (node.artifacts / "stop").touch()
-    assert task.wait(20) == 0
+    assert task.wait(60) == 0
     keeper.round()
     assert not folder.exists()
 
@@ -380,7 +380,7 @@ def test_the_verb_runs_until_it_is_asked_to_stop(cache: Path, tmp_path: Path) ->
     wait_until(lambda: b"\n" in output.read_bytes(), "the first inventory")
     assert json.loads(output.read_bytes())["node"] == "node-1"
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
 
 
 def test_the_verb_ends_with_1_when_the_cache_is_not_there(cache: Path) -> None:

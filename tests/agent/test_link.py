@@ -94,6 +94,7 @@ def test_an_attempt_ends_well_though_messages_to_the_store_and_the_endpoint_are_
     assert endpoint.reports, "the report was delivered"
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("way", ["to_store", "to_endpoint"])
 def test_a_way_that_falls_silent_is_noticed_in_time(
     way: str,

@@ -16,6 +16,7 @@ import pytest
 import agent.neighbours
 import agent.store
 from agent.blobs import BlobServer
+from agent.pace import Backoff
 from agent.store import Origin, Store
 from agent.web import SILENCE_SECONDS
 from helios.grants import blob_url, output_url
@@ -116,7 +117,7 @@ def test_of_two_nodes_that_lack_it_at_once_one_asks_the_store(
     wait_until(lambda: endpoint.asked.count("/v1/locate") >= 3, "the second waits for the first")
     half_way.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert sorted(source for source, _, _ in found.values()) == ["peer", "store"]
     assert store.count("GET", "bucket/x") == 1
 
@@ -290,7 +291,8 @@ def test_a_hit_tells_what_it_saved(store: ObjectStore, endpoint: PodEndpoint, no
     (missed,) = nodes.node("n1", "a").fetch()["inputs"]
     (hit,) = nodes.node("n1", "b").fetch()["inputs"]
     assert missed["ms"] >= 200
-    assert missed["ms"] >= hit["ms"] + hit["savedMs"] >= 200
+    assert missed["ms"] >= hit["savedMs"]
+    assert hit["ms"] + hit["savedMs"] >= 200
     rate = Store(str(nodes.root / "n1/cache"), "c").bytes_per_second()
     assert rate is not None
     assert 2_000_000 / 60 < rate < 10_000_000
@@ -315,7 +317,9 @@ def test_others_on_a_node_bear_that_it_waits_for_another_node(
     store: ObjectStore, endpoint: PodEndpoint, nodes: Neighbourhood, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long a large blob takes, none of them goes around the cache meanwhile."""
-    monkeypatch.setattr(agent.store, "LOCK_PATIENCE_SECONDS", 1.5)
+    monkeypatch.setattr(agent.store, "LOCK_PATIENCE_SECONDS", 3.0)
+    # Asked often: each time the others see that it goes on.
+    monkeypatch.setattr(agent.neighbours, "Backoff", lambda first, _: Backoff(first, 0.2))
     store.put("bucket/x", b"x" * 100_000)
     endpoint.add_input("x", "bucket/x")
     half_way = threading.Event()
@@ -330,10 +334,10 @@ def test_others_on_a_node_bear_that_it_waits_for_another_node(
     wait_until(lambda: store.count("GET", "bucket/x") == 1, "the first node brings it")
     for thread in threads[1:]:
         thread.start()
-    wait_until(lambda: endpoint.asked.count("/v1/locate") >= 10, "the other node waits for longer than a lock is")
+    wait_until(lambda: endpoint.asked.count("/v1/locate") >= 45, "the other node waits for longer than a lock is")
     half_way.set()
     for thread in threads:
-        thread.join(30)
+        thread.join(60)
     assert found["1-a"][:2] == ("store", "never-here")
     assert sorted((found["2-a"][:2], found["2-b"][:2])) == [("cache", "coalesced"), ("peer", "never-here")]
     assert store.count("GET", "bucket/x") == 1
@@ -359,7 +363,7 @@ def test_a_keeper_that_stops_gives_what_it_has_begun_and_begins_no_more(nodes: N
     assert drained.is_alive(), "it waits for the one who reads"
     got += answer.read()
     reader.close()
-    drained.join(10)
+    drained.join(60)
     assert not drained.is_alive()
     assert hashlib.sha256(got).hexdigest() == digest
 

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from tests.agent.conftest import serving
+from tests.redis_servers import free_port
 
 
 def hang_up(port: int, calls: int) -> None:
     """Take so many calls and break each off, which shows that the step keeps calling; then close the port."""
     with socket.create_server(("127.0.0.1", port)) as listener:
-        listener.settimeout(15)
+        listener.settimeout(60)
         for _ in range(calls):
             connection, _ = listener.accept()
             connection.close()
@@ -26,14 +27,13 @@ def closed(port: int) -> bool:
 
 
 def ends_well(process: subprocess.Popen[bytes]) -> None:
-    printed, _ = process.communicate(timeout=30)
+    printed, _ = process.communicate(timeout=60)
     assert process.returncode == 0, printed.decode()
 
 
 @pytest.fixture
 def port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return found.getsockname()[1]
+    return free_port()
 
 
 def test_fetch_waits_for_an_endpoint_that_is_away_for_a_while(store: Any, endpoint: Any, node: Any, port: int) -> None:
@@ -82,7 +82,7 @@ def test_a_report_that_finds_the_port_closed_is_delivered_when_it_opens_again(
         wait_until(lambda: "/v1/plan" in endpoint.asked, "publish has its plan")
     assert closed(port)
     (node.artifacts / "gate").write_bytes(b"go")
-    wrapper.communicate(timeout=15)
+    wrapper.communicate(timeout=60)
     wait_until(lambda: (node.root / "message").exists(), "its message is there, ahead of the report")
     hang_up(port, 1)
     assert json.loads((node.root / "message").read_bytes())["report"] == "undelivered"

@@ -400,7 +400,7 @@ def test_the_end_is_seen_when_the_lock_is_released_however_the_wrapper_died(
         wait_until(lambda: "/v1/plan" in endpoint.asked, "publish waits for the end")
         assert not running.done()
         process.send_signal(signal.SIGKILL)
-        outcome = running.result(10)
+        outcome = running.result(60)
     # Without its wrapper nobody ends the command here; in a container the wrapper's end is the container's.
     os.kill(command, signal.SIGKILL)
     process.communicate()
@@ -419,7 +419,7 @@ def test_publish_waits_in_the_kernel_for_the_lock(endpoint: Any, node: Any, wait
         wait_until(lambda: "/v1/plan" in endpoint.asked, "publish is past the start")
         assert not running.done()
         os.close(lock)
-        assert running.result(10).good
+        assert running.result(60).good
 
 
 def test_a_task_that_never_starts_is_reported_when_the_patience_ends(endpoint: Any, node: Any) -> None:
@@ -527,7 +527,7 @@ def test_publish_of_a_pod_that_is_ended_before_its_task_started_ends_at_once(
     process = node.start("publish")
     wait_until(lambda: catches_sigterm(process.pid), "it can be told to end")
     process.send_signal(signal.SIGTERM)
-    printed, _ = process.communicate(timeout=10)
+    printed, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert b"its pod was ended before its task started" in printed
     message = json.loads((node.root / "message").read_bytes())
@@ -545,7 +545,7 @@ def test_publish_hears_no_sigterm_of_its_own_once_the_task_runs(endpoint: Any, n
     wait_until(lambda: "/v1/plan" in endpoint.asked, "publish is past the start")
     assert not catches_sigterm(process.pid)
     os.close(lock)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == 0
 
 

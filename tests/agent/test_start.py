@@ -69,7 +69,7 @@ def test_an_https_endpoint_is_spoken_to_and_its_certificate_is_checked(
         if trusted:
             env["SSL_CERT_FILE"] = str(certificate)
         process = node.start("fetch", env=env)
-        output = process.communicate(timeout=30)[0].decode()
+        output = process.communicate(timeout=60)[0].decode()
     finally:
         server.shutdown()
         server.server_close()

@@ -173,7 +173,7 @@ def test_fifty_fetchers_of_one_blob_download_it_once(
         running = pool.submit(fetch_at_once, nodes)
         wait_until(lambda: store.count("HEAD", "bucket/x") == 50, "all fetchers have looked")
         everybody.set()
-        found = sorted(outcomes(manifest)[0] for manifest in running.result(30))
+        found = sorted(outcomes(manifest)[0] for manifest in running.result(60))
     assert found.count("never-here") == 1
     assert set(found) <= {"never-here", "coalesced", "cached"}
     assert store.count("GET", "bucket/x") == 1
@@ -197,7 +197,7 @@ def test_when_the_holder_is_killed_one_of_the_waiting_takes_over(
         wait_until(lambda: endpoint.asked.count("/v1/plan") == 13, "all waiters have their plan")
         holder.send_signal(signal.SIGKILL)
         holder.communicate()
-        found = [outcomes(manifest)[0] for manifest in running.result(30)]
+        found = [outcomes(manifest)[0] for manifest in running.result(60)]
     never.set()
     assert found.count("never-here") == 1
     assert store.count("GET", "bucket/x") == 2

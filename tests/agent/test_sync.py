@@ -176,7 +176,7 @@ def test_the_collector_knows_what_a_cache_holds_and_then_what_changes(site: Site
     keeper = Keeper(a=5, b=7)
     teller = Teller(site, keeper)
     teller.until_held({A: 5, B: 7})
-    assert teller.told.wait(10)
+    assert teller.told.wait(60)
     known = site.client.hgetall(node_cache("n1"))
     assert (known["url"], known["blobs"], known["bytes"], known["freeBytes"]) == (
         "http://10.0.0.7:8415",
@@ -193,7 +193,7 @@ def test_an_empty_cache_is_known_too(site: Site) -> None:
     teller = Teller(site, Keeper())
     teller.until_held({})
     wait_until("the node is listed", lambda: site.client.zscore(NODES, "n1"))
-    assert teller.told.wait(10)
+    assert teller.told.wait(60)
 
 
 def test_a_keeper_that_has_nothing_new_to_tell_says_that_it_lives(site: Site) -> None:
@@ -519,7 +519,7 @@ def test_the_verb_tells_the_collector_gives_to_other_nodes_and_takes_back_what_i
 
 
 def test_a_keeper_that_cannot_listen_says_so_and_sends_nobody_to_itself(joined: Joined) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with socket.create_server(("127.0.0.1", free_port())) as taken:
         bind = ("127.0.0.1", taken.getsockname()[1])
         follower = joined.follower(bind=bind, url="http://10.0.0.7:8415")
         joined.counters(follower)

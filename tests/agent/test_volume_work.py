@@ -123,7 +123,7 @@ def test_lines_are_numbered_on_by_a_step_that_is_done_again(endpoint: PodEndpoin
         again = Lines(Web(), node.attempt(), "publish", str(node.root / "state"))
         again.add(word)
         again.close()
-        again.wait(10)
+        again.wait(60)
     assert endpoint.lines["publish"] == ["one", "two"]
 
 
@@ -136,7 +136,7 @@ def test_of_too_many_lines_the_last_ones_are_kept(
     for number in range(100):
         lines.add(b"%d\n" % number)
     lines.close()
-    lines.wait(10)
+    lines.wait(60)
     assert endpoint.lines["fetch"] == [NOT_KEPT, *map(str, range(91, 100))]
 
 
@@ -146,7 +146,7 @@ def test_a_collector_that_refuses_lines_is_asked_once(endpoint: PodEndpoint, nod
     lines = Lines(Web(), node.attempt(), "fetch", str(node.root / "state"))
     lines.add(b"one\n")
     lines.close()
-    lines.wait(10)
+    lines.wait(60)
     assert endpoint.script["/v1/lines"] == [status]
     assert endpoint.lines == {}
 
@@ -219,7 +219,7 @@ def test_progress_says_how_far_the_inputs_are(store: ObjectStore, endpoint: PodE
         running = pool.submit(bring, node.volume(), node.agents_log(), node.web, progress)
         wait_until(lambda: progress.words() == "1 of 2 inputs, 3.3 MB of 5.4 MB", "one is there, and half of the other")
         half_way.set()
-        assert running.result(20)["ok"]
+        assert running.result(60)["ok"]
     assert progress.words() == "2 of 2 inputs, 5.4 MB of 5.4 MB"
 
 
@@ -600,4 +600,4 @@ def test_what_is_in_the_cache_waits_for_nobodys_download(
         wait_until(lambda: store.count("HEAD", "bucket/next"), "another one has its turn next")
         assert store.count("GET", "bucket/next") == 0
         going_on.set()
-        assert (slow.result(20), after.result(20)) == ({"never-here": 1}, {"never-here": 1})
+        assert (slow.result(60), after.result(60)) == ({"never-here": 1}, {"never-here": 1})

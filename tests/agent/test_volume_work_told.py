@@ -54,7 +54,7 @@ class Cluster:
         """In the server's own thread, which ends when no connection is left."""
         self.server.trigger.pull_trigger(self.server.close)
         self.web.close()
-        self.thread.join(10)
+        self.thread.join(60)
 
     def volume(self, task: str, inputs: int = 0, outputs: int = 0) -> VolumeTask:
         """Of a task whose Job was just made."""

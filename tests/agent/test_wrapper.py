@@ -71,7 +71,7 @@ def test_cpu_time_and_peak_memory_are_measured(wrapper: Wrapper) -> None:
 
 
 def test_a_timeout_ends_the_whole_group_with_124(wrapper: Wrapper, wait_until: Any) -> None:
-    code, output = run(wrapper, "sh", "-c", "sleep 600 & echo $!; sleep 600", timeout="0.3")
+    code, output = run(wrapper, "sh", "-c", "sleep 600 & echo $!; sleep 600", timeout="3")
     assert code == 124
     found = record(wrapper.node)
     assert (found["exitCode"], found["timedOut"], found["signal"]) == (124, True, "SIGTERM")
@@ -79,11 +79,11 @@ def test_a_timeout_ends_the_whole_group_with_124(wrapper: Wrapper, wait_until: A
 
 
 def test_a_command_that_ignores_the_timeout_is_killed_after_its_grace(wrapper: Wrapper) -> None:
-    code, _ = run(wrapper, "sh", "-c", "trap '' TERM; while :; do sleep 0.05; done", timeout="0.1")
+    code, _ = run(wrapper, "sh", "-c", "trap '' TERM; while :; do sleep 0.05; done", timeout="2")
     assert code == 124
     found = record(wrapper.node)
     assert found["signal"] == "SIGKILL"
-    assert 5000 <= found["endedAt"] - found["startedAt"] < 9000
+    assert 7000 <= found["endedAt"] - found["startedAt"] < 20_000
 
 
 def test_what_the_command_leaves_running_is_killed_at_its_end(wrapper: Wrapper, wait_until: Any) -> None:
@@ -97,7 +97,7 @@ def test_signals_are_forwarded_to_the_command(wrapper: Wrapper, wait_until: Any,
     process = wrapper.start("sh", "-c", script)
     wait_until(lambda: (wrapper.node.artifacts / "ready").exists(), "the trap is set")
     process.send_signal(number)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 9
 
 
@@ -151,20 +151,21 @@ def test_a_daemon_without_the_environment_is_killed_before_the_lock_is_given_up(
 @pytest.mark.skipif(sys.platform != "linux", reason="orphans can be adopted on Linux only")
 @pytest.mark.parametrize("how", ["signal", "timeout"])
 def test_a_daemon_does_not_outlive_a_command_that_was_ended(wrapper: Wrapper, wait_until: Any, how: str) -> None:
-    process = wrapper.start(*DAEMON_COMMAND, "wait", timeout="2" if how == "timeout" else None)
+    process = wrapper.start(*DAEMON_COMMAND, "wait", timeout="5" if how == "timeout" else None)
     wait_until(lambda: (wrapper.node.artifacts / "out").exists(), "the daemon runs")
     if how == "signal":
         process.terminate()
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == {"signal": 143, "timeout": 124}[how]
     assert is_gone(int(wrapper.node.read("daemon")))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="orphans can be adopted on Linux only")
 def test_adopted_orphans_that_end_by_themselves_do_not_pile_up(wrapper: Wrapper) -> None:
-    script = "for n in 1 2 3 4; do (sleep 0.01 &) ; done; sleep 0.5; ps -o stat= --ppid $PPID | grep -c Z || true"
-    code, output = run(wrapper, "sh", "-c", script)
-    assert (code, output.strip()) == (0, "0")
+    orphans = "for n in 1 2 3 4; do (sh -c 'sleep 0.01; echo >> ended' &); done"
+    orphans += "; until [ $(wc -l < ended) = 4 ]; do sleep 0.02; done"
+    none_left = "until ! ps -o stat= --ppid $PPID | grep -q Z; do sleep 0.05; done"
+    assert run(wrapper, "sh", "-c", f": > ended; {orphans}; {none_left}") == (0, "")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
@@ -174,7 +175,7 @@ def test_the_command_dies_with_a_wrapper_that_is_killed(wrapper: Wrapper, wait_u
     process = wrapper.start("sh", "-c", script)
     wait_until(lambda: (wrapper.node.artifacts / "pid").exists(), "the command runs")
     process.kill()
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     wait_until(lambda: is_gone(int(wrapper.node.read("pid"))), "the command is gone")
 
 
@@ -184,7 +185,7 @@ def test_the_lock_is_held_before_started_exists(wrapper: Wrapper, wait_until: An
     with (wrapper.node.control / "lock").open() as lock, pytest.raises(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     process.terminate()
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
 
 
@@ -226,7 +227,7 @@ def test_the_local_command_does_not_inherit_the_lifeline(node: Any) -> None:
     env = {**node.env(), "HELIOS_LIFELINE_FD": str(read_end)}
     command = ("--", sys.executable, "-I", "-S", "-c", program)
     process = node.start("exec", *command, env=env, pass_fds=[read_end])
-    output = process.communicate(timeout=20)[0]
+    output = process.communicate(timeout=60)[0]
     os.close(read_end)
     os.close(write_end)
     assert output == b"[0, 1, 2, 3]\n"
@@ -241,7 +242,7 @@ def test_a_local_daemon_dies_with_the_nodes_process(node: Any, wait_until: Any) 
     os.close(read_end)
     wait_until(lambda: (node.artifacts / "out").exists(), "the daemon runs")
     os.close(write_end)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 137
     assert is_gone(int(node.read("daemon")))
 
@@ -255,6 +256,6 @@ def test_the_local_command_dies_with_the_nodes_process(node: Any, wait_until: An
     os.close(read_end)
     wait_until(lambda: (node.artifacts / "pid").exists(), "the command runs")
     os.close(write_end)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGKILL
     assert is_gone(int(node.read("pid")))

@@ -60,7 +60,7 @@ class StaticWrapper:
 def run(wrapper: Wrapper, *command: str, **options: Any) -> tuple[int, str]:
     """The exit code and all that was printed."""
     process = wrapper.start(*command, **options)
-    output = process.communicate(timeout=30)[0].decode()
+    output = process.communicate(timeout=60)[0].decode()
     return process.returncode, output
 
 

@@ -92,7 +92,14 @@ def is_gone(pid: int) -> bool:
 
 
 def started_pid(file: Path) -> int:
-    return int(wait_until("the task has started", lambda: file.exists() and file.read_text().strip()))
+    return int(wait_until("the task has started", lambda: file.exists() and file.read_text().strip(), 60))
+
+
+def hear(process: "subprocess.Popen[str]", words: str) -> None:
+    """Read the narration up to the words."""
+    assert process.stderr is not None
+    stderr = process.stderr
+    wait_until(f"it says {words!r}", lambda: words in stderr.readline(), 60)
 
 
 def test_a_first_dag_runs_and_says_what_came_of_it(up: Helios) -> None:
@@ -373,13 +380,13 @@ tasks:
 
 def test_a_raw_xadd_is_a_submission_and_its_id_is_the_run(up: Helios, client: redis.Redis) -> None:
     entry = client.xadd(SUBMISSIONS, {"dag": HELLO, "useCache": "true"})
-    wait_until("the run has ended", lambda: status_of(client, str(entry)) == "SUCCEEDED")
+    wait_until("the run has ended", lambda: status_of(client, str(entry)) == "SUCCEEDED", 60)
     assert up("show", str(entry), "-o", "json").json()["status"] == "SUCCEEDED"
 
 
 def test_a_rejected_submission_is_read_with_one_command(client: redis.Redis, up: Helios) -> None:
     entry = str(client.xadd(SUBMISSIONS, {"dag": "dagName: x\ntasks: []\n"}))
-    problems = wait_until("the problems are there", lambda: client.hget(Keys(0).run(entry), "problems"))
+    problems = wait_until("the problems are there", lambda: client.hget(Keys(0).run(entry), "problems"), 60)
     assert "tasks" in str(problems)
     assert "tasks" in up("show", entry).out
 
@@ -389,8 +396,8 @@ def test_a_run_is_cancelled_by_one_entry_of_controls(up: Helios, client: redis.R
     run = up("submit", "-", text=SLEEPER.format(pids=pids)).out.strip()
     pid = started_pid(pids)
     client.xadd(CONTROLS, {"run": run, "action": "cancel"})
-    wait_until("the run is cancelled", lambda: status_of(client, run) == "CANCELLED")
-    wait_until("the task's process is gone", lambda: is_gone(pid))
+    wait_until("the run is cancelled", lambda: status_of(client, run) == "CANCELLED", 60)
+    wait_until("the task's process is gone", lambda: is_gone(pid), 60)
     shown = up("show", run, "-o", "json").json()
     assert shown["taskCancelled"] == 2
 
@@ -402,10 +409,10 @@ def test_a_run_is_cancelled_by_the_command(up: Helios, client: redis.Redis, tmp_
     cancelled = up("cancel", "@latest")
     assert cancelled.code == 0
     assert "CANCELLED" in cancelled.err
-    out, err = watcher.communicate(timeout=30)
+    out, err = watcher.communicate(timeout=60)
     assert watcher.returncode == 4, err
     assert json.loads(out)["status"] == "CANCELLED"
-    wait_until("the task's process is gone", lambda: is_gone(pid))
+    wait_until("the task's process is gone", lambda: is_gone(pid), 60)
     again = up("cancel", json.loads(out)["dagId"])
     assert again.code == 0
     assert "ended already" in again.err
@@ -424,34 +431,35 @@ def test_what_comes_last_is_told_how_the_others_ended_and_outlives_a_cancel(
         json.dumps(
             {
                 "dagName": "hangs",
-                "tasks": [{"name": "long", "image": "none", "command": ["sleep", "60"]}],
+                "tasks": [{"name": "long", "image": "none", "command": ["sleep", "600"]}],
                 "onExit": {
                     "name": "last",
                     "image": "none",
-                    "command": ["sh", "-c", f"echo $HELIOS_RUN_STATUS > {told}; sleep 60"],
+                    "command": ["sh", "-c", f"echo $HELIOS_RUN_STATUS > {told}; sleep 600"],
                 },
             }
         )
     )
     latest = up("submit", str(tmp_path / "hangs.json")).out.strip()
-    wait_until("its task runs", lambda: client.hget(Keys(0).task(latest, "long"), "phase") == "Running", 30)
+    wait_until("its task runs", lambda: client.hget(Keys(0).task(latest, "long"), "phase") == "Running", 60)
     assert "its onExit task last goes on" in up("cancel", latest).err
-    wait_until("onExit runs", lambda: told.exists() and told.read_text() == "CANCELLED\n", 30)
+    wait_until("onExit runs", lambda: told.exists() and told.read_text() == "CANCELLED\n", 60)
     assert "its onExit task last goes on" in up("cancel", latest).err
     assert "CANCELLED" in up("cancel", latest, "--on-exit").err
-    wait_until("the run has ended", lambda: status_of(client, latest) == "CANCELLED", 20)
+    wait_until("the run has ended", lambda: status_of(client, latest) == "CANCELLED", 60)
 
 
 def test_ctrl_c_cancels_the_run_and_leaves_no_process(up: Helios, client: redis.Redis, tmp_path: Path) -> None:
     pids = tmp_path / "pid"
     process = up.start("run", up.dag("sleeper", SLEEPER.format(pids=pids)))
     pid = started_pid(pids)
+    hear(process, "RUNNING")  # the task may be at work before the command has seen that its run was accepted
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "CANCELLED" in out
     assert "Traceback" not in err
-    wait_until("the task's process is gone", lambda: is_gone(pid))
+    wait_until("the task's process is gone", lambda: is_gone(pid), 60)
 
 
 def test_a_log_is_followed_to_its_end(up: Helios, tmp_path: Path) -> None:
@@ -466,7 +474,7 @@ tasks: [{{name: talk, image: alpine, command: [sh, -c, "echo before; cat {gate};
     assert follower.stdout is not None
     assert follower.stdout.readline() == "before\n"
     gate.write_text("between\n")
-    out, err = follower.communicate(timeout=30)
+    out, err = follower.communicate(timeout=60)
     assert out == "between\nafter\n", err
     assert follower.returncode == 0
     assert up("logs", run, "talk", "--tail", "1").out == "after\n"
@@ -691,14 +699,14 @@ def test_a_second_ctrl_c_leaves_at_once(up: Helios, client: redis.Redis, tmp_pat
     stubborn = SLEEPER.replace("sleep 600", "trap '' TERM INT; while true; do sleep 1; done")
     process = up.start("run", up.dag("stubborn", stubborn.format(pids=pids)))
     started_pid(pids)
-    assert process.stderr is not None
+    hear(process, "RUNNING")
     process.send_signal(signal.SIGINT)
-    wait_until("it says that it cancels", lambda: "cancelling" in process.stderr.readline())
+    hear(process, "cancelling")
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     assert process.returncode == 130
     run = up("runs", "sleeper", "--limit", "1", "-o", "json").json()[0]["dagId"]
-    wait_until("the run is cancelled all the same", lambda: status_of(client, run) == "CANCELLED", 30)
+    wait_until("the run is cancelled all the same", lambda: status_of(client, run) == "CANCELLED", 60)
 
 
 def test_the_exit_code_tells_how_the_run_ended_though_nobody_reads_the_report(up: Helios) -> None:

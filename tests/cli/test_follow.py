@@ -1,6 +1,6 @@
 """Following a run: what is shown is what happened, however the feed is read."""
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import redis
@@ -10,12 +10,13 @@ from cli.connection import Link
 from cli.failure import CommandFailed
 from cli.follow import Follower
 from cli.plain_progress import PlainProgress, counts_text
-from cli.run_progress import SETTLED, RunProgress
+from cli.run_progress import SETTLED, RunProgress, TaskProgress
 from helios.events import TaskEnded, TaskLaunched, TaskPhase, TasksQueued
 from helios.settings import Settings
 from helios.transitions import commit_one, note_phase
 from tests.redis_servers import Valkey
 from tests.stage import RUN, Stage
+from tests.waiting import wait_until
 
 
 def read_all(follower: Follower) -> list[str]:
@@ -145,6 +146,49 @@ def test_a_lost_entry_of_the_feed_is_made_good_after_a_silence(
     assert read_all(follower) == ["a RUNNING"]
 
 
+def test_how_the_tasks_ended_is_told_when_the_runs_end_is_seen_before_the_feed_is_read(
+    link: Link, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run's record is asked right after a read, and the run may end in between."""
+    stage = Stage(client)
+    stage.open({"a": ()})
+    follower = Follower(link, RUN)
+    read_all(follower)
+    look = follower._events
+
+    def ends_after_the_look(block_ms: int) -> list[TaskProgress]:
+        changed = look(block_ms)
+        stage.pass_through("a")
+        stage.finalise()
+        return changed
+
+    monkeypatch.setattr(follower, "_events", ends_after_the_look)
+    follower._check_at = 0.0
+    assert [f"{task.name} {task.status}" for task in follower.read(block_ms=1)] == ["a SUCCEEDED"]
+    assert follower.status == "SUCCEEDED"
+
+
+def test_how_the_tasks_ended_is_told_when_the_run_ends_during_a_snapshot(
+    link: Link, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(client)
+    stage.open({"a": ()})
+    follower = Follower(link, RUN)
+    check = follower._check
+
+    def after_its_end() -> None:
+        if stage.run()["status"] == "RUNNING":
+            stage.pass_through("a")
+            stage.finalise()
+        check()
+
+    monkeypatch.setattr(follower, "_check", after_its_end)
+    told = list[str]()
+    while not follower.ended:
+        told += [f"{task.name} {task.status}" for task in follower.read(block_ms=1)]
+    assert told[-1] == "a SUCCEEDED"
+
+
 def test_a_run_that_was_deleted_is_not_waited_for(link: Link, client: redis.Redis) -> None:
     Stage(client).open({"a": ()})
     follower = Follower(link, RUN)
@@ -164,12 +208,13 @@ def test_following_goes_on_after_the_server_was_away(own_valkey: Valkey, capsys:
     assert read_all(follower) == ["a QUEUED"]
     stage.pass_through("a")
     own_valkey.kill()
-    restart = threading.Thread(target=own_valkey.start)
-    restart.start()
-    assert follower.read(block_ms=1) == []  # the server was not there, and was waited for
-    restart.join()
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(follower.read, 1)
+        # Back any sooner, the server would not be missed.
+        wait_until("it says that the connection is lost", lambda: "lost" in capsys.readouterr().err)
+        own_valkey.start()
+        assert read.result(20) == []
     assert read_all(follower) == ["a SUCCEEDED", "b QUEUED"]
-    assert "lost" in capsys.readouterr().err
 
 
 def test_a_task_only_moves_forward() -> None:

@@ -83,6 +83,7 @@ def test_a_run_whose_submission_gets_no_reply_is_sent_again_and_is_one_run(town:
     assert len([run for run in town.runs() if town.client.hget(Keys(0).run(run), "aliasOf") is None]) == 1
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("fault", [Fault.REFUSE, pytest.param(Fault.HALF_OPEN, marks=long)])
 def test_who_follows_a_run_or_a_log_finds_the_way_again(town: Town, fault: Fault) -> None:
     """A connection that ends is missed at once, one that falls silent in time; neither command loses a line."""

@@ -82,12 +82,16 @@ def test_local_mode_serves_all_its_metrics_on_one_port_and_sends_its_traces(
         done = helios("run", "dag.yaml", "--traceparent", f"00-{TRACE}-{PARENT}-01", "-o", "json", timeout=90)
         assert done.code == 0, done.err
         run = done.json()["dagId"]
-        found = samples()
-        ended = [each for each in found["helios_attempts_ended_total"] if each.labels["outcome"] == "succeeded"]
-        assert sum(each.value for each in ended) == 3
-        stages = {each.labels["stage"] for each in found["helios_stage_seconds_count"]}
-        assert {"queue", "fetch", "run", "publish"} <= stages
-        assert sum(each.value for each in found["helios_cache_inputs_total"]) == 1
+
+        def counted(name: str, **labels: str) -> float:
+            return sum(each.value for each in samples().get(name, ()) if labels.items() <= each.labels.items())
+
+        # A collector counts what it has committed, which may be after the run's end was seen.
+        wait_until("its attempts are counted", lambda: counted("helios_attempts_ended_total", outcome="succeeded") == 3)
+        wait_until("its inputs are counted", lambda: counted("helios_cache_inputs_total") == 1)
+        for stage in ("queue", "fetch", "run", "publish"):
+            wait_until(f"{stage} is timed", lambda stage=stage: counted("helios_stage_seconds_count", stage=stage) > 0)
+        assert counted("helios_attempts_ended_total", outcome="succeeded") == 3
         wait_until("the whole trace has come", lambda: any(each.span_id.hex() == span_id(run) for each in received), 60)
         known = {each.span_id.hex(): each for each in received}
         assert len(known) == len(received)

@@ -101,5 +101,5 @@ def test_runs_are_rebuilt_after_redis_was_emptied_and_nothing_that_succeeded_is_
         client.close()
     finally:
         up.terminate()
-        up.wait(30)
+        up.wait(60)
         helios.end_started()

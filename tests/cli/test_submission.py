@@ -1,15 +1,20 @@
 """Sending: one lost reply is one run, and what cannot be known is said."""
 
 import contextlib
+import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
 from cli.connection import Link
-from cli.failure import CommandFailed
+from cli.failure import INTERRUPTED, CommandFailed
+from cli.main import run
 from cli.submission import await_verdict, cancel, read_dag, submit
 from helios.dag_problem import LIMITS
 from helios.keys import CONTROLS, SUBMISSIONS, Keys
@@ -114,6 +119,30 @@ def test_nobody_to_accept_is_no_verdict(link: Link, client: redis.Redis) -> None
     assert await_verdict(link, RUN, 0.01).status == "RUNNING"
     client.hset(Keys(0).run("5-0"), mapping={"dagId": "5-0", "aliasOf": RUN})
     assert await_verdict(link, "5-0", 0.01).run == RUN
+
+
+def test_ctrl_c_right_after_the_acceptance_cancels_the_run(
+    shared_valkey: Valkey, valkey: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it is no longer waited for, and not followed yet."""
+    (tmp_path / "dag.json").write_bytes(DAG)
+    monkeypatch.setenv("HELIOS_REDIS_URL", shared_valkey.url)
+    monkeypatch.setattr("cli.watch.CANCEL_SECONDS", 0.0)
+
+    def submit_and_accept(*given: Any, **named: Any) -> str:
+        entry = submit(*given, **named)
+        assert accept_all(valkey) == ["accepted"]
+        return entry
+
+    def interrupt(line: str) -> None:
+        if line.startswith("run "):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr("cli.commands.run.submit", submit_and_accept)
+    monkeypatch.setattr("cli.commands.run.narrate", interrupt)
+    assert run(["run", str(tmp_path / "dag.json")]) == INTERRUPTED
+    ((entry, _),) = valkey.xrange(SUBMISSIONS)
+    assert [fields for _, fields in valkey.xrange(CONTROLS)] == [{"run": entry, "action": "cancel"}]
 
 
 def test_a_file_beyond_the_limit_is_not_sent(tmp_path_factory: pytest.TempPathFactory) -> None:

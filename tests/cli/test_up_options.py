@@ -31,5 +31,5 @@ def test_the_http_api_is_there_although_another_command_has_left_a_stack_behind(
         wait_until("the HTTP API answers", answers, 60)
     finally:
         up.terminate()
-        up.wait(30)
+        up.wait(60)
         helios.end_started()

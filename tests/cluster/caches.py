@@ -84,7 +84,7 @@ def keepers_speak(helios: Installed) -> None:
         with helios.redis() as client:
             return all(client.hget(node_cache(node), "url") == url for node, url in urls.items())
 
-    wait_until("both keepers are heard of", look, 60)
+    wait_until("both keepers are heard of", look, 120)
 
 
 @contextmanager
@@ -105,13 +105,26 @@ def keepers_with(helios: Installed, **settings: str) -> Iterator[None]:
         tell(*(f"{name}-" for name in settings))
 
 
+class Opening(threading.Event):
+    """Set to let those go on that wait at a gate. `waiting`: their pods' names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: set[str] = set()
+
+    def until_waiting(self, count: int) -> None:
+        """Until so many tasks run, and have come as far as the gate."""
+        wait_until(f"{count} tasks wait at the gate", lambda: len(self.waiting) >= count, 120)
+
+
 @contextmanager
-def gate() -> Iterator[tuple[str, threading.Event]]:
+def gate() -> Iterator[tuple[str, Opening]]:
     """A shell command that waits until the event is set, for tasks to wait on the test."""
-    opened = threading.Event()
+    opened = Opening()
 
     class Gate(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            opened.waiting.add(self.path)
             self.send_response(200 if opened.is_set() else 503)
             self.end_headers()
 
@@ -120,8 +133,9 @@ def gate() -> Iterator[tuple[str, threading.Event]]:
 
     server = ThreadingHTTPServer((TASKS_NETWORK, 0), Gate)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://{TASKS_NETWORK}:{server.server_port}/$(cat /etc/hostname)"
     try:
-        yield f"until wget -q -O /dev/null http://{TASKS_NETWORK}:{server.server_port}/; do sleep 0.2; done", opened
+        yield f"until wget -q -O /dev/null {url}; do sleep 0.2; done", opened
     finally:
         opened.set()
         server.shutdown()

@@ -149,8 +149,10 @@ class Installed:
         """Also those that have ended."""
         return self.tasks.labelled("pods", {"helios.dev/run": run})
 
-    def at_work(self, run: str, count: int, deadline_seconds: float = 90) -> dict[str, str]:
-        """Task names and their nodes, once `count` pods of the run have their task running."""
+    def at_work(self, run: str, count: int, deadline_seconds: float = 120) -> dict[str, str]:
+        """Task names and their nodes, once `count` pods of the run are there at once and run. Their commands may still
+        wait for inputs; see caches.gate.
+        """
 
         def look() -> dict[str, str]:
             pods = [pod for pod in self.task_pods(run) if pod["status"]["phase"] == "Running"]
@@ -170,9 +172,16 @@ class Installed:
         return int(self.cluster.tool("pid", pod["spec"]["nodeName"], container))
 
     def keeper(self, node: str) -> dict[str, Any]:
-        """The keeper's pod on a node."""
-        pods = Kubectl(self.agents.namespace).labelled("pods", {"app.kubernetes.io/name": self.agents.daemonset})
-        return next(pod for pod in pods if pod["spec"]["nodeName"] == node and pod["status"]["phase"] == "Running")
+        """The keeper's pod on a node, once there is one that runs and stays."""
+
+        def look() -> dict[str, Any] | None:
+            pods = Kubectl(self.agents.namespace).labelled("pods", {"app.kubernetes.io/name": self.agents.daemonset})
+            here = [pod for pod in pods if pod["spec"].get("nodeName") == node and is_up(pod)]
+            return here[0] if here else None
+
+        found = wait_until(f"a keeper runs on {node}", look, 120)
+        assert found is not None
+        return found
 
     def cache_folder(self, node: str) -> Path:
         """A node's cache, as this process sees it."""
@@ -233,6 +242,11 @@ class Installed:
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         self.is_up = False
         return done.stdout + done.stderr
+
+
+def is_up(pod: dict[str, Any]) -> bool:
+    """Whether it runs and is not being deleted."""
+    return pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]
 
 
 @contextmanager

@@ -54,7 +54,7 @@ class Kubectl:
         return self.labelled("pods", {"batch.kubernetes.io/job-name": job})
 
     def wait_for_pods(
-        self, job: str, what: str, predicate: Callable[[dict[str, Any]], object], deadline_seconds: float = 60
+        self, job: str, what: str, predicate: Callable[[dict[str, Any]], object], deadline_seconds: float = 120
     ) -> list[dict[str, Any]]:
         """All pods of the Job, once there are some and the predicate holds for each."""
 
@@ -75,7 +75,7 @@ class Kubectl:
     def delete(self, kind: str, name: str, *, wait: bool = True) -> None:
         self.run("delete", kind, name, "--ignore-not-found", f"--wait={'true' if wait else 'false'}", seconds=120)
 
-    def wait_for(self, kind: str, name: str, condition: str, deadline_seconds: float = 60) -> None:
+    def wait_for(self, kind: str, name: str, condition: str, deadline_seconds: float = 120) -> None:
         """Until the object has the condition (`Complete`, `Ready`, `Available`, …); a watch, not a poll."""
         limit = f"--timeout={deadline_seconds:g}s"
         try:
@@ -83,7 +83,7 @@ class Kubectl:
         except KubectlFailed as failure:
             raise KubectlFailed(f"{failure}\n{self.describe(kind, name)}") from None
 
-    def wait_for_job(self, name: str, condition: str, deadline_seconds: float = 60) -> dict[str, Any]:
+    def wait_for_job(self, name: str, condition: str, deadline_seconds: float = 120) -> dict[str, Any]:
         """The Job's pod, once the Job is Complete or Failed, as was expected; else the error has its logs."""
 
         def ended(job: dict[str, Any]) -> object:
@@ -102,7 +102,7 @@ class Kubectl:
         name: str,
         what: str,
         predicate: Callable[[dict[str, Any]], object],
-        deadline_seconds: float = 60,
+        deadline_seconds: float = 120,
     ) -> dict[str, Any]:
         """The object, as soon as the predicate holds for it."""
 
@@ -119,7 +119,7 @@ class Kubectl:
         assert found is not None
         return found
 
-    def wait_gone(self, kind: str, name: str, deadline_seconds: float = 60) -> None:
+    def wait_gone(self, kind: str, name: str, deadline_seconds: float = 120) -> None:
         limit = f"--timeout={deadline_seconds:g}s"
         self.run("wait", f"{kind}/{name}", "--for=delete", limit, seconds=deadline_seconds + 20)
 

@@ -58,13 +58,16 @@ def test_the_doctor_finds_an_agent_on_every_node(helios: Installed) -> None:
 
 def test_an_agent_killed_while_tasks_run(helios: Installed) -> None:
     """Its successor finds the volumes again and stores what the tasks write, also of those that end meanwhile."""
-    with gate() as (wait, opened):
+    with gate() as (wait, opened), gate() as (wait_shortly, opened_now):
         later = [script(helios, f"later{n}", f"{wait}; echo {n} > n", outputs=["n"], **on("node2")) for n in range(4)]
         meanwhile = [
-            script(helios, f"now{n}", f"sleep {n}; echo {n} > n", outputs=["n"], **on("node2")) for n in range(6)
+            script(helios, f"now{n}", f"{wait_shortly}; sleep {n}; echo {n} > n", outputs=["n"], **on("node2"))
+            for n in range(6)
         ]
         run = helios.submit(dag("killed", *later, *meanwhile))
-        helios.at_work(run, 8)
+        opened.until_waiting(len(later))
+        opened_now.until_waiting(len(meanwhile))
+        opened_now.set()
         kill_agent(helios, "node2")
         helios.wait_agents()
         opened.set()
@@ -76,11 +79,19 @@ def test_an_agent_killed_while_it_fetches(helios: Installed, tmp_path: Path) -> 
     part = helios.cache_folder("node2") / "tmp"
     with StoreLink(helios).limited("64mbit"):
         run = helios.submit(dag("fetching", reader(helios, "read", each, **on("node2"))))
-        wait_until("some of it is there", lambda: any(file.stat().st_size > 0 for file in part.iterdir()), 60)
+        wait_until("some of it is there", lambda: any(size_of(file) > 0 for file in part.iterdir()), 120)
         kill_agent(helios, "node2")
     found = helios.end_of(run)
     first_time(found)
     assert inputs(found, "read")[each.name]["bytes"] == each.size
+
+
+def size_of(file: Path) -> int:
+    """Nothing where it has gone since it was listed."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def test_an_agent_killed_while_it_stores(helios: Installed, tmp_path: Path) -> None:
@@ -90,7 +101,7 @@ def test_an_agent_killed_while_it_stores(helios: Installed, tmp_path: Path) -> N
     )
     run = helios.submit(dag("storing", make))
     volumes = helios.cache_folder("node2") / "volumes"
-    wait_until("the task is over", lambda: any(volumes.glob("*/control/exit")), 60)
+    wait_until("the task is over", lambda: any(volumes.glob("*/control/exit")), 120)
     kill_agent(helios, "node2")
     found = helios.end_of(run)
     first_time(found)
@@ -178,10 +189,10 @@ def test_a_task_that_writes_more_than_it_may_fails_with_that_reason(helios: Inst
 ATTACKS = """
 echo fine > good
 ln -s /etc/passwd link
-(sleep 1; echo changed > good) &
 rm -rf .helios/control/lock .helios/control/started || true
 echo '{"exitCode":0}' > .helios/control/exit || true
 mount --bind / .helios/inputs || true
+(sleep 1; echo changed > good) &
 """
 
 

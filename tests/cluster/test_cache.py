@@ -145,11 +145,11 @@ def test_a_keeper_that_does_not_answer_costs_no_task(helios: Installed, tmp_path
     """It is stopped, not gone: connections to it are taken by the kernel and stay silent, which is the worst."""
     each = Object(helios, tmp_path, 16 * MIB)
     helios.succeed(dag("silent", reader(helios, "first", each, **on("node2"))))
-    wait_until("the inventory has it", lambda: holds(helios, "node2", each.sha256))
+    wait_until("the inventory has it", lambda: holds(helios, "node2", each.sha256), 90)
     keeper = helios.pid(helios.keeper("node2"))
     os.kill(keeper, signal.SIGSTOP)
     try:
-        run = helios.succeed(dag("silent", reader(helios, "second", each, **on("node1"))), deadline_seconds=60)
+        run = helios.succeed(dag("silent", reader(helios, "second", each, **on("node1"))))
     finally:
         os.kill(keeper, signal.SIGCONT)
     found = inputs(run, "second")[each.name]
@@ -175,7 +175,7 @@ def test_a_node_that_joins_brings_what_waiting_tasks_need_before_they_run(
         opened.set()
         found = helios.end_of(run)
     assert inputs(found, "later")[each.name]["cause"] in ("cached", "warm")
-    assert told(helios, "node2")["seededBytes"] - before >= each.size
+    wait_until("that is told", lambda: told(helios, "node2")["seededBytes"] - before >= each.size, 90)
     assert link.sent()["node2"] - sent < each.size / 10
 
 

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from tests.cluster.dags import dag, script
-from tests.cluster.installed import ENDED, SERVICES, Installed
-from tests.cluster.kubectl import Kubectl
+from tests.cluster.installed import ENDED, SERVICES, Installed, is_up
+from tests.cluster.kubectl import Kubectl, KubectlFailed
 from tests.waiting import wait_until
 
 KINDS = {"ServiceMonitor": "servicemonitors", "PrometheusRule": "prometheusrules"}
@@ -29,6 +29,7 @@ def components(helios: Installed) -> Iterator[Installed]:
     outside.apply(*(_kind(name, plural) for name, plural in KINDS.items()))
     for plural in KINDS.values():
         outside.wait_for("customresourcedefinition", f"{plural}.{GROUP}", "Established")
+        wait_until(f"{plural} are served", lambda plural=plural: is_served(outside, plural))
     own = helios.folder / "mine"
     own.mkdir(exist_ok=True)
     written = {
@@ -57,7 +58,7 @@ def test_the_api_takes_a_run_to_its_end_and_every_replica_is_to_be_scraped(compo
 
     wanted = dag("by-http", script(helios, "greet", "echo hello | tee said", outputs=["said"]))
     run = json.loads(client.ask("/dags", json.dumps(wanted).encode()))["dagId"]
-    found = wait_until("the run ends", lambda: _if_ended(json.loads(client.ask(f"/dags/{run}"))), 120)
+    found = wait_until("the run ends", lambda: _if_ended(json.loads(client.ask(f"/dags/{run}"))), 180)
     assert found is not None
     assert found["status"] == "SUCCEEDED"
     assert client.ask(f"/dags/{run}/tasks/greet/logs") == b"hello\n"
@@ -68,19 +69,47 @@ def test_the_api_takes_a_run_to_its_end_and_every_replica_is_to_be_scraped(compo
     for each in monitors:
         name = each["metadata"]["name"]
         (endpoint,) = each["spec"]["endpoints"]
-        for slice_ in helios.services.labelled("endpointslices", {"kubernetes.io/service-name": f"{name}-metrics"}):
-            (port,) = [found["port"] for found in slice_["ports"] if found["name"] == endpoint["port"]]
-            for replica in slice_["endpoints"]:
-                pod = f"{replica['targetRef']['name']}:{port}"
-                text = helios.services.run("get", "--raw", f"/api/v1/namespaces/{SERVICES}/pods/{pod}/proxy/metrics")
-                assert "helios_info{" in text
-                counted[name] = counted.get(name, 0) + 1
+        replicas = wait_until(
+            f"{name} has two replicas, and none that ends",
+            lambda name=name, port=endpoint["port"]: _if_two(_replicas(helios, name, port)),
+            90,
+        )
+        for replica in replicas:
+            assert "helios_info{" in _metrics(helios, replica)
+            counted[name] = counted.get(name, 0) + 1
     assert counted == {"helios-submitter": 2, "helios-jobrunner": 2, "helios-collector": 2}
-    ended = [
-        helios.services.run("get", "--raw", f"/api/v1/namespaces/{SERVICES}/pods/{name}:9464/proxy/metrics")
-        for name in (each["metadata"]["name"] for each in helios.pods_of_service("helios-collector"))
-    ]
+    collectors = [each["metadata"]["name"] for each in helios.pods_of_service("helios-collector") if is_up(each)]
+    ended = [_metrics(helios, f"{name}:9464") for name in collectors]
     assert any(re.search(r'helios_runs_ended_total\{[^}]*status="SUCCEEDED"[^}]*\} [1-9]', text) for text in ended)
+
+
+def is_served(kubectl: Kubectl, plural: str) -> bool:
+    """Whether kubectl finds the kind: some time passes between its being established and that."""
+    try:
+        kubectl.run("get", f"{plural}.{GROUP}", "--all-namespaces")
+    except KubectlFailed:
+        return False
+    return True
+
+
+def _replicas(helios: Installed, service: str, port_name: str) -> list[str]:
+    """Pods that a monitor's Service leads to, with their port, as POD:PORT."""
+    slices = helios.services.labelled("endpointslices", {"kubernetes.io/service-name": f"{service}-metrics"})
+    return [
+        f"{replica['targetRef']['name']}:{port['port']}"
+        for slice_ in slices
+        for port in slice_.get("ports") or ()
+        if port["name"] == port_name
+        for replica in slice_.get("endpoints") or ()
+    ]
+
+
+def _if_two(replicas: list[str]) -> list[str]:
+    return replicas if len(replicas) == 2 else []
+
+
+def _metrics(helios: Installed, replica: str) -> str:
+    return helios.services.run("get", "--raw", f"/api/v1/namespaces/{SERVICES}/pods/{replica}/proxy/metrics")
 
 
 class _Client:

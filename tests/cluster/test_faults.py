@@ -48,23 +48,28 @@ def right(run: Run, count: int) -> None:
 
 def test_results_of_jobs_that_ended_while_no_collector_ran(helios: Installed) -> None:
     count = 6
-    first = many(helios, "unwatched", count, "sleep 6; echo $N > n", outputs=["n"])
-    last = script(
-        helios,
-        "sum",
-        "cat *.n | sort -n | tr '\n' ' ' > all",
-        inputs=[{"fromTask": task["name"], "name": "n", "as": f"{task['name']}.n"} for task in first["tasks"]],
-        outputs=["all"],
-    )
-    run = helios.submit(dag("unwatched", *first["tasks"], last))
-    helios.at_work(run, count)
-    helios.scale(0, "helios-collector")
-    try:
-        let_pass(OUTAGE_SECONDS)
-        ended = [pod for pod in helios.task_pods(run) if exit_code(pod, "task") == 0]
-        assert len(ended) == count, "the tasks ended while nobody watched"
-    finally:
-        helios.scale(2, "helios-collector")
+    with gate() as (wait, opened):
+        first = many(helios, "unwatched", count, f"{wait}; echo $N > n", outputs=["n"])
+        last = script(
+            helios,
+            "sum",
+            "cat *.n | sort -n | tr '\n' ' ' > all",
+            inputs=[{"fromTask": task["name"], "name": "n", "as": f"{task['name']}.n"} for task in first["tasks"]],
+            outputs=["all"],
+        )
+        run = helios.submit(dag("unwatched", *first["tasks"], last))
+        opened.until_waiting(count)
+        helios.scale(0, "helios-collector")
+        try:
+            opened.set()
+            wait_until(
+                "the tasks have ended while nobody watches",
+                lambda: [exit_code(pod, "task") for pod in helios.task_pods(run)] == [0] * count,
+                90,
+            )
+            let_pass(OUTAGE_SECONDS)
+        finally:
+            helios.scale(2, "helios-collector")
     found = helios.end_of(run, 240)
     right(found, count + 1)
     assert [task["attempt"] for task in found["tasks"]] == [1] * (count + 1)
@@ -107,20 +112,23 @@ def test_a_jobrunner_and_a_collector_killed(helios: Installed) -> None:
 
 def test_a_node_crashes_under_running_tasks(helios: Installed) -> None:
     """The tasks on it are repeated elsewhere, at the cost of nobody's retries, and half of Helios with them."""
-    long = [script(helios, f"long{n}", "sleep 20; echo done > n", outputs=["n"]) for n in range(6)]
-    run = helios.submit(dag("crashed", *long))
-    nodes = helios.at_work(run, 6)
-    there = {name for name, node in nodes.items() if node == "node2"}
-    assert there, f"the scheduler put no task on node2: {nodes}"
-    helios.cluster.tool("stop-node", "node2")
-    try:
-        found = helios.end_of(run, 240)
-        right(found, 6)
-        assert {task["attempt"] for task in found["tasks"] if task["name"] in there} == {2}
-        assert {task["node"] for task in found["tasks"]} == {"node1"}
-    finally:
-        helios.cluster.tool("start-node", "node2")
-        helios.services.wait_for("node", "node2", "Ready", 90)
+    with gate() as (wait, opened):
+        long = [script(helios, f"long{n}", f"{wait}; echo done > n", outputs=["n"]) for n in range(6)]
+        run = helios.submit(dag("crashed", *long))
+        opened.until_waiting(len(long))
+        nodes = helios.at_work(run, len(long))
+        there = {name for name, node in nodes.items() if node == "node2"}
+        assert there, f"the scheduler put no task on node2: {nodes}"
+        helios.cluster.tool("stop-node", "node2")
+        try:
+            opened.set()
+            found = helios.end_of(run, 240)
+            right(found, 6)
+            assert {task["attempt"] for task in found["tasks"] if task["name"] in there} == {2}
+            assert {task["node"] for task in found["tasks"]} == {"node1"}
+        finally:
+            helios.cluster.tool("start-node", "node2")
+            helios.services.wait_for("node", "node2", "Ready", 90)
     left = wait_until("no pod of the run is left", lambda: not helios.task_pods(run) or None, 120)
     assert left
 
@@ -167,6 +175,7 @@ def test_redis_emptied_under_a_run_and_the_run_rebuilt(helios: Installed) -> Non
             )
         )
         wait_until("what has succeeded is stored", lambda: rebuildable(helios, run).get("taskSucceeded") == 1, 90)
+        opened.until_waiting(1)
         at_gate = pods_of(helios, run, "slow")
         for path in helios.redis_folder().iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -128,7 +128,7 @@ def test_a_memoized_task_that_succeeded_under_the_same_image_is_not_run_again(he
     make = script(helios, "make", f"echo {word} > word", outputs=["word"], memoize=True)
     use = script(helios, "use", f"grep {word} word", inputs=[{"fromTask": "make", "name": "word"}])
     first = helios.succeed(dag("memoized", make, use))
-    wait_until("its pods are wrapped up", lambda: not held(helios.task_pods(first["dagId"])), 30)
+    wait_until("its pods are wrapped up", lambda: not held(helios.task_pods(first["dagId"])), 90)
     second = helios.succeed(dag("memoized", make, use))
     assert (first["taskSkipped"], second["taskSkipped"]) == (0, 1), helios.helios("why", second["dagId"], "make").stdout
     (task,) = (each for each in second["tasks"] if each["name"] == "make")
@@ -269,5 +269,7 @@ def test_cancel_leaves_no_job(helios: Installed) -> None:
     assert done.returncode == 0, done.stderr
     found = helios.end_of(run)
     assert (found["status"], found["taskCancelled"]) == ("CANCELLED", 4)
-    helios.tasks.run("wait", "--for=delete", "job", f"--selector=helios.dev/run={run}", "--timeout=90s", seconds=100)
-    helios.tasks.run("wait", "--for=delete", "pod", f"--selector=helios.dev/run={run}", "--timeout=90s", seconds=100)
+    for kind in ("jobs", "pods"):
+        wait_until(
+            f"no {kind} are left", lambda kind=kind: not helios.tasks.labelled(kind, {"helios.dev/run": run}), 90
+        )

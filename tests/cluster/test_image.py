@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 from tests.cluster.clusters import Cluster
-from tests.cluster.kubectl import Kubectl, job
+from tests.cluster.kubectl import Kubectl, KubectlFailed, job
+from tests.waiting import wait_until
 
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
@@ -87,9 +88,19 @@ def test_a_deleted_pods_task_gets_its_sigterm(cluster: Cluster, kubectl: Kubectl
     kubectl.apply(manifest)
     (pod,) = kubectl.wait_for_pods("asked", "running", lambda pod: pod["status"]["phase"] == "Running")
     name = pod["metadata"]["name"]
+    # Containers are started one after the other, and its trap is set later still.
+    wait_until("the task is ready", lambda: "ready" in said(kubectl, name), 120)
     kubectl.delete("pod", name, wait=False)
-    kubectl.wait_until("pod", name, "its task ended with 5", lambda pod: exit_code(pod, "task") == 5, 30)
+    kubectl.wait_until("pod", name, "its task ended with 5", lambda pod: exit_code(pod, "task") == 5)
     kubectl.run("patch", "pod", name, "--type=merge", '--patch={"metadata": {"finalizers": null}}')
+
+
+def said(kubectl: Kubectl, pod: str) -> str:
+    """What the task has printed; nothing while its container has not begun."""
+    try:
+        return kubectl.logs(pod, "task")
+    except KubectlFailed:
+        return ""
 
 
 def exit_code(pod: dict[str, Any], container: str) -> int | None:

@@ -31,7 +31,7 @@ def test_a_full_cache_lets_go_of_blobs_and_a_later_miss_says_so(
         helios.succeed(dag("filling", reader(helios, f"read{n}", each, **on("node1"))))
     # Blobs of tasks that were over between two looks count as in use until the collector was asked.
     wait_until("one is evicted", lambda: told(helios, "node1")["evictedBlobs"] > before, 90)
-    wait_until("the inventory lost one", lambda: any(not holds(helios, "node1", each.sha256) for each in objects))
+    wait_until("the inventory lost one", lambda: any(not holds(helios, "node1", each.sha256) for each in objects), 90)
     wait_until("the limit is kept", lambda: told(helios, "node1")["bytes"] <= 40 * MIB, 90)
     # Which one goes is the keeper's choice: it weighs size, price and time since use, and these are nearly equal.
     lost = next(each for each in objects if not holds(helios, "node1", each.sha256))
@@ -76,7 +76,7 @@ def test_a_blob_that_rotted_is_found_by_the_keeper_and_brought_again(
         blob.write(bytes([byte[0] ^ 1]))
     os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
     new_keeper(helios, "node2")  # which begins to read at once; one that has read all rests for an hour
-    wait_until("the keeper found it", lambda: told(helios, "node2")["corruptBlobs"] > before, 60)
+    wait_until("the keeper found it", lambda: told(helios, "node2")["corruptBlobs"] > before, 120)
     assert not file.exists()
     again = helios.succeed(dag("rot", reader(helios, "again", each, **on("node2"))))
     assert inputs(again, "again")[each.name]["cause"] == "corrupt"

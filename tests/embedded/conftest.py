@@ -16,7 +16,7 @@ import pytest
 from cli.embedded.home import Home
 from cli.embedded.state import read_state
 
-DEADLINE_SECONDS = 20.0
+DEADLINE_SECONDS = 60.0
 
 COMMAND = """
 import json, sys

@@ -18,7 +18,6 @@ from helios.localjobs import (
     EnvFromSecret,
     LocalJob,
     PodStatus,
-    Unreadable,
     artifacts_folder,
     create_job,
     delete_job,
@@ -108,7 +107,7 @@ def node(home: Home, until: Callable[..., Any], alive: Callable[..., Any]) -> It
     yield made
     if made.process is not None and made.process.poll() is None:
         made.process.terminate()
-        made.process.wait(10)
+        made.process.wait(60)
     until(lambda: not alive(home.path), "nothing of the node is alive")
 
 
@@ -272,7 +271,7 @@ def test_a_killed_node_takes_its_tasks_along_and_its_successor_reports_them(node
     assert node.final("over") == over
     assert node.process is not None
     node.process.send_signal(signal.SIGTERM)
-    assert node.process.wait(10) == 0
+    assert node.process.wait(60) == 0
     status = node.final("waiting")
     assert (status.phase, status.disrupted) == ("Failed", True)
     assert not any(exists(pid) for pid in pids_in(node.artifact("waiting", "running")))
@@ -318,7 +317,7 @@ def test_a_daemon_without_the_environment_is_found_by_its_descent(node: LocalNod
     assert not exists(*pids_in(node.artifact("deleted", "daemon")))
     assert node.process is not None
     node.process.terminate()
-    assert node.process.wait(10) == 0
+    assert node.process.wait(60) == 0
     assert not exists(*pids_in(node.artifact("stopped", "daemon")))
 
 
@@ -361,24 +360,19 @@ def test_a_task_that_puts_traps_into_its_pods_folder_ends_and_frees_its_slot(nod
 
 
 def test_a_status_that_cannot_be_written_holds_up_nobody_and_is_written_when_it_can_be(node: LocalNode):
-    """A file stands where the pods' folders should be: the node goes on trying."""
+    """A file stands where the pod's folder should be: the node goes on trying."""
     node.start()
     node.submit("first", ["true"])
     node.final("first")
-    (node.home.node / "pods").rename(node.home.node / "elsewhere")
-    (node.home.node / "pods").write_text("")
+    in_the_way = pod_folder(node.home.node, "second")
+    in_the_way.write_text("")
     node.submit("second", ["true"])
-    node.until(lambda: not read_quietly(node, "second"), "the second is seen")
-    (node.home.node / "pods").unlink()
-    (node.home.node / "elsewhere").rename(node.home.node / "pods")
+    told = "the status of second cannot be written"
+    node.until(lambda: told in node.home.log("node").read_text(), "the node has tried")
+    node.submit("third", ["true"])
+    assert node.final("third").phase == "Succeeded"
+    in_the_way.unlink()
     assert node.final("second").phase == "Succeeded"
-
-
-def read_quietly(node: LocalNode, name: str) -> PodStatus | None:
-    try:
-        return node.status(name)
-    except Unreadable:
-        return None
 
 
 def test_a_node_starts_whatever_is_in_its_folders(node: LocalNode):
@@ -481,7 +475,7 @@ def test_a_runaway_log_is_cut_with_a_line_that_says_so(tmp_path: Path, until: Ca
         ends=ends,
         log_bytes=10_000,
     )
-    assert ends.get(timeout=20) is step
+    assert ends.get(timeout=60) is step
     assert step.exit_code == 5
     written = (tmp_path / "log").read_bytes()
     assert len(written) < 10_100
@@ -527,8 +521,10 @@ def test_the_node_keeps_its_cache_within_its_limit_and_leaves_the_views_to_their
     view = cache / "views" / "of-a-task-that-takes-hours"
     view.mkdir()
     os.utime(view, (1, 1))
-    put_blob(cache, b"another" * 200, ms=1)
-    node.until(lambda: len(held(cache)) == 2, "a later round evicted again")
+    before = held(cache)
+    both = before | {put_blob(cache, b"another" * 200, ms=1)}
+    # Which ones go depends on how long the others have not been used.
+    node.until(lambda: held(cache) != both, "a later round evicted again")
     assert view.exists()
 
 
@@ -546,5 +542,5 @@ def test_a_wrong_setting_of_the_cache_ends_the_node_and_is_named(node: LocalNode
     node.settings = {name: value}
     node.start()
     assert node.process is not None
-    assert node.process.wait(20) == 1
+    assert node.process.wait(60) == 1
     assert name in node.home.log("node").read_text()

@@ -38,7 +38,9 @@ def _found(target: Target, seconds: float = 2) -> Outcome:
     return fuzz(target, seconds, 1)
 
 
-def test_an_exception_is_found_and_made_small() -> None:
+def test_an_exception_is_found_and_made_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.fuzz.engine.SHRINK_SECONDS", 100)
+
     def check(case: object) -> str:
         if isinstance(case, dict) and case.get("b") == "":
             raise KeyError("b is empty")

@@ -43,7 +43,8 @@ def test_connections_that_fell_silent_together_are_given_up_together(link: Fault
     box = Inbox(client, group="g", consumer="c", streams=[Keys(0).ready], batch_entries=1, lease_seconds=60)
     turns: list[int] = []
     stop = Stop()
-    all_at_once(lambda: client.blpop(["nothing"], timeout=0.3), CONNECTIONS)
+    for connection in [client.connection_pool.get_connection() for _ in range(CONNECTIONS)]:
+        client.connection_pool.release(connection)
     assert link.connections_made == CONNECTIONS
     thread = threading.Thread(
         target=work,

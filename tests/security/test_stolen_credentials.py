@@ -61,7 +61,7 @@ def test_whoever_stole_the_submission_user_stops_submissions_only_until_the_stre
             return submitted(people, DIAMOND)
         return None
 
-    again = wait_until("the stream is made anew", taken, 30)
+    again = wait_until("the stream is made anew", taken)
     assert ended(people, again)["status"] == "SUCCEEDED"
 
 

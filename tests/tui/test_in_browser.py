@@ -85,6 +85,7 @@ def test_a_browser_shows_the_runs_and_takes_keys(served: Served, tmp_path: Path)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1200, "height": 700})
+        page.set_default_timeout(PAGE_MS)
         frames: list[bytes] = []
         page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: frames.append(as_bytes(frame))))
 
@@ -95,7 +96,7 @@ def test_a_browser_shows_the_runs_and_takes_keys(served: Served, tmp_path: Path)
         page.goto(f"http://{served.place}/")
         assert page.title() == "Helios"
         wait_until("the run is shown", lambda: shown(DAG_NAME.encode()), 60)
-        page.wait_for_selector("body.-first-byte", timeout=PAGE_MS, state="attached")
+        page.wait_for_selector("body.-first-byte", state="attached")
         page.screenshot(path=tmp_path / "runs.png")
         (session,) = children(served.process)
         page.click(".textual-terminal")
@@ -105,7 +106,7 @@ def test_a_browser_shows_the_runs_and_takes_keys(served: Served, tmp_path: Path)
         page.reload()
         (session,) = wait_until("another session begins", lambda: children(served.process), 60)
         served.process.send_signal(signal.SIGINT)
-        assert served.process.wait(20) == 0
+        assert served.process.wait(60) == 0
         wait_until("the session has ended with the server", lambda: not is_there(session))
         browser.close()
 

@@ -99,8 +99,9 @@ def test_sorting_keeps_the_cursor_on_its_task(valkey: redis.Redis, tmp_path: Pat
         screen.grid.select("count-ab")
         orders: list[list[str]] = []
         for _ in range(5):
+            before = screen.order
             await pilot.press("s")
-            await pilot.pause(0.05)
+            await until(pilot, "it is sorted otherwise", lambda before=before: screen.order != before)
             orders.append(list(screen.grid.order))
             assert screen.grid.key == "count-ab"
         start, longest, missed, failed, dag = orders
