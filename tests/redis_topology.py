@@ -121,16 +121,20 @@ class Sentinels:
             return False
         return state["num-slaves"] == 1 and state["num-other-sentinels"] == 2 and state["flags"] == "master"
 
-    def primary(self) -> int:
-        """The port that the first Sentinel which runs names."""
-        with self.client(self.ports[-1]) as client:
-            found: Any = client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", MASTER)
-        return int(found[1])
+    def primaries(self) -> set[int]:
+        """The ports that the Sentinels which run name: one, but while they change their minds."""
+        found: set[int] = set()
+        for port, process in zip(self.ports, self.processes, strict=True):
+            if process.poll() is None:
+                with self.client(port) as client:
+                    address: Any = client.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", MASTER)
+                found.add(int(address[1]))
+        return found
 
     def wait_for(self, server: Valkey) -> None:
         """Until the server is the primary, and every Sentinel says so."""
         wait_until(
-            "the replica is promoted", lambda: self.primary() == server.port and self.pair.is_primary(server), 40
+            "the replica is promoted", lambda: self.primaries() == {server.port} and self.pair.is_primary(server), 40
         )
 
     def stop(self) -> None:

@@ -90,5 +90,5 @@ def run_dag(served: Served, text: str | bytes) -> str:
     client = served.server.client()
     run = str(client.xadd(SUBMISSIONS, {"dag": text}))
     key = keys_of_run(run, 1).run(run)
-    wait_until("the run ends", lambda: client.hget(key, "status") in ("SUCCEEDED", "FAILED", "REJECTED"))
+    wait_until("the run ends", lambda: client.hget(key, "status") in ("SUCCEEDED", "FAILED", "REJECTED"), 60)
     return run

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -60,17 +61,18 @@ def test_a_client_that_takes_nothing_of_a_whole_answer_is_cut_off(monkeypatch: p
 
 
 def test_a_slow_client_that_takes_a_little_each_time_gets_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "TAKE_SECONDS", 1.0)
+    monkeypatch.setattr(server, "TAKE_SECONDS", 2.0)
     monkeypatch.setattr(server, "HEAD_SECONDS", 60.0)
 
     async def client(port: int, running: uvicorn.Server) -> None:
         del running
         reader, writer = await ask(port)
         await reader.readuntil(b"\r\n\r\n")
-        left = len(ANSWER)
+        left, began = len(ANSWER), time.monotonic()
         while left:
             left -= len(await reader.read(min(left, 1024**2)))
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0.02)
+        assert time.monotonic() - began > server.TAKE_SECONDS, "or it was not slow"
         writer.close()
 
     asyncio.run(served(client))

@@ -140,7 +140,7 @@ def test_a_creation_that_times_out_though_the_job_exists_is_adopted(server: ApiS
     launcher = KubernetesLauncher(api, SETTINGS, lambda: 0)
     with pytest.raises(LauncherAway, match="does not answer"):
         launcher.create(wanted())
-    assert list(server.jobs) == [wanted().name]
+    wait_until("the Job exists", lambda: list(server.jobs) == [wanted().name])
     answer.set()
     api.timeout_seconds = 20
     launcher.create(wanted())

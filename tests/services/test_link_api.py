@@ -18,7 +18,7 @@ from tests.services.kube_server import NAMESPACE, KubeServer
 from tests.waiting import wait_until
 
 CONNECTIONS = 6
-SECONDS = 1.0
+SECONDS = 3.0
 """In place of the time that an answer is waited for."""
 PATH = "/api/v1/nodes"
 
@@ -52,9 +52,9 @@ def at_once(ask: Callable[[], object]) -> None:
 def test_after_one_silence_no_other_kept_connection_is_trusted(link: FaultyLink, ask: Callable[[], object]) -> None:
     """Or else each of them would cost a wait of its own, now or at the next rush."""
     link.on(Fault.DELAY, seconds=0.05)
-    at_once(ask)
+    # One that asks late uses the connection of one that has its answer.
+    wait_until("all connections are kept", lambda: at_once(ask) or link.open_connections == CONNECTIONS)
     link.heal()
-    assert link.open_connections == CONNECTIONS
     link.on(Fault.HALF_OPEN)
     link.heal()
     with pytest.raises((ApiAway, LauncherAway)):
@@ -73,7 +73,7 @@ def test_an_api_server_that_answers_no_connection_is_waited_for_as_long_as_state
     began = time.monotonic()
     with pytest.raises((ApiAway, LauncherAway)):
         ask()
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < SECONDS + 3
     link.heal()
     ask()
 
@@ -88,8 +88,8 @@ def test_a_release_whose_connection_breaks_is_repeated_at_once(
     try:
         link.once(fault)
         errands.release("job-a-1", [])
-        wait_until("the Job is gone", lambda: "job-a-1" not in kube.objects["jobs"], 5)
-        wait_until("the release is over", lambda: not errands.releasing, 5)
+        wait_until("the Job is gone", lambda: "job-a-1" not in kube.objects["jobs"])
+        wait_until("the release is over", lambda: not errands.releasing)
         assert link.counts == {fault: 1}
     finally:
         errands.close()

@@ -142,8 +142,8 @@ def status(client: redis.Redis, run: str) -> str | None:
 def test_redis_that_lost_its_last_second_is_reconciled_from_the_jobs(town: Town, own_valkey: Valkey) -> None:
     """What was committed in that second is committed once in what is left; a run that is gone leaves no Job behind."""
     client = own_valkey.client()
-    wide = {"first": [], **{f"t{number}": ["first"] for number in range(12)}}
-    wide["last"] = [f"t{number}" for number in range(12)]
+    wide = {"first": [], **{f"t{number}": ["first"] for number in range(24)}}
+    wide["last"] = [f"t{number}" for number in range(24)]
     kept: Any = client.xadd(SUBMISSIONS, {"dag": town.dag("kept", wide, 0.3), "requestId": "kept"})
 
     def done() -> int:

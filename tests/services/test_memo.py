@@ -314,16 +314,17 @@ def test_a_store_that_is_slow_to_show_inputs_makes_the_task_run(town: Town, monk
 
     class Slow(Store):
         def head(self, bucket: str, key: str) -> ObjectHead | None:
-            shown.wait(0.2)
+            shown.wait(60)
             return super().head(bucket, key)
 
     town.skipper.store = Slow(town.settings)
     began = time.monotonic()
     run = town.submit(dag(inputs=[{"uri": f"s3://{BUCKET}/{name}"} for name in names]))
     assert town.is_running(run)
-    assert time.monotonic() - began < 5
-    assert town.check(run).why == "the object store takes too long to show the task's inputs"
+    took = time.monotonic() - began
     shown.set()
+    assert took < 30
+    assert town.check(run).why == "the object store takes too long to show the task's inputs"
 
 
 def test_a_run_without_memoize_runs_everything_and_is_remembered(town: Town) -> None:

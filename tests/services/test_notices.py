@@ -385,7 +385,10 @@ def test_a_receiver_that_says_when_to_come_again_is_left_alone_until_then(
     with notifier(valkey, receiver.place) as sender:
         notify = [{"url": f"{receiver.place}/"}]
         end_run(valkey, notify)
-        wait_until("its refusal is known", lambda: any(line.failures for line in list(sender.lines.values())))
+        # Or it has taken the notice already, while this thread was waiting for its turn.
+        wait_until(
+            "its refusal is known", lambda: any(line.failures for line in list(sender.lines.values())) or len(at) > 1
+        )
         end_run(valkey, notify, number=1)
         wait_until("all are taken", lambda: is_empty(valkey) and len(at) >= 3)
     assert at[1] - at[0] >= 1.0
@@ -410,16 +413,22 @@ def test_what_waits_for_its_next_try_stays_with_its_replica_beyond_the_lease(
     valkey: redis.Redis, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or else every replica would send it in turn, and it would be a dead letter soon."""
-    monkeypatch.setattr(notices, "AGAIN_FIRST_SECONDS", 3.0)
-    receiver.answer = lambda number, _request: (503 if number == 1 else 200, {})
+    monkeypatch.setattr(notices, "AGAIN_FIRST_SECONDS", 6.0)
+    at: list[float] = []
+
+    def answer(number: int, _request: Any) -> tuple[int, dict[str, str]]:
+        at.append(time.monotonic())
+        return (503 if number == 1 else 200), {}
+
+    receiver.answer = answer
     with (
-        notifier(valkey, receiver.place, lease_seconds=0.2) as one,
-        notifier(valkey, receiver.place, name="two", lease_seconds=0.2) as two,
+        notifier(valkey, receiver.place, lease_seconds=2.0),
+        notifier(valkey, receiver.place, name="two", lease_seconds=2.0),
     ):
         end_run(valkey, [{"url": f"{receiver.place}/"}])
-        wait_until("one of them has it", lambda: one.held or two.held)
-        wait_until("it is taken", lambda: is_empty(valkey) and len(receiver.asked) >= 2)
-    assert len(receiver.asked) == 2
+        wait_until("it is taken", lambda: is_empty(valkey) and len(at) >= 2)
+    assert len(at) == 2
+    assert at[1] - at[0] >= 3.0, "whoever takes it over sends it at once"
     assert valkey.xlen(KEYS.dead) == 0
 
 
@@ -520,7 +529,9 @@ def test_a_name_that_leads_to_this_machine_is_given_up_without_a_connection(
     assert "is this machine itself, which nothing is sent to" in warnings(valkey, run)
 
 
-def test_a_receiver_that_hangs_holds_up_nobody_else(valkey: redis.Redis, receiver: Receiver, other: Receiver) -> None:
+def test_a_receiver_that_hangs_holds_up_nobody_else(
+    valkey: redis.Redis, receiver: Receiver, other: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whether it has many URLs or many notices."""
     let_go = threading.Event()
 
@@ -529,11 +540,12 @@ def test_a_receiver_that_hangs_holds_up_nobody_else(valkey: redis.Redis, receive
         return 200, {}
 
     receiver.answer = hang
+    monkeypatch.setattr(webhook, "SECONDS", 60.0)
     with notifier(valkey, receiver.place, other.place):
         hung = [{"url": f"{receiver.place}/{number}"} for number in range(7)]
         for number in range(10):
             end_run(valkey, [*hung, {"url": f"{other.place}/"}], number=number)
-        wait_until("the other has all of its own", lambda: len(other.asked) == 10, webhook.SECONDS / 2)
+        wait_until("the other has all of its own", lambda: len(other.asked) == 10, 20)
         assert len(receiver.asked) <= notices.SENDS_TO_A_HOST
         let_go.set()
         wait_until("the rest has come", lambda: is_empty(valkey))
@@ -543,7 +555,7 @@ def test_a_receiver_that_hangs_holds_up_nobody_else(valkey: redis.Redis, receive
 def test_an_answer_that_drips_or_never_ends_takes_no_more_than_its_time(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhook, "SECONDS", 0.5)
+    monkeypatch.setattr(webhook, "SECONDS", 2.0)
     written = threading.Event()
 
     def drip(number: int, request: Any) -> tuple[int, dict[str, str]]:
@@ -559,9 +571,9 @@ def test_an_answer_that_drips_or_never_ends_takes_no_more_than_its_time(
     receiver.answer = drip
     to, context = destination(f"{receiver.place}/"), ssl.create_default_context()
     began = time.monotonic()
-    assert webhook.post(to, b"{}", {}, context) == ("again", "no answer within 0 s", 0.0)
+    assert webhook.post(to, b"{}", {}, context) == ("again", "no answer within 2 s", 0.0)
     assert webhook.post(to, b"{}", {}, context) == ("sent", "", 0.0)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def test_the_certificate_has_to_be_of_the_name(valkey: redis.Redis, tmp_path: Path) -> None:
@@ -587,7 +599,7 @@ def test_a_notice_that_nobody_takes_is_given_up_in_the_end(
     receiver.answer = lambda _number, _request: (503, {})
     with notifier(valkey, receiver.place):
         runs = [end_run(valkey, [{"url": f"{receiver.place}/hook"}], number=number) for number in range(20)]
-        wait_until("all are given up", lambda: is_empty(valkey))
+        wait_until("all are given up", lambda: is_empty(valkey), 60)
     for run in runs:
         assert warnings(valkey, run).startswith(f"the notice to {receiver.place} is given up")
         assert warnings(valkey, run).endswith(": it answered 503")

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 import redis
 
+from helios.events import RunEnded, TaskEnded, decode_event
 from helios.heartbeat import live_services
 from helios.keys import JOBRUNNER_GROUP, SUBMISSIONS, Keys, all_partitions
 from helios.settings import Settings
@@ -76,7 +77,9 @@ def test_a_small_run_ends_long_before_a_large_one_that_came_first(replicas: Repl
     for process in jobrunners:
         process.send_signal(signal.SIGCONT)
     wait_until("the small one has ended", lambda: client.hget(keys.run(small), "status") == "SUCCEEDED", 60)
-    assert int(client.hget(keys.run(large), "taskSucceeded")) < 1_500
+    events = [decode_event(fields["event"]) for _, fields in client.xrange(keys.events)]
+    end = next(place for place, event in enumerate(events) if isinstance(event, RunEnded) and event.run == small)
+    assert sum(isinstance(event, TaskEnded) and event.run == large for event in events[:end]) < 1_500
     check_all_well(client, [small, large], 1)
 
 
@@ -84,10 +87,10 @@ def test_a_replica_that_hangs_holds_up_nothing_for_longer_than_a_lease(replicas:
     """Stopped with entries in hand, and woken when others have done its work: nothing is done twice."""
     client = replicas.server.client()
     # One that were stopped at its start would have nothing in hand, and no handler for the signal that ends it.
-    wait_until("all replicas are there", lambda: len(live_services(client)) == 2 * len(COMMANDS), 30)
+    wait_until("all replicas are there", lambda: len(live_services(client)) == 2 * len(COMMANDS), 60)
     runs = submit(client)
     for number, service in enumerate(COMMANDS):
-        wait_until("some tasks are done", lambda at=60 * number: succeeded(client, runs, 1) > at, 30)
+        wait_until("some tasks are done", lambda at=60 * number: succeeded(client, runs, 1) > at, 60)
         replicas.processes[f"{service}-0"].send_signal(signal.SIGSTOP)
     keys = [Keys(0).run(run) for run in runs]
     wait_until("all have ended", lambda: {client.hget(key, "status") for key in keys} == {"SUCCEEDED"}, 60)

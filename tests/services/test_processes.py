@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from helios.heartbeat import live_services
 from helios.keys import SUBMISSIONS, Keys, keys_of_run
 from tests.redis_servers import Valkey
 from tests.stage import counters, dag_text
@@ -128,7 +129,7 @@ def test_one_replica_of_each_service_is_killed_in_the_middle(replicas: Replicas)
     runs = submit(client)
     chance = random.Random(7)
     for number, service in enumerate(chance.sample(list(COMMANDS), 3)):
-        wait_until("some tasks are done", lambda at=60 * number: succeeded(client, runs, replicas.partitions) > at, 30)
+        wait_until("some tasks are done", lambda at=60 * number: succeeded(client, runs, replicas.partitions) > at, 60)
         replicas.kill(f"{service}-{chance.randrange(2)}")
     check_all_well(client, runs, replicas.partitions)
     assert set(replicas.stop().values()) == {0}
@@ -137,8 +138,10 @@ def test_one_replica_of_each_service_is_killed_in_the_middle(replicas: Replicas)
 def test_redis_is_killed_and_comes_back_in_the_middle(replicas: Replicas) -> None:
     """With its append-only file it has all it acknowledged; the services wait for it and go on."""
     client = replicas.server.client()
+    # One that is still starting at the end would have no handler for the signal.
+    wait_until("all replicas are there", lambda: len(live_services(client)) == len(replicas.processes), 60)
     runs = submit(client)
-    wait_until("some tasks are done", lambda: succeeded(client, runs, replicas.partitions) > 50, 30)
+    wait_until("some tasks are done", lambda: succeeded(client, runs, replicas.partitions) > 50, 60)
     replicas.server.kill()
     replicas.server.start()
     check_all_well(replicas.server.client(), runs, replicas.partitions)
@@ -157,7 +160,7 @@ def test_of_the_same_work_in_many_runs_each_task_runs_once_whoever_is_killed(rep
     }
     runs: list[str] = [client.xadd(SUBMISSIONS, {"dag": json.dumps(document)}) for _ in range(4)]
     for number, name in enumerate(("collector-0", "jobrunner-1", "collector-1")):
-        wait_until("some tasks are done", lambda at=40 * number: succeeded(client, runs, replicas.partitions) > at, 30)
+        wait_until("some tasks are done", lambda at=40 * number: succeeded(client, runs, replicas.partitions) > at, 60)
         replicas.kill(name)
         if name == "collector-0":
             replicas.start("collector", 2)

@@ -268,17 +268,17 @@ def test_alarms_ring_when_they_should_and_never_while_all_is_well(promtool: str,
     file.write_text(
         yaml.safe_dump({"rule_files": [str(rule_file(tmp_path))], "evaluation_interval": "1m", "tests": tests})
     )
-    done = subprocess.run([promtool, "test", "rules", str(file)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([promtool, "test", "rules", str(file)], capture_output=True, text=True, timeout=110)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 class Prometheus:
-    """A real one that scrapes the services every half second."""
+    """A real one that scrapes the services every second."""
 
     def __init__(self, program: str, folder: Path, served: Served) -> None:
         self.port = free_port()
         config = {
-            "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "1s"},
+            "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(rule_file(folder))],
             "scrape_configs": [
                 {"job_name": f"helios-{service}", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
@@ -337,21 +337,21 @@ def test_prometheus_answers_every_query_of_the_dashboard(scraped: tuple[Promethe
     prometheus, served = scraped
     ended = "sum(helios_runs_ended_total)"
     for _ in range(2):
+        before = prometheus.value(ended)
+        known = float(before[0]["value"][1]) if before else 0.0
         run_dag(served, dag_text({"a": [], "b": ["a"]}, name="shown"))
-        known = len(prometheus.value(ended)) and float(prometheus.value(ended)[0]["value"][1])
         wait_until(
             "prometheus has seen the run's end",
             lambda known=known: (found := prometheus.value(ended)) and float(found[0]["value"][1]) > known,
         )
     wait_until("redis was read", lambda: prometheus.value("helios_cluster_jobs"))
     wait_until("a rate can be told", lambda: prometheus.value("rate(helios_run_seconds_bucket[1m])"))
-    empty = [
-        f"{title}: {query}"
-        for title, query in panels()
-        if not prometheus.value(query) and not any(each in query for each in NOTHING_HERE)
-        if "> 0" not in query
-    ]
-    assert empty == []
+    asked = [query for _, query in panels() if "> 0" not in query and not any(each in query for each in NOTHING_HERE)]
+    for query in asked:
+        # After a scrape that took too long there is nothing until the next one.
+        wait_until(f"there is an answer to {query}", lambda query=query: prometheus.value(query))
+    for _, query in panels():
+        prometheus.value(query)
 
 
 def test_prometheus_takes_the_metrics_as_they_were_declared(scraped: tuple[Prometheus, Served]) -> None:

@@ -95,10 +95,10 @@ def test_services_command_line_and_dashboard_follow_a_failover_by_sentinel(
         stack.callback(helios.end_started)
         chain = {f"t{number}": [f"t{number - 1}"] if number else [] for number in range(150)}
         watching = helios.start("run", helios.dag("chain", dag_text(chain).decode()), "-o", "json")
-        wait_until("the command's run is accepted", lambda: link.client.zcard(KEYS.active), 30)
+        wait_until("the command's run is accepted", lambda: link.client.zcard(KEYS.active), 60)
         runs = submit(link.client)
         well_passed_on(link.client)
-        wait_until("some tasks are done", lambda: succeeded(link.client, runs, 1) > 50, 30)
+        wait_until("some tasks are done", lambda: succeeded(link.client, runs, 1) > 50, 60)
         first.kill()
         sentinels.wait_for(second)
         out, err = watching.communicate(timeout=60)
@@ -109,7 +109,7 @@ def test_services_command_line_and_dashboard_follow_a_failover_by_sentinel(
         wait_until(
             "the dashboard shows a run of afterwards", lambda: late in feed.runs.rows and feed.runs.rows[late].ended
         )
-        assert feed.connection.state == "live"
+        wait_until("the dashboard is live", lambda: feed.connection.state == "live")
         assert set(services.stop().values()) == {0}
     findings = {each.check: each for each in check_server(link)}
     assert findings["redis"].detail.endswith(
@@ -168,7 +168,7 @@ def test_services_and_dashboard_follow_one_address_whose_primary_moves(
         stack.callback(feed.stop)
         runs = submit(link.client)
         well_passed_on(link.client)
-        wait_until("some tasks are done", lambda: succeeded(link.client, runs, 1) > 50, 30)
+        wait_until("some tasks are done", lambda: succeeded(link.client, runs, 1) > 50, 60)
         endpoint.move(second.port, cut=False)
         pair.promote(second)
         pair.follow(first, second)

@@ -42,17 +42,17 @@ def test_services_wait_out_a_full_memory_and_a_read_only_replica_without_a_resta
     client = link.client
     pids = {name: process.pid for name, process in replicas.processes.items()}
     runs = submit(client)
-    wait_until("some tasks are done", lambda: succeeded(client, runs, 1) > 30, 30)
+    wait_until("some tasks are done", lambda: succeeded(client, runs, 1) > 30, 60)
 
     client.config_set("maxmemory", "1")
-    wait_until("a service says that the memory is full", lambda: said(tmp_path, "OOM|maxmemory"), 30)
+    wait_until("a service says that the memory is full", lambda: said(tmp_path, "OOM|maxmemory"), 60)
     _check_told(link, "takes no writes, because its memory is full", "raise its maxmemory")
-    client.config_set("maxmemory", "0")
     before = succeeded(client, runs, 1)
-    wait_until("they go on", lambda: succeeded(client, runs, 1) > before + 20, 30)
+    client.config_set("maxmemory", "0")
+    wait_until("they go on", lambda: succeeded(client, runs, 1) > before + 20, 60)
 
     client.replicaof("127.0.0.1", "1")
-    wait_until("a service says that this is a replica", lambda: said(tmp_path, "READONLY|read only replica"), 30)
+    wait_until("a service says that this is a replica", lambda: said(tmp_path, "READONLY|read only replica"), 60)
     _check_told(link, "takes no writes, because it is a replica", "point HELIOS_REDIS_URL at the primary")
     client.replicaof("no", "one")
     check_all_well(client, runs, 1)

@@ -169,7 +169,7 @@ def test_services_the_doctor_and_the_probe_speak_tls(secured: Secured, tmp_path:
         services.start(service, 0)
     try:
         run = client.xadd(SUBMISSIONS, {"dag": dag_text({"a": [], "b": ["a"]})})
-        wait_until("the run ends well", lambda: client.hget(Keys(0).run(str(run)), "status") == "SUCCEEDED", 30)
+        wait_until("the run ends well", lambda: client.hget(Keys(0).run(str(run)), "status") == "SUCCEEDED", 60)
         assert set(services.stop().values()) == {0}
     finally:
         for process in services.processes.values():

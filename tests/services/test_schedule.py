@@ -427,7 +427,7 @@ def test_of_two_processes_one_makes_the_run_and_when_it_is_killed_the_other_the_
     entry: Any = client.xadd(
         CONTROLS, {"action": "schedule-add", "name": "yearly", "cron": "0 0 1 1 *", "dag": dag_text({"a": []})}
     )
-    wait_until("it is added", lambda: client.get(schedule_answer(entry)) == "ok", 30)
+    wait_until("it is added", lambda: client.get(schedule_answer(entry)) == "ok", 60)
 
     def set_back() -> int:
         """As if every submitter had been away since before the latest time."""
@@ -443,12 +443,12 @@ def test_of_two_processes_one_makes_the_run_and_when_it_is_killed_the_other_the_
         return int(client.hget(schedule("yearly"), "runs") or 0)
 
     set_back()
-    wait_until("its time is sent", lambda: made() == 1, 30)
+    wait_until("its time is sent", lambda: made() == 1, 60)
     first = client.hget(schedule("yearly"), "lastTime")
     replicas["a"].kill()
     replicas["a"].wait()
     set_back()
-    wait_until("its time is sent again", lambda: made() == 2, 30)
+    wait_until("its time is sent again", lambda: made() == 2, 60)
     assert client.hget(schedule("yearly"), "lastTime") == first
-    wait_until("nothing waits", lambda: client.xlen(SUBMISSIONS) == 0, 30)
+    wait_until("nothing waits", lambda: client.xlen(SUBMISSIONS) == 0, 60)
     assert client.zcard(Keys(0).runs) == 1, "the same time is the same run, whichever process sends it"

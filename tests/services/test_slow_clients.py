@@ -1,5 +1,6 @@
 """The pod endpoint and clients that are slow, fall silent or send for ever: nobody else waits for them."""
 
+import contextlib
 import json
 import socket
 import time
@@ -18,7 +19,8 @@ from tests.faulty_link import Fault, FaultyLink
 from tests.redis_servers import free_port
 from tests.waiting import wait_until
 
-ANSWER_SECONDS = 5
+ANSWER_SECONDS = 15
+"""Half of what the endpoint waits for one that does not go on."""
 UNFINISHED = b"POST /v1/result HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n{"
 
 
@@ -85,7 +87,7 @@ def test_a_request_that_does_not_end_is_ended(serving: Serving, monkeypatch: pyt
             return True
         return is_closed(slow)
 
-    wait_until("the slow request is ended", sends_on, 10)
+    wait_until("the slow request is ended", sends_on)
     assert time.monotonic() - began >= 1
     assert serving.answers()
 
@@ -93,7 +95,7 @@ def test_a_request_that_does_not_end_is_ended(serving: Serving, monkeypatch: pyt
 def test_a_connection_that_asks_nothing_is_ended(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener, "IDLE_SECONDS", 1.0)
     idle = serving.connect()
-    wait_until("the idle connection is ended", lambda: is_closed(idle), 10)
+    wait_until("the idle connection is ended", lambda: is_closed(idle))
     assert serving.answers()
 
 
@@ -101,13 +103,13 @@ def test_a_client_whose_connection_is_half_open_takes_no_place_for_long(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its node died, say: no word comes from it any more, and no end."""
-    monkeypatch.setattr(listener, "REQUEST_SECONDS", 1.0)
     with FaultyLink(("127.0.0.1", serving.port)) as link:
         serving.connect(port=link.port).sendall(UNFINISHED)
         channels = serving.endpoint.server.active_channels
-        wait_until("its request has begun", lambda: any(each.request for each in list(channels.values())), 5)
+        wait_until("its request has begun", lambda: any(each.request for each in list(channels.values())))
         link.on(Fault.HALF_OPEN)
-        wait_until("the endpoint has let go of it", lambda: not channels, 10)
+        monkeypatch.setattr(listener, "REQUEST_SECONDS", 1.0)
+        wait_until("the endpoint has let go of it", lambda: not channels)
 
 
 def test_what_is_sent_for_ever_is_refused_at_its_limit(serving: Serving) -> None:
@@ -139,7 +141,7 @@ def test_who_takes_most_connections_loses_them_first(serving: Serving, monkeypat
     greedy = [serving.connect("127.0.0.2") for _ in range(100)]
     for each in greedy[-20:]:
         each.sendall(UNFINISHED)
-    wait_until("those above the limit are ended", lambda: sum(map(is_closed, greedy)) >= 70, 10)
+    wait_until("those above the limit are ended", lambda: sum(map(is_closed, greedy)) >= 70)
     for each in honest:
         each.sendall(b"\r\n")
         assert each.recv(100).startswith(b"HTTP/1.1 200")
@@ -152,7 +154,8 @@ def test_bodies_under_way_take_so_much_together_and_no_more(serving: Serving, mo
     small = serving.connect()
     small.sendall(head + b"x" * 1000)
     for _ in range(4):
-        serving.connect().sendall(head + b"x" * 900_000)
-    wait_until("the largest are ended", lambda: sum(map(is_closed, serving.opened[1:])) >= 3, 10)
+        with contextlib.suppress(ConnectionError):  # one may be ended while it is still sending
+            serving.connect().sendall(head + b"x" * 900_000)
+    wait_until("the largest are ended", lambda: sum(map(is_closed, serving.opened[1:])) >= 3)
     assert not is_closed(small)
     assert serving.answers()

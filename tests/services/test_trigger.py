@@ -455,10 +455,10 @@ def test_of_two_processes_one_is_killed_and_every_event_has_one_run(services: Se
     entry: Any = client.xadd(
         CONTROLS, {"action": "trigger-add", "name": "orders", "kind": "stream", "stream": ORDERS, "dag": DAG}
     )
-    wait_until("it is added", lambda: client.get(trigger_answer(entry)) == "ok", 30)
+    wait_until("it is added", lambda: client.get(trigger_answer(entry)) == "ok", 60)
     for number in range(50):
         client.xadd(ORDERS, {"order": str(number)})
-    wait_until("some are there", lambda: client.zcard(Keys(0).runs) > 0, 30)
+    wait_until("some are there", lambda: client.zcard(Keys(0).runs) > 0, 60)
     replicas["a"].kill()
     replicas["a"].wait()
     for number in range(50, 100):
@@ -469,8 +469,8 @@ def test_of_two_processes_one_is_killed_and_every_event_has_one_run(services: Se
         found: Any = client.xinfo_groups(ORDERS)
         return (found[0]["name"], found[0]["lag"], found[0]["pending"]) == (group, 0, 0)
 
-    wait_until("every event is acknowledged", all_done, 30)
-    wait_until("nothing waits", lambda: client.xlen(SUBMISSIONS) == 0, 30)
+    wait_until("every event is acknowledged", all_done, 60)
+    wait_until("nothing waits", lambda: client.xlen(SUBMISSIONS) == 0, 60)
     runs: Any = client.zrange(Keys(0).runs, 0, -1)
     orders = [json.loads(client.hget(Keys(0).run(run), "params") or "")["order"] for run in runs]
     assert sorted(map(int, orders)) == list(range(100))
