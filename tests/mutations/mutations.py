@@ -673,7 +673,7 @@ MUTATIONS = (
         "that a store which is away puts the look off",
         "tests/services/test_memo.py::test_a_store_that_is_away_puts_the_look_off_and_nothing_is_decided",
         "services/collector/skip.py",
-        '            return Failure(entry, Later(f"whether it can be skipped is not to be told yet: {error}"))\n',
+        '            return Failure(entry, Later(f"what becomes of it is not to be told yet: {error}"))\n',
         "            return Failure(entry, error)\n",
     ),
     Mutation(
