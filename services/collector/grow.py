@@ -17,7 +17,7 @@ from redis.exceptions import ResponseError
 from helios.dag import Dag, Task, grown, parents
 from helios.dag_params import ParamsUnreadable, read_list
 from helios.dag_problem import DagInvalid
-from helios.events import TaskEnded, TasksAdded
+from helios.events import TaskEnded, TasksAdded, TasksQueued
 from helios.keys import Keys, kept_priority
 from helios.memo import Claim
 from helios.records import AttemptRecord, OutputRecord, decode_attempt
@@ -173,7 +173,11 @@ def _calls(entry: Entry, keys: Keys, claim: Claim, before: Dag, after: Dag, prio
             if task.name in known and known[task.name] != task
         },
         events=[
-            TasksAdded(claim.run, claim.task, [task.name for task in tasks[start : start + NAMES_IN_AN_EVENT]])
-            for start in range(0, len(tasks), NAMES_IN_AN_EVENT)
+            *(TasksAdded(claim.run, claim.task, each) for each in _chunks([task.name for task in tasks])),
+            *(TasksQueued(claim.run, 1, each) for each in _chunks([task.name for task in tasks if not task.waiting])),
         ],
     )
+
+
+def _chunks(names: list[str]) -> list[list[str]]:
+    return [names[start : start + NAMES_IN_AN_EVENT] for start in range(0, len(names), NAMES_IN_AN_EVENT)]

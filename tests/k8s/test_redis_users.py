@@ -21,7 +21,6 @@ from cli.checkup_cluster import check_logins
 from cli.connection import Link
 from cli.reruns import rerun
 from helios.deadletter import acknowledge
-from helios.events import TasksAdded
 from helios.heartbeat import live_services
 from helios.keys import (
     CONTROLS,
@@ -46,7 +45,7 @@ from helios.records import ENDED
 from helios.settings import Settings, settings_from
 from helios.streams import CLIENT_OPTIONS, Entry, Inbox
 from helios.tokens import Attempt
-from helios.transitions import NewTask, check, commit_one, grow_run, note_wait, warn_run
+from helios.transitions import check, commit_one, note_wait, warn_run
 from services.collector.demand import Demand
 from services.collector.endpoint import PodEndpoint
 from services.collector.locate import Declared, Locator
@@ -60,7 +59,7 @@ from services.submitter.trigger import control_trigger
 from tests.k8s.conftest import K8S, ROOT, GuardedRedis
 from tests.services.http_api import events_of, serving
 from tests.services.pod_calls import SETTINGS, as_pod
-from tests.stage import RUN, Stage
+from tests.stage import RUN, Stage, grow
 from tests.waiting import wait_until
 from tui.source.comparison import read_comparison
 from tui.source.feed import Feed
@@ -608,22 +607,9 @@ def test_the_functions_of_all_scripts_are_known() -> None:
 
 def test_a_run_gets_more_tasks_under_the_collectors_own_user(guarded: GuardedRedis) -> None:
     stage = Stage(guarded.admin)
-    stage.open({"list": [], "work": [], "end": ["work"]}, window=1)
-    entry = stage.entry_of(KEYS.ready, "list")
-    commit_one(guarded.client("jobrunner"), check(KEYS, entry=entry, run=RUN, task="list", attempt=1))
-    calls = grow_run(
-        KEYS,
-        entry=stage.entry_of(KEYS.checks, "list"),
-        run=RUN,
-        task="list",
-        attempt=1,
-        dag=b"{}",
-        names=["list", "list-a", "list-b", "work", "end"],
-        tasks=[NewTask(f"list-{each}", 0, 0, ("list",), b"{}") for each in "ab"],
-        specs={"end": b"{}"},
-        events=[TasksAdded(RUN, "list", ["list-a", "list-b"])],
-    )
-    assert [commit_one(guarded.client("collector"), call) for call in calls] == [1, 1]
+    stage.open({"work": [], "other": [], "end": ["work"]}, window=1)
+    names = ["work", "work-a", "work-b", "other", "end"]
+    assert grow(stage, guarded.client("collector"), "work", "ab", names) == [1, 1]
     assert guarded.refused() == []
     assert guarded.admin.llen(KEYS.task_names(RUN)) == 5
 

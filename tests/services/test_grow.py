@@ -2,6 +2,7 @@
 
 import json
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from helios.dag import Dag, parse_dag
 from helios.dag_written import written
 from helios.localjobs import StepStatus
 from helios.records import OutputRecord, Stored, decode_attempt, read_tasks
-from helios.transitions import UNSEEN_KEPT_SECONDS, cancel_all, commit, commit_one
+from helios.transitions import UNSEEN_KEPT_SECONDS, Call, cancel_all, commit, commit_one
 from helios.worker import Later
 from services.collector import grow
 from services.collector.metrics import disagreements, fold
@@ -222,7 +223,13 @@ def test_a_list_that_unpacks_to_more_than_it_says_costs_no_memory(town: Town) ->
     packed = zstd.compress(b" " * 200_000_000)
     town.store.write(output.key, packed)
     replaced(town, run, msgspec.structs.replace(output, stored=Stored(codec="zstd", bytes=len(packed))))
-    town.pump()
+    tracemalloc.start()
+    try:
+        town.pump()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 40 * 1024**2
     assert "is not what the task stored" in (decode_attempt(town.task(run, "work")["record"]).reason or "")
 
 
@@ -301,6 +308,27 @@ def test_two_that_look_at_once_make_each_task_once(town: Town) -> None:
     town.pump()
     assert len(town.jobs.created) == 301
     assert_consistent(town, run)
+
+
+def test_a_collector_that_slept_makes_nothing_when_the_tasks_have_ended_meanwhile(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task that stands for them is looked at again then, in the same attempt."""
+    run, _ = before_it_is_read(town, b'["a"]')
+    slept: list[Call] = []
+    with monkeypatch.context() as asleep:
+        asleep.setattr(grow, "commit", lambda _, calls: slept.extend(calls) or [])
+        town.pump()
+    town.look_again()
+    handle, town.skipper.handle = town.skipper.handle, lambda _: ()  # type: ignore[method-assign,assignment]
+    town.finish(run, "work-a", outputs={"o": b"1"})
+    town.skipper.handle = handle  # type: ignore[method-assign]
+    assert (town.status(run, "work"), town.task(run, "work")["checking"]) == ("QUEUED", "1")
+    assert commit(town.client, slept) == [0, 0]
+    assert town.status(run, "work-a") == "SUCCEEDED"
+    town.look_again()
+    assert town.status(run, "work") == "SUCCEEDED"
+    assert town.run(run)["taskCount"] == "4"
 
 
 def test_a_message_that_comes_again_changes_nothing(town: Town) -> None:
