@@ -1243,4 +1243,11 @@ MUTATIONS = (
         "                    waits.setdefault(self._spec.tasks[fan.at].name, at)\n",
         "                    pass\n",
     ),
+    Mutation(
+        "that a store which is away makes a list wait",
+        "tests/services/test_grow.py::test_a_store_that_is_away_makes_it_wait",
+        "services/collector/skip.py",
+        '            return Failure(entry, Later(f"what becomes of it is not to be told yet: {error}"))\n',
+        "            return Failure(entry, error)\n",
+    ),
 )

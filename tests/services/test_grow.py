@@ -14,15 +14,18 @@ from backports import zstd
 from helios.dag import Dag, parse_dag
 from helios.dag_written import written
 from helios.localjobs import StepStatus
+from helios.messages import Control
 from helios.records import OutputRecord, Stored, decode_attempt, read_tasks
+from helios.recovery import OBJECT_BYTES, StoredRun, run_key
 from helios.transitions import UNSEEN_KEPT_SECONDS, Call, cancel_all, commit, commit_one
 from helios.worker import Later
 from services.collector import grow
 from services.collector.metrics import disagreements, fold
+from services.collector.recovery import Recorder
 from services.collector.skip import Skipper
 from services.collector.store import Store
 from services.jobrunner.jobs import job_name
-from services.submitter.accept import open_calls
+from services.submitter.accept import open_calls, recover
 from services.submitter.reconcile import Reconciler
 from tests.real_s3 import RealS3
 from tests.redis_servers import free_port
@@ -489,6 +492,24 @@ def test_what_is_kept_of_a_run_that_has_grown_starts_it_again_from_the_list(town
     text: Any = town.client.get(KEYS.dag(run))
     again = parse_dag(written(text.encode()), recorded=True)
     assert [task.name for task in again.dag.tasks] == ["list", "work", "merge"]
+
+
+def test_a_run_that_is_rebuilt_grows_again_and_does_nothing_twice(town: Town) -> None:
+    run = listed(town, ["a", "b"])
+    town.finish(run, "work-a", outputs={"o": b"1"})
+    recorder = Recorder(town.client, town.store, town.settings)
+    recorder.look()
+    stored = msgspec.json.decode(town.store.read(run_key(run), OBJECT_BYTES), type=StoredRun)
+    town.client.flushall()
+    before = len(town.jobs.created)
+    assert recover(town.client, Control(run=run, action="recover", dag=stored.dag), 1) == "recovered"
+    town.pump()  # finds that the consumer groups are gone, and makes them
+    town.pump()
+    assert [town.status(run, each) for each in ("list", "work-a", "work-b")] == ["SUCCEEDED", "SUCCEEDED", "RUNNING"]
+    assert town.jobs.created[before:] == [job_name(run, "work-b", 1)]
+    town.finish(run, "work-b", outputs={"o": b"2"})
+    assert town.is_running(run, "merge")
+    assert_consistent(town, run)
 
 
 def test_ten_thousand_tasks_are_made(town: Town) -> None:
