@@ -156,7 +156,9 @@ def test_a_task_is_made_for_each_thing_that_another_has_found(helios: Installed)
     merge = script(helios, "merge", "cat parts/a parts/b parts/3 | tee all", outputs=["all"])
     merge["inputs"] = [{"fromTask": "work", "name": "made", "as": "parts"}]
     growing = dag(name, found, work, merge)
-    first, second = helios.succeed(growing), helios.succeed(growing)
+    first = helios.succeed(growing)
+    wait_until("its pods are wrapped up", lambda: not held(helios.task_pods(first["dagId"])), 90)
+    second = helios.succeed(growing)
     assert [task["name"] for task in first["tasks"]] == ["list", "work", "work-a", "work-b", "work-3", "merge"]
     assert helios.logs(first["dagId"], "merge").split() == ["a", "b", "3"]
     assert (first["taskSkipped"], second["taskSkipped"]) == (0, 3)
