@@ -7,7 +7,7 @@ with defaults only, and what is not known is passed over.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 from msgspec import Struct, field
@@ -255,7 +255,7 @@ def parse_dag(
             findings.trace(made.origins)
             check_rules(made.spec, limits, findings)
             if made.joins:
-                growth = Growth(spec=_grown_from(spec, values), lists=dict(lists or {}))
+                growth = Growth(spec=_grown_from(spec, values, limits, findings), lists=dict(lists or {}))
             spec = made.spec
             if not findings:
                 warnings.trace(made.origins)
@@ -282,9 +282,17 @@ def grown(dag: Dag, task: str, items: Items, limits: DagLimits = LIMITS) -> Dag:
     except DagInvalid as invalid:
         raise DagInvalid(msgspec.structs.replace(each, line=None, column=None) for each in invalid.problems) from None
     names = {each.name for each in found.tasks}
-    gone = [each.name for each in dag.tasks if each.name not in names]
-    if gone:
-        findings.add((), f"without {quoted(gone[0])}, which is there already")
+    gone = next((each.name for each in dag.tasks if each.name not in names), None)
+    if gone is not None:
+        findings.add((), f"the task {quoted(gone)} waits already, and all whose outputs it reads would be left out")
+    known, before = {each.name for each in dag.tasks}, _before(dag, task)
+    for each in found.tasks if gone is None else ():
+        early = next((name for name in parents(each) if name in known and name not in before), None)
+        if each.name not in known and early is not None:
+            findings.add(
+                (), f"{quoted(each.name)} would wait for {quoted(early)}, which {quoted(task)} has not waited for"
+            )
+    if findings:
         raise DagInvalid(findings.problems())
     return msgspec.structs.replace(found, use_cache=dag.use_cache, priority=dag.priority, params=dag.params)
 
@@ -311,9 +319,35 @@ def readable_params(text: bytes, limits: DagLimits = LIMITS) -> Mapping[str, Any
     return (spec.params if spec is not None else None) or {}
 
 
-def _grown_from(spec: DagSpec, values: Mapping[str, str]) -> str:
+def _before(dag: Dag, task: str) -> set[str]:
+    """The task and all that it waits for, directly or not."""
+    above = {each.name: parents(each) for each in dag.tasks}
+    found, to_visit = {task}, [task]
+    while to_visit:
+        new = [name for name in above.get(to_visit.pop(), ()) if name not in found]
+        found.update(new)
+        to_visit += new
+    return found
+
+
+def _grown_from(spec: DagSpec, values: Mapping[str, str], limits: DagLimits, findings: Findings) -> str:
     declared = msgspec.structs.replace(spec, params=dict(values)) if spec.params is not None else spec
-    return msgspec.json.encode(declared).decode()
+    text = msgspec.json.encode(_stated(msgspec.to_builtins(declared)))
+    if len(text) > limits.max_payload_bytes:
+        findings.add(
+            (),
+            f"with a forEach over an output the DAG is kept as JSON, which has {len(text):,} bytes; the limit is "
+            f"{limits.max_payload_bytes:,}",
+        )
+    return text.decode()
+
+
+def _stated(value: Any) -> Any:
+    """Without what is not there."""
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        return {name: _stated(each) for name, each in fields.items() if each is not None}
+    return [_stated(each) for each in cast("list[Any]", value)] if isinstance(value, list) else value
 
 
 def _normalised(spec: DagSpec, params: dict[str, str], growth: Growth | None) -> Dag:

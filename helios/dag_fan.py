@@ -5,6 +5,7 @@ What the tasks, their edges and their text come to is worked out before any of t
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, cast
 
@@ -20,8 +21,9 @@ from helios.dag_when import Condition, holds, read_condition, texts_of
 
 _WHOLE_PARAM = re.compile(r"\$\{params\.([A-Za-z0-9][A-Za-z0-9._-]*)\}")
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}")
-_ANY = "item"
-"""Ends the name of the one that stands for instances which are not known yet."""
+_ANY = "${item}"
+"""Ends the name of the one that stands for instances which are not known yet. Nobody can write such a name."""
+_ONE_LIST = "a list comes from one task that is there from the start"
 _VARYING = frozenset({"image", "command", "args", "outputs", "env", "inputs", "depends_on"})
 Items = list[str | dict[str, str]]
 """What `forEach` goes over, in order."""
@@ -115,7 +117,12 @@ class _Maker:
         self._reads: dict[int, frozenset[str]] = {}
         self._made_later: dict[str, str] = {}
         """Instances that a list has made, with the task that they are of."""
-        self._has_later = False
+        self._later: dict[str, str] = {}
+        """How names of instances begin, up to their `-`, whose list comes later, with the task that they are of."""
+        self._later_lengths: list[int] = []
+        self._known: list[str] = []
+        """The tasks that are there from the start, in the order of their names."""
+        self._spanned: set[tuple[str, str]] = set()
         self._names: frozenset[str] = frozenset()
         self._open: set[str] = set()
         """How names of instances begin, up to their `-`, that are not known yet, or wrong already."""
@@ -170,7 +177,13 @@ class _Maker:
                 later=later,
                 known=bool(items),
             )
-            self._has_later |= later
+            if later:
+                self._later[f"{task.name}-"] = task.name
+                if len(self._later) == self._limits.max_later_fans + 1:
+                    self._findings.refuse(
+                        f"more than {self._limits.max_later_fans} tasks have a forEach over an output: the limit",
+                        path=path,
+                    )
             if items is None:
                 self._open.add(f"{task.name}-")
             total += len(fan.items)
@@ -181,12 +194,17 @@ class _Maker:
                 )
             fans[at] = fan
             self._fans.setdefault(task.name, fan)
+        self._later_lengths = sorted({len(begins) for begins in self._later})
         return fans
 
     def _items(self, written: Any, path: Path, task: TaskSpec) -> list[Item] | None:
         """None when it cannot be said, or not yet."""
         if isinstance(written, ItemsSpec):
             found = self._later_lists.get(task.name)
+            if found is not None and len(found) > self._limits.max_tasks:
+                self._findings.refuse(
+                    f"its list has {len(found):,} items; the limit is {self._limits.max_tasks:,}", path=path
+                )
             self._check_fields(found or (), path)
         else:
             found = self._of_param(written, path) if isinstance(written, str) else self._written_items(written, path)
@@ -304,9 +322,9 @@ class _Maker:
             written = isinstance(self._spec.tasks[at].for_each, list)
             for position, item in enumerate(fan.items):
                 name = f"{base}-{item.key}"
-                while fan.later and not fan.known and name in taken:
-                    name += "-"
                 fan.names.append(name)
+                if fan.later and not fan.known:
+                    continue
                 other = taken.setdefault(name, (at, position))
                 path = ("tasks", at, "forEach", position) if written else ("tasks", at, "forEach")
                 if other == (at, position):
@@ -334,6 +352,11 @@ class _Maker:
             if fan.later and fan.known:
                 self._made_later |= dict.fromkeys(fan.names, base)
         self._names = frozenset(taken)
+        self._known = sorted(
+            {task.name for at, task in enumerate(self._spec.tasks) if at not in fans}.union(
+                *(fan.names for fan in fans.values() if not fan.later)
+            )
+        )
 
     def _make(self, task: TaskSpec, at: int, fan: _Fan | None) -> None:
         path = ("tasks", at)
@@ -353,11 +376,13 @@ class _Maker:
                 self._reads[here] = frozenset(name for name in reads if name in self._fans)
             if fan is not None and fan.later:
                 source = self._source(task, path).from_task
-                if source in self._names and (source not in self._fans or self._fans[source].later):
+                if source in self._names and self._source_fault(source, task.name) is None:
                     waits.setdefault(source, 0)  # another is reported as the join's
             depends_on = _with_waits(task, depends_on, {**reads, **waits})
             self._origins.tasks.append(at)
             shown = fan is not None and not fan.empty and (fan.known or not fan.later)
+            if fan is not None and fan.later and not fan.known:
+                self._findings.ignore(("tasks", here, "name"))
             self._origins.instances.append(fan.names[position] if fan is not None and shown else "")
             if depends_on is not None:
                 changes["depends_on"], self._origins.entries[here, "depends_on"] = depends_on
@@ -391,7 +416,9 @@ class _Maker:
                 image=STAND_IN,
                 command=[STAND_IN],
                 depends_on=list(fan.names),
-                inputs=[InputSpec(source.from_task, source.name)],
+                inputs=[InputSpec(source.from_task, source.name)]
+                if self._source_fault(source.from_task, task.name) is None
+                else None,
                 for_each=source,
             )
         )
@@ -406,10 +433,25 @@ class _Maker:
     def _source(self, task: TaskSpec, path: Path) -> ItemsSpec:
         assert isinstance(task.for_each, ItemsSpec)
         here = (*path, "forEach")
-        return ItemsSpec(
-            self._binder.text(task.for_each.from_task, (*here, "fromTask")),
-            self._binder.text(task.for_each.name, (*here, "name")),
-        )
+        name = self._binder.text(task.for_each.from_task, (*here, "fromTask"))
+        fault = self._source_fault(name, task.name)
+        if fault is not None:
+            self._once((*here, "fromTask"), fault)
+        return ItemsSpec(name, self._binder.text(task.for_each.name, (*here, "name")))
+
+    def _source_fault(self, name: str, task: str) -> str | None:
+        """Why no list can come from there; of a task that there is not, the rules say so."""
+        fan = self._fans.get(name)
+        later = next((of for begins, of in self._later.items() if name.startswith(begins)), None)
+        if name == task:
+            return f"the task {quoted(name)} cannot make the list that it goes over"
+        if fan is not None and fan.later:
+            return f"{quoted(name)} is not one task but those of its own forEach; {_ONE_LIST}"
+        if fan is not None:
+            return f"the tasks of {quoted(name)} make a list each; name one: {fan.names[0]}"
+        if later is not None and name not in self._names:
+            return f"the tasks of {quoted(later)} are not known yet; {_ONE_LIST}"
+        return None
 
     def _condition(self, task: TaskSpec, path: Path, has_items: bool) -> tuple[Condition | None, bool | None]:
         """The condition that is still to be decided for each item, or the decision."""
@@ -451,7 +493,7 @@ class _Maker:
         """
         if (
             not self._open
-            and not self._has_later
+            and not self._later
             and not any(
                 name in self._fans or (item is not None and has_reference(name)) for name in task.depends_on or ()
             )
@@ -478,23 +520,51 @@ class _Maker:
         """
         found = name if item is None else self._binder.text(name, path, item)
         unknown = item is not None and item.value is None and mentions_item(name)
-        if self._has_later:
-            begins = name[: name.index("${item")] if unknown else found[: self._limits.max_task_name_chars]
-            for dash in re.finditer("-", begins):
-                fan = self._fans.get(begins[: dash.start()])
-                if fan is None or self._spec.tasks[fan.at].name == task:
-                    continue
-                if fan.later:
-                    waits.setdefault(self._spec.tasks[fan.at].name, at)
-                elif unknown and self._fans[task].later:
-                    for each in fan.names:
-                        waits.setdefault(each, at)
+        if found.endswith(_ANY) and found.removesuffix(_ANY) in self._later:
+            self._once(path, f"no task is named {quoted(found)}: only tasks with forEach have items")
+            return []
+        if self._later:
+            begins = self._begins(name, path) if unknown else found
+            for length in self._later_lengths:
+                of = self._later.get(begins[:length])
+                if of is not None and of != task:
+                    waits.setdefault(of, at)
+            if unknown and f"{task}-" in self._later:
+                self._span(begins, task, path, waits, at)
         if found in self._names:
             return [found]
         return [] if unknown or self._is_open(found) else [found]
 
+    def _begins(self, name: str, path: Path) -> str:
+        """What is known of a name that an item is part of: up to there."""
+        bound = self._binder.text(name, path)
+        return bound[: bound.index("${item")] if "${item" in bound else bound
+
+    def _span(self, begins: str, task: str, path: Path, waits: dict[str, int], at: int) -> None:
+        """Wait for every task that is there from the start and may be meant, since by then no edge can be added."""
+        if not begins:
+            self._once(
+                path,
+                "begins with the item, so which task that is cannot be told before the run begins; write the beginning "
+                "of its name: NAME-${item}",
+            )
+            return
+        if (task, begins) in self._spanned:
+            return
+        self._spanned.add((task, begins))
+        for place in range(bisect_left(self._known, begins), len(self._known)):
+            if not self._known[place].startswith(begins):
+                break
+            waits.setdefault(self._known[place], at)
+
+    def _once(self, path: Path, message: str) -> None:
+        if f"{path} {message}" not in self._said:
+            self._said.add(f"{path} {message}")
+            self._findings.add(path, message)
+
     def _is_open(self, name: str) -> bool:
-        name = name[: self._limits.max_task_name_chars] if self._open else ""
+        if not self._open or name_fault(name, self._limits.max_task_name_chars) is not None:
+            return False
         return any(name[: found.end()] in self._open for found in re.finditer("-", name))
 
     def _inputs(
@@ -514,7 +584,7 @@ class _Maker:
             else:
                 bound = [self._binder.input(source, here, item)]
                 if source.from_task is not None and (
-                    self._open or self._has_later or (item is not None and has_reference(source.from_task))
+                    self._open or self._later or (item is not None and has_reference(source.from_task))
                 ):
                     found = self._reference(source.from_task, (*here, "fromTask"), item, waits, task.name)
                     bound = [replace(bound[0], from_task=name) for name in found]

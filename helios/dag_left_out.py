@@ -39,6 +39,8 @@ def leave_out(made: Made, limits: DagLimits, findings: Findings, warnings: Findi
             reason = left_out.get(stand_in)
         if reason is not None:
             left_out[at] = replace(reason, name=tasks[stand_ins[at]].name) if at in stand_ins else reason
+            if stand_in is not None:
+                left_out.setdefault(stand_in, replace(reason, name=tasks[at].name))
     instead: dict[int, int] = {}
     for at in order:
         if at in left_out:
@@ -72,9 +74,13 @@ def without_stand_ins(spec: DagSpec, made: Made) -> DagSpec:
     for task in spec.tasks:
         if task.name in names:
             continue
-        if isinstance(task.for_each, ItemsSpec):
+        if any(name in parents for name in task.depends_on or ()):
             mine = (each for name in task.depends_on or () for each in parents.get(name, [name]))
-            task = replace(task, depends_on=list(dict.fromkeys((*mine, task.for_each.from_task))), inputs=None)
+            task = replace(task, depends_on=list(dict.fromkeys(mine)))
+        if isinstance(task.for_each, ItemsSpec):
+            task = replace(
+                task, depends_on=list(dict.fromkeys((*(task.depends_on or ()), task.for_each.from_task))), inputs=None
+            )
         tasks.append(task)
     return replace(spec, tasks=tasks)
 

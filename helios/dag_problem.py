@@ -69,6 +69,8 @@ class DagLimits(Struct, frozen=True, kw_only=True):
     """Text that parameters may add to what is written."""
     max_fanned_chars: int = 8 * 1024 * 1024
     """Text of all tasks that `forEach` makes, as if they were written one by one, and of what names them."""
+    max_later_fans: int = 100
+    """Tasks whose `forEach` goes over an output: whenever one such list is there the DAG is read again."""
     max_when_chars: int = 1_000
     """`when`."""
     max_when_nesting: int = 16

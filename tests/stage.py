@@ -48,6 +48,7 @@ def grow(stage: "Stage", client: redis.Redis, task: str, items: Sequence[str], n
         names=names,
         tasks=[NewTask(name, 0, 0, (task,), b"{}") for name in made],
         specs={},
+        growths="0",
         events=[TasksAdded(RUN, task, made), TasksQueued(RUN, 1, made)],
     )
     return [commit_one(client, call) for call in calls]

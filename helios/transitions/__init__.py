@@ -344,20 +344,30 @@ def skip(
     keys: Keys, *, entry: str, run: str, task: str, attempt: int, record: bytes, memo: bytes, event: Event
 ) -> Call:
     """Returns 1 if this call ended the attempt: another task's success stands for it."""
-    return _end_without_job(keys, entry, run, task, attempt, record, memo, event, "SUCCEEDED")
+    return _end_without_job(keys, entry, run, task, attempt, record, memo, event, "SUCCEEDED", "")
 
 
 def end_join(
     keys: Keys, *, entry: str, run: str, task: str, attempt: int, record: bytes, status: str, event: Event
 ) -> Call:
-    """Returns 1 if this call ended the attempt, which has nothing to run: what it waited for has succeeded, or cannot
-    be made.
+    """Returns 1 if this call ended the attempt, which has nothing to run. SUCCEEDED: the tasks that it made have.
+    FAILED: it cannot make them, and nobody has meanwhile.
     """
-    return _end_without_job(keys, entry, run, task, attempt, record, b"", event, status)
+    made = "1" if status == "SUCCEEDED" else "0"
+    return _end_without_job(keys, entry, run, task, attempt, record, b"", event, status, made)
 
 
 def _end_without_job(
-    keys: Keys, entry: str, run: str, task: str, attempt: int, record: bytes, memo: bytes, event: Event, status: str
+    keys: Keys,
+    entry: str,
+    run: str,
+    task: str,
+    attempt: int,
+    record: bytes,
+    memo: bytes,
+    event: Event,
+    status: str,
+    made: str,
 ) -> Call:
     return Call(
         END_WITHOUT_JOB,
@@ -383,6 +393,7 @@ def _end_without_job(
             EVENTS_KEPT,
             keys.task_prefix(run),
             status,
+            made,
         ),
     )
 
@@ -399,16 +410,24 @@ def grow_run(
     tasks: Sequence[NewTask],
     specs: Mapping[str, bytes],
     events: Sequence[Event],
+    growths: str,
 ) -> list[Call]:
     """The calls that give a run the tasks which `task` makes; only the last makes them visible. It returns 0 when they
-    are made already, or the run gets no more. With no tasks to wait for, the entry stays pending. `names`: of all tasks
+    are made already, or the run gets no more, and -1 when the run has grown since its DAG was read, when its field
+    `growths` was this (`0`: not there). With no tasks to wait for, the entry stays pending. `names`: of all tasks
     of the run. `specs`: those of tasks that it has already, where they are others now.
     """
     calls = [
         Call(
             GROW_TASKS,
-            (keys.task(run, task),),
-            (attempt, keys.task_prefix(run), UNSEEN_KEPT_SECONDS, *_records(tasks[start : start + NAMES_IN_A_CALL])),
+            (keys.task(run, task), keys.run(run)),
+            (
+                attempt,
+                keys.task_prefix(run),
+                UNSEEN_KEPT_SECONDS,
+                growths,
+                *_records(tasks[start : start + NAMES_IN_A_CALL]),
+            ),
         )
         for start in range(0, len(tasks), NAMES_IN_A_CALL)
     ]
@@ -421,7 +440,7 @@ def grow_run(
             ),
             (
                 *(COLLECTOR_GROUP, entry, run, task, attempt, keys.task_prefix(run), EVENTS_KEPT),
-                *(dag, len(events), len(tasks), len(specs)),
+                *(dag, len(events), len(tasks), len(specs), growths),
                 *(encode_event(event) for event in events),
                 *(part for each in tasks for part in (each.name, each.waiting, each.priority)),
                 *(part for each in specs.items() for part in each),

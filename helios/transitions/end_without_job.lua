@@ -2,13 +2,14 @@
 -- is of a task that only waits for others (`forEach`), which succeeds when they all have and may fail to make them.
 -- KEYS: task, run, checks, finished, events, ready, offered, backlog
 -- ARGV: group, entry, run, task, attempt, record, what the look came to (empty: nothing stands for it), event, events kept,
---       task prefix, status
+--       task prefix, status, of a task that stands for others whether it has made them (0 or 1), else empty
 local task, run, checks, finished, events = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group, entry, attempt = ARGV[1], ARGV[2], ARGV[5]
 local queue = {id = ARGV[3], tasks = ARGV[10], ready = KEYS[6], offered = KEYS[7], backlog = KEYS[8]}
-local state = redis.call('HMGET', task, 'status', 'attempt', 'checking', 'priority')
+local state = redis.call('HMGET', task, 'status', 'attempt', 'checking', 'priority', 'grown')
 local applied = 0
-if state[1] == 'QUEUED' and state[2] == attempt and state[3] == attempt then
+if state[1] == 'QUEUED' and state[2] == attempt and state[3] == attempt
+  and (ARGV[12] == '' or (ARGV[12] == '1') == (state[5] ~= false)) then
   queue.window = tonumber(redis.call('HGET', run, 'window'))
   if queue.window then
     check_types(queue, state[4])

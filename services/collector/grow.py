@@ -6,6 +6,7 @@ that cannot be used fails the task with a reason that says what to mend; a store
 
 import hashlib
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from helios.memo import Claim
 from helios.records import AttemptRecord, OutputRecord, decode_attempt
 from helios.streams import Entry
 from helios.transitions import Call, NewTask, commit, commit_one, end_join, grow_run
+from helios.worker import Waits
 from services.collector.store import ObjectMissing, Store
 
 if sys.version_info >= (3, 14):
@@ -34,7 +36,11 @@ log = structlog.get_logger()
 
 LIST_BYTES_AT_MOST = 4 * 1024**2
 """Of the file that holds the items; a DAG can have 10,000 tasks."""
+VALUES_AT_MOST = 400_000
+"""In a list, about: commas of its text, each of which may stand for an object."""
 NAMES_IN_AN_EVENT = 1_000
+TIMES_ANEW = 20
+"""A run may grow by several lists at once; each has to know what the others made."""
 
 _dag_decoder = msgspec.json.Decoder(Dag)
 
@@ -49,13 +55,17 @@ class Grower:
     def __init__(self, client: redis.Redis, store: Store) -> None:
         self.client = client
         self.store = store
+        self.lock = threading.Lock()
+        """One list at a time: each may take as much memory as a DAG that is accepted."""
 
     def look(self, entry: Entry, keys: Keys, claim: Claim, task: Task) -> None:
         """Make the tasks that it stands for or, when those have ended, end it. Raises StoreRefused, ResponseError."""
         made: Any = self.client.hget(keys.task(claim.run, claim.task), "grown")
         if made is None:
             try:
-                if not self._grow(entry, keys, claim, task):
+                with self.lock:
+                    waits = not self._grow(entry, keys, claim, task)
+                if waits:
                     return
             except _Unusable as unusable:
                 self._end(entry, keys, claim, "FAILED", str(unusable))
@@ -64,23 +74,30 @@ class Grower:
 
     def _grow(self, entry: Entry, keys: Keys, claim: Claim, task: Task) -> bool:
         """Whether the entry is still to be handled: there were no items."""
-        stored: Any = self.client.get(keys.dag(claim.run))
-        if stored is None:
-            raise _Unusable("the record of the run's DAG is gone, so what forEach makes is not known")
-        dag = _dag_decoder.decode(stored)
         items = self._items(keys, claim, task)
-        try:
-            found = grown(dag, claim.task, items)
-        except DagInvalid as invalid:
-            more = f" (and {len(invalid.problems) - 1} more)" if len(invalid.problems) > 1 else ""
-            raise _Unusable(f"what forEach makes of its list is not valid: {invalid.problems[0]}{more}") from None
-        made = len(found.tasks) - len(dag.tasks)
-        priority: Any = self.client.hget(keys.run(claim.run), "priority")
-        for outcome in commit(self.client, _calls(entry, keys, claim, dag, found, priority or "")):
-            if isinstance(outcome, ResponseError):
-                raise outcome
-        log.info("tasks are made for the items of a list", count=made)
-        return made == 0
+        for _ in range(TIMES_ANEW):
+            # In this order: what has grown since it was counted is refused.
+            counted: Any = self.client.hmget(keys.run(claim.run), "growths", "priority")
+            growths, priority = counted
+            stored: Any = self.client.get(keys.dag(claim.run))
+            if stored is None:
+                raise _Unusable("the record of the run's DAG is gone, so what forEach makes is not known")
+            dag = _dag_decoder.decode(stored)
+            try:
+                found = grown(dag, claim.task, items)
+            except DagInvalid as invalid:
+                more = f" (and {len(invalid.problems) - 1} more)" if len(invalid.problems) > 1 else ""
+                raise _Unusable(f"what forEach makes of its list is not valid: {invalid.problems[0]}{more}") from None
+            *written, told = _calls(entry, keys, claim, dag, found, priority or "", growths or "0")
+            # Not in one round trip: a server that has only the last script would run that first.
+            for result in commit(self.client, written):
+                if isinstance(result, ResponseError):
+                    raise result
+            if commit_one(self.client, told) != -1:
+                made = len(found.tasks) - len(dag.tasks)
+                log.info("tasks are made for the items of a list", count=made)
+                return made == 0
+        raise Waits("others of its run grow all the time")
 
     def _items(self, keys: Keys, claim: Claim, task: Task) -> list[str | dict[str, str]]:
         assert task.for_each is not None
@@ -99,6 +116,11 @@ class Grower:
                 f"{LIST_BYTES_AT_MOST:,}: put what is large into files, and their names into the list"
             )
         content = self._content(output, shown)
+        if content.count(b",") > VALUES_AT_MOST:
+            raise _Unusable(
+                f"{shown} has more than {VALUES_AT_MOST:,} values; a DAG has at most 10,000 tasks, so put what one "
+                "task is to look at into a file"
+            )
         try:
             return read_list(content.decode("utf-8"))
         except UnicodeDecodeError as error:
@@ -137,7 +159,7 @@ class Grower:
             log.warning("no tasks can be made for the items of a list", reason=reason)
 
 
-def _calls(entry: Entry, keys: Keys, claim: Claim, before: Dag, after: Dag, priority: str) -> list[Call]:
+def _calls(entry: Entry, keys: Keys, claim: Claim, before: Dag, after: Dag, priority: str, growths: str) -> list[Call]:
     """`priority`: the run's, as records keep it."""
     known = {task.name: task for task in before.tasks}
     new = {task.name for task in after.tasks} - known.keys()
@@ -172,6 +194,7 @@ def _calls(entry: Entry, keys: Keys, claim: Claim, before: Dag, after: Dag, prio
             for task in after.tasks
             if task.name in known and known[task.name] != task
         },
+        growths=growths,
         events=[
             *(TasksAdded(claim.run, claim.task, each) for each in _chunks([task.name for task in tasks])),
             *(TasksQueued(claim.run, 1, each) for each in _chunks([task.name for task in tasks if not task.waiting])),

@@ -180,6 +180,10 @@ class JobRunner:
                     raise Waits("this jobrunner stops, and another one takes it over")
                 if away.is_set():
                     raise LauncherAway("others of its batch found nobody to create Jobs")
+                if asked.job.task.for_each is not None:
+                    raise JobRefused(
+                        "it has no container, and the collector that looked at it does not know such tasks"
+                    )
                 self.launcher.create(asked.job)
         except LauncherAway as error:
             away.set()

@@ -60,7 +60,7 @@ class Settler:
             # The run has got more tasks since.
             del self.graphs[finished.run]
             graph = self._graph(finished.run)
-        below = graph.descendants(finished.task) if graph else ()
+        below = graph.descendants(finished.task) if graph and finished.task in graph.parents else ()
         calls = fail_task(
             keys, entry=entry.id, run=finished.run, task=finished.task, attempt=finished.attempt, dependents=below
         )

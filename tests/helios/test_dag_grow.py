@@ -1,6 +1,8 @@
 """`forEach` over an output of an earlier task: the DAG before its list is there, and what it grows to."""
 
+import contextlib
 import json
+import time
 from typing import Any
 
 import msgspec
@@ -66,9 +68,9 @@ def read(text: str) -> Dag:
     return parse_dag(text.encode()).dag
 
 
-def problems(text: str) -> list[str]:
+def problems(text: str, limits: DagLimits | None = None) -> list[str]:
     with pytest.raises(DagInvalid) as refused:
-        parse_dag(text.encode())
+        parse_dag(text.encode(), limits or DagLimits())
     return [str(problem) for problem in refused.value.problems]
 
 
@@ -179,16 +181,127 @@ def test_values_of_items_are_not_looked_through() -> None:
 
 
 def test_tasks_of_one_list_may_wait_for_each_other() -> None:
-    dag = read(two(fields='depends_on: ["${item.after}"]').replace("${item.after}", "work-${item.after}"))
-    dag = grown(dag, "work", [{"key": "2", "after": "1"}, {"key": "1", "after": "0"}, {"key": "0", "after": "2"}][:0])
-    assert edges(dag) == {"list": set(), "work": {"list"}}
-    chained = read(
-        two(
-            fields='when: ${item.key} != first\n    inputs: [{fromTask: "work-${item.after}", name: o, as: "in"}]',
-        )
-    )
+    dag = read(two("  - {name: work-0, image: i, command: [c]}", fields='depends_on: ["work-${item.after}"]'))
+    assert edges(dag)["work"] == {"list", "work-0"}
+    after = grown(dag, "work", [{"key": "2", "after": "1"}, {"key": "1", "after": "0"}])
+    assert edges(after)["work-2"] == {"list", "work-1"}
+    assert edges(after)["work-1"] == {"list", "work-0"}
     items: Items = [{"key": "1", "after": "2"}, {"key": "2", "after": "1"}]
-    assert "cycle: work-1 -> work-2 -> work-1" in refused(chained, "work", items)[0]
+    assert "cycle: work-1 -> work-2 -> work-1" in refused(dag, "work", items)[0]
+
+
+@pytest.mark.parametrize("field", ["depends_on", "inputs"])
+@pytest.mark.parametrize("name", ["src-${item}", "${params.p}-${item}", "src-${item.of}"])
+def test_whatever_an_item_may_name_is_waited_for(name: str, field: str) -> None:
+    named = f'["{name}"]' if field == "depends_on" else f'[{{fromTask: "{name}", name: o, as: x}}]'
+    more = """\
+  - {name: src-a, image: i, command: [c], outputs: [o]}
+  - {name: src-, image: i, command: [c], outputs: [o]}
+  - {name: srca, image: i, command: [c], outputs: [o]}
+"""
+    dag = read(two(more, fields=f"{field}: {named}").replace("tasks:", "params: {p: src}\ntasks:", 1))
+    assert edges(dag)["work"] == {"list", "src-a", "src-"}
+
+
+def test_a_name_that_begins_with_an_item_is_refused_since_nobody_knows_what_to_wait_for() -> None:
+    (problem,) = problems(two(fields='depends_on: ["${item}"]'))
+    assert "begins with the item" in problem
+
+
+def test_a_new_task_that_would_wait_for_what_nobody_waited_for_is_refused() -> None:
+    """By whatever way a name came about: it would not wait."""
+    more = """\
+  - {name: other, image: i, command: [c], depends_on: [list]}
+"""
+    dag = read(two(more))
+    assert dag.growth is not None
+    spec = dag.growth.spec.replace('"name":"work","image"', '"name":"work","depends_on":["other"],"image"')
+    changed = msgspec.structs.replace(dag, growth=msgspec.structs.replace(dag.growth, spec=spec))
+    assert refused(changed, "work", ["a"]) == ["'work-a' would wait for 'other', which 'work' has not waited for"]
+
+
+@pytest.mark.parametrize("maker", ["list", "shards-a"])
+def test_a_dag_without_its_list_keeps_no_trace_of_what_that_would_have_made(maker: str) -> None:
+    text = f"""\
+dagName: d
+params: {{env: dev}}
+tasks:
+  - {{name: first, image: i, command: [c]}}
+  - {{name: list, when: "${{params.env}} == prod", image: i, command: [c], outputs: [parts.json], depends_on: [first]}}
+  - name: shards
+    forEach: [a, b]
+    when: ${{item}} == b
+    image: i
+    command: [c]
+    outputs: [parts.json]
+    depends_on: [first]
+  - {{name: work, forEach: {{fromTask: {maker}, name: parts.json}}, image: i, command: [c], outputs: [o]}}
+  - {{name: end, image: i, command: [c], depends_on: [work]}}
+  - {{name: reader, image: i, command: [c], inputs: [{{fromTask: work, name: o}}]}}
+"""
+    dag = read(text)
+    assert edges(dag) == {"first": set(), "shards-b": {"first"}, "end": {"first"}}
+    assert dag.growth is None
+    dag.success_graph()
+
+
+def test_no_item_is_taken_for_the_one_that_stands_for_all() -> None:
+    more = """\
+  - {name: one, image: i, command: [c], depends_on: [work-item], inputs: [{fromTask: work-item, name: o}]}
+"""
+    dag = read(two(more))
+    assert edges(dag)["one"] == {"work"}
+    assert edges(grown(dag, "work", ["item"]))["one"] == {"work", "work-item"}
+    found = problems(two('  - {name: one, image: i, command: [c], depends_on: ["work-${item}"]}'))
+    assert "no task is named 'work-${item}'" in found[0]
+
+
+def test_readers_of_what_a_condition_leaves_out_are_told_of() -> None:
+    more = """\
+  - {name: x, forEach: [a, b], when: "${item} == b", image: i, command: [c], outputs: [o]}
+  - name: fit
+    forEach: {fromTask: list, name: parts.json}
+    image: i
+    command: [c]
+    inputs: [{fromTask: "x-${item}", name: o}]
+    outputs: [m]
+  - {name: end, image: i, command: [c], inputs: [{fromTask: fit, name: m, as: all}]}
+"""
+    dag = read(two(more))
+    assert [task.name for task in grown(dag, "fit", ["b"]).tasks if task.name.startswith("fit")] == ["fit", "fit-b"]
+    assert refused(dag, "fit", ["a"]) == [
+        "the task 'end' waits already, and all whose outputs it reads would be left out"
+    ]
+
+
+def test_what_is_kept_to_grow_from_is_bounded_when_the_dag_is_accepted() -> None:
+    text = two().replace("name: list, image: i,", "name: list, image: i, env: {A: '" + '"' * 100_000 + "'},")
+    (problem,) = problems(text, DagLimits(max_payload_bytes=150_000))
+    assert "is kept as JSON, which has 20" in problem
+    small = read(two("".join(f"  - {{name: t{number}, image: i, command: [c]}}\n" for number in range(1_000))))
+    assert small.growth is not None
+    assert len(small.growth.spec) < 100_000
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        'depends_on: ["' + "-" * 400_000 + '${item}"]',
+        "depends_on: [" + ", ".join(['"s-${item}"'] * 9_000) + "]",
+    ],
+)
+def test_references_without_end_take_no_time_without_end(fields: str) -> None:
+    more = "  - {name: s, forEach: [" + ", ".join(str(number) for number in range(5_000)) + "], image: i, command: [c]}"
+    begun = time.process_time()
+    with contextlib.suppress(DagInvalid):
+        read(two(more, fields=fields))
+    assert time.process_time() - begun < 20
+
+
+def test_so_many_tasks_have_such_a_list() -> None:
+    more = "".join(f"  - {{name: f{n}, forEach: {LIST}, image: i, command: [c]}}\n" for n in range(100))
+    assert any("more than 100 tasks have a forEach over an output" in each for each in problems(two(more)))
+    read(two(more.partition("  - {name: f99,")[0]))
 
 
 def test_an_instance_of_a_plain_for_each_may_be_meant_too() -> None:
@@ -221,8 +334,11 @@ def test_an_instance_of_a_plain_for_each_may_be_meant_too() -> None:
         ),
         ("{fromTask: list}", "line 5, tasks[1].forEach.name: is required"),
         ("{fromTask: list, nam: x}", "tasks[1].forEach.nam: unknown field 'nam'; did you mean 'name'?"),
-        ("{fromTask: work, name: o}", "tasks[1].forEach.fromTask: the task 'work' waits for itself"),
-        ("{fromTask: work-a, name: o}", "no task is named 'work-a'"),
+        (
+            "{fromTask: work, name: o}",
+            "tasks[1].forEach.fromTask: the task 'work' cannot make the list that it goes over",
+        ),
+        ("{fromTask: work-a, name: o}", "the tasks of 'work' are not known yet; a list comes from one task"),
     ],
 )
 def test_where_the_list_is_has_to_be_an_output_of_another_task(source: str, problem: str) -> None:

@@ -1240,7 +1240,7 @@ MUTATIONS = (
         "that who names a task that is not made yet waits",
         "tests/helios/test_dag_grow.py::test_before_its_list_is_there_a_task_stands_for_what_it_will_make",
         "helios/dag_fan.py",
-        "                    waits.setdefault(self._spec.tasks[fan.at].name, at)\n",
+        "                    waits.setdefault(of, at)\n",
         "                    pass\n",
     ),
     Mutation(
@@ -1249,5 +1249,19 @@ MUTATIONS = (
         "services/collector/skip.py",
         '            return Failure(entry, Later(f"what becomes of it is not to be told yet: {error}"))\n',
         "            return Failure(entry, error)\n",
+    ),
+    Mutation(
+        "that a run which has grown meanwhile is worked out anew",
+        "tests/services/test_grow.py::test_lists_that_are_there_at_the_same_moment_lose_nothing_of_each_other",
+        "helios/transitions/grow_run.lua",
+        "if (of_run[4] or '0') ~= ARGV[12] then\n",
+        "if false then\n",
+    ),
+    Mutation(
+        "that tasks which are made are not given up",
+        "tests/services/test_grow.py::test_a_list_that_one_collector_cannot_use_does_not_undo_what_another_made_of_it",
+        "helios/transitions/end_without_job.lua",
+        "  and (ARGV[12] == '' or (ARGV[12] == '1') == (state[5] ~= false)) then\n",
+        "then\n",
     ),
 )

@@ -17,7 +17,8 @@ from helios.localjobs import StepStatus
 from helios.messages import Control
 from helios.records import OutputRecord, Stored, decode_attempt, read_tasks
 from helios.recovery import OBJECT_BYTES, StoredRun, run_key
-from helios.transitions import UNSEEN_KEPT_SECONDS, Call, cancel_all, commit, commit_one
+from helios.streams import Entry
+from helios.transitions import UNSEEN_KEPT_SECONDS, Call, cancel_all, commit, commit_one, unskip
 from helios.worker import Later
 from services.collector import grow
 from services.collector.metrics import disagreements, fold
@@ -176,7 +177,7 @@ def test_a_failure_is_followed_through_a_graph_that_was_read_before_the_run_grew
         (b'[["a"]]', "is a list, but its item 0 is neither text nor a number nor a boolean"),
         (b"\xff", "is not UTF-8: byte 0"),
         (b'["a", "a"]', "item 1 makes the task 'work-a', as item 0 is"),
-        (json.dumps(list(range(10_001))).encode(), "more than 10,000 tasks"),
+        (json.dumps(list(range(10_001))).encode(), "its list has 10,001 items; the limit is 10,000"),
         (b" " * (grow.LIST_BYTES_AT_MOST + 1), "has 4,194,305 bytes; a list that forEach goes over has at most"),
     ],
 )
@@ -284,7 +285,7 @@ def test_who_died_on_the_way_left_nothing_that_is_seen_and_the_next_does_it_all(
 ) -> None:
     run, _ = before_it_is_read(town, b'["a", "b"]')
     with monkeypatch.context() as broken:
-        broken.setattr(grow, "commit", lambda client, calls: commit(client, calls[:1]))
+        broken.setattr(grow, "commit_one", lambda client, call: 0)
         town.pump()
     assert names(town, run) == ["list", "work", "merge"]
     ttl: Any = town.client.ttl(KEYS.task(run, "work-a"))
@@ -321,6 +322,7 @@ def test_a_collector_that_slept_makes_nothing_when_the_tasks_have_ended_meanwhil
     slept: list[Call] = []
     with monkeypatch.context() as asleep:
         asleep.setattr(grow, "commit", lambda _, calls: slept.extend(calls) or [])
+        asleep.setattr(grow, "commit_one", lambda _, call: slept.append(call) or 0)
         town.pump()
     town.look_again()
     handle, town.skipper.handle = town.skipper.handle, lambda _: ()  # type: ignore[method-assign,assignment]
@@ -437,14 +439,101 @@ def test_instances_that_are_memoized_are_skipped_in_the_next_run(town: Town) -> 
 
 
 def test_tasks_of_one_list_start_in_their_order(town: Town) -> None:
-    items = [{"key": "1", "after": "list"}, {"key": "2", "after": "work-1"}]
-    run = listed(town, items, args=["x"], depends_on=["${item.after}"])
+    one = document(args=["x"], depends_on=["work-${item.after}"])
+    one["tasks"].append({"name": "work-0", "image": "i", "command": ["c"]})
+    run = town.submit(one)
+    town.finish(run, "list", outputs={"parts.json": b'[{"key": "1", "after": "0"}, {"key": "2", "after": "1"}]'})
+    assert not town.task(run, "work-1"), "whatever an item may name is waited for"
+    town.finish(run, "work-0", outputs={})
     assert [town.status(run, f"work-{key}") for key in "12"] == ["RUNNING", "WAITING"]
     town.finish(run, "work-1", outputs={"o": b"1"})
     assert town.is_running(run, "work-2")
     assert town.status(run, "work") == "WAITING"
     town.finish(run, "work-2", outputs={"o": b"2"})
     assert town.status(run, "work") == "SUCCEEDED"
+
+
+def two_fans(town: Town, **second: Any) -> dict[str, Any]:
+    one = document()
+    fan = {"name": "fan", "image": "i", "command": ["c"], "forEach": {"fromTask": "list", "name": "parts.json"}}
+    one["tasks"].insert(2, {**fan, "outputs": ["m"], **second})
+    one["tasks"][-1]["inputs"].append({"fromTask": "fan", "name": "m"})
+    return one
+
+
+def test_lists_that_are_there_at_the_same_moment_lose_nothing_of_each_other(town: Town) -> None:
+    """Each reads the DAG, and writes it with its own tasks: whoever comes second has to know of the first."""
+    for _ in range(10):
+        run = town.submit(two_fans(town))
+        looked, town.skipper.handle = town.skipper.handle, lambda _: ()  # type: ignore[method-assign,assignment]
+        town.finish(run, "list", outputs={"parts.json": b'["a", "b"]'})
+        town.skipper.handle = looked  # type: ignore[method-assign]
+        town.checks.history_unread = True
+        entries: list[Entry] = []
+        while len(entries) < 2:
+            entries += town.checks.read(1)
+        other = Skipper(town.client, town.store, town.settings)
+        both = [
+            threading.Thread(target=skipper.handle, args=([entry],))
+            for skipper, entry in zip((town.skipper, other), entries, strict=True)
+        ]
+        for each in both:
+            each.start()
+        for each in both:
+            each.join()
+        other.close()
+        assert names(town, run) == ["list", "work", "work-a", "work-b", "fan", "fan-a", "fan-b", "merge"]
+        spec = json.loads(town.task(run, "merge")["spec"])
+        assert [each["fromTask"] for each in spec["inputs"]] == ["work-a", "work-b", "fan-a", "fan-b"]
+        town.pump()
+        assert_consistent(town, run)
+        cancel_all(town.client, KEYS, run=run)
+        assert {town.status(run, each) for each in names(town, run)[1:]} == {"CANCELLED"}
+        town.pump()
+
+
+def test_a_list_that_one_collector_cannot_use_does_not_undo_what_another_made_of_it(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _ = before_it_is_read(town, b'["a"]')
+    slept: list[Call] = []
+    with monkeypatch.context() as asleep:
+        asleep.setattr(grow, "read_list", lambda _: json.loads("["))
+        asleep.setattr(grow, "ParamsUnreadable", ValueError)
+        asleep.setattr(grow, "commit_one", lambda _, call: slept.append(call))
+        town.pump()
+    assert len(slept) == 1
+    town.look_again()
+    handle, town.skipper.handle = town.skipper.handle, lambda _: ()  # type: ignore[method-assign,assignment]
+    town.finish(run, "work-a", outputs={"o": b"1"})
+    town.skipper.handle = handle  # type: ignore[method-assign]
+    assert town.task(run, "work")["checking"] == "1"
+    assert commit_one(town.client, slept[0]) == 0
+    town.look_again()
+    assert town.status(run, "work") == "SUCCEEDED"
+
+
+def test_a_list_of_more_values_than_any_dag_needs_is_not_even_read(town: Town) -> None:
+    run, _ = before_it_is_read(town, b"[" + b",".join([b"{}"] * 1_200_000) + b"]")
+    tracemalloc.start()
+    try:
+        town.pump()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 40 * 1024**2
+    assert "has more than 400,000 values" in (decode_attempt(town.task(run, "work")["record"]).reason or "")
+
+
+def test_an_older_collector_that_gives_it_back_has_it_refused(town: Town) -> None:
+    run, _ = before_it_is_read(town, b'["a"]')
+    (entry,) = town.checks.read(1)
+    commit_one(town.client, unskip(KEYS, entry=entry.id, run=run, task="work", attempt=1, memo=b"{}"))
+    town.pump()
+    town.pump()
+    assert town.status(run, "work") == "FAILED"
+    assert "it has no container" in (decode_attempt(town.task(run, "work")["record"]).reason or "")
+    assert town.jobs.created == [job_name(run, "list", 1)]
 
 
 def test_two_lists_one_after_the_other(town: Town) -> None:
