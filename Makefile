@@ -24,7 +24,7 @@ CROSS_CC ?= $(shell command -v aarch64-linux-gnu-gcc)
 PARTS := $(if $(filter aarch64,$(MACHINE)),build/image/.made-aarch64,build/image/.made)
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test test-links test-cluster test-cluster-long mutations bench-cluster bench-kwok bench-kwok-smoke exec images wheel sbom check fmt lock clean audit docs fuzz crash soak
+.PHONY: help install dev demo test test-links test-install test-cluster test-cluster-long mutations bench-cluster bench-kwok bench-kwok-smoke exec images wheel sbom check fmt lock clean audit docs fuzz crash soak
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -65,6 +65,9 @@ fuzz: $(VENV)/.dev ## damaged and hostile input for every way in: SECONDS=600 in
 test-links: $(VENV)/.dev ## all tests of broken connections, those that wait for long included: three minutes
 	@HELIOS_LONG=1 $(BIN)/python -m pytest --durations=10 tests/test_faulty_link.py tests/helios/test_link.py tests/agent/test_link.py \
 		tests/cli/test_link_cli.py tests/services/test_link_*.py tests/services/test_slow_clients.py
+
+test-install: $(VENV)/.dev ## every way to install that docs/install.md has; needs a package index
+	@HELIOS_LONG=1 $(BIN)/python -m pytest tests/cli/test_install_page.py
 
 crash: $(VENV)/.dev ## kill every service at every call of a run, and compare how it ends; ten minutes at most
 	@$(BIN)/python -m tests.crash

@@ -13,6 +13,7 @@ from msgspec import Struct, field
 
 from helios import memo
 from helios.dag import Dag, EnvSecret, ExternalInput, Input, Task, TaskInput
+from helios.dag_fan import Items
 from helios.memo import MemoCheck
 from helios.records import HIT_CAUSES, InputRecord, OutputRecord, TaskView
 
@@ -33,6 +34,8 @@ class Side(Struct, frozen=True, kw_only=True):
     specs: Mapping[str, Task] = {}
     memo: MemoCheck | None = None
     """Of the task that is asked about."""
+    lists: Mapping[str, Items] = {}
+    """By task, what its `forEach` went over, where an earlier task made that."""
     records_by_name: dict[str, dict[str, InputRecord]] = field(default_factory=dict[str, dict[str, InputRecord]])
     declared_by_name: dict[str, dict[str, Input]] = field(default_factory=dict[str, dict[str, Input]])
     """These two are filled as they are asked for: a task may have ten thousand inputs."""
@@ -149,6 +152,12 @@ def why_it_ran(now: Side, before: Side | None, task: str) -> str:
     skipped = view.skipped
     if skipped is not None:
         return f"it did not run: the success of task {skipped.task} in run {skipped.run} stands for it"
+    if spec is not None and spec.for_each is not None:
+        made = len(now.lists.get(task, ()))
+        source = f"{spec.for_each.from_task}/{spec.for_each.name}"
+        if task not in now.lists:
+            return f"it made no tasks of {source}"
+        return f"it stands for what its forEach made of the {made:,} item{'' if made == 1 else 's'} of {source}"
     if spec is None or spec.memoize is None:
         return "it ran because it is not memoized (memoize: true lets an earlier success stand for it)"
     if not now.memoize:

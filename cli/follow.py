@@ -73,8 +73,7 @@ class Follower:
         self._check()
         newest: Any = self.link.client.xrevrange(self.keys.events, count=1)
         last = newest[0][0] if newest else "0-0"
-        if not self.progress.tasks:
-            self.progress = RunProgress(self.run, task_names(self.link, self.run))
+        self.progress.add(task_names(self.link, self.run))
         changed: list[TaskProgress] = []
         names = list(self.progress.tasks)
         for start in range(0, len(names), NAMES_READ):

@@ -168,6 +168,7 @@ class _Seer:
 
     def __init__(self, dag: Dag, world: World, cache_enabled: bool, memoize: bool) -> None:
         self.specs = {task.name: task for task in dag.tasks}
+        self.lists = dag.growth.lists if dag.growth is not None else {}
         self.graph = dag.graph()
         self.world = world
         self.cache_enabled = cache_enabled
@@ -181,6 +182,13 @@ class _Seer:
 
     def task(self, name: str) -> TaskForecast:
         task = self.specs[name]
+        if task.for_each is not None:
+            source = f"{task.for_each.from_task}/{task.for_each.name}"
+            note = f"makes tasks of {source}"
+            if name in self.lists:
+                items = len(self.lists[name])
+                note += f", as the last time of {items:,} item{'' if items == 1 else 's'}"
+            return TaskForecast(name=name, node="", skipped=None, inputs=(), run_ms=None, runs_known=0, note=note)
         contents = {each.as_: self._content(task, each) for each in task.inputs}
         bases = [side for side in self.world.past if name in side.specs and _succeeded(side, name)]
         times = [ms for side in bases if (ms := command_ms(side, name)) is not None]
@@ -386,7 +394,8 @@ def slots_seen(side: Side) -> int:
 
 def timing(dag: Dag, tasks: Sequence[TaskForecast], past: Sequence[Side], speed: Speed) -> Timing:
     """The run's duration from those of its tasks' commands, what has to be brought, and how many run at once."""
-    running = [task for task in tasks if task.skipped is None]
+    idle = {task.name for task in dag.tasks if task.for_each is not None}
+    running = [task for task in tasks if task.skipped is None and task.name not in idle]
     known = [task.run_ms for task in running if task.run_ms is not None]
     if running and not known:
         return Timing(words="no earlier run of this DAG tells how long its tasks take")
@@ -398,7 +407,7 @@ def timing(dag: Dag, tasks: Sequence[TaskForecast], past: Sequence[Side], speed:
     def total(which: int) -> int:
         spans: dict[str, float] = {}
         for task in tasks:
-            if task.skipped is not None:
+            if task.skipped is not None or task.name in idle:
                 spans[task.name] = 0
                 continue
             ran = task.run_ms[which] if task.run_ms is not None else usual

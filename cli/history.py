@@ -63,12 +63,14 @@ def read_side(link: Link, run: str, task: str | None = None, *, asked: bool = Fa
     _take_inputs(link, [view for view in views if not (asked and view.name == task)])
     cache_enabled, memoize = link.client.hmget(keys.run(run), "cacheEnabled", "memoize")
     memo: Any = link.client.hget(keys.task(run, task), "memo") if task is not None else None
+    dag = read_dag_of(link, run)
     return Side(
         run=run,
         cache_enabled=cache_enabled != "false",
         memoize=memoize != "false",
         tasks={view.name: view for view in views},
-        specs=specs_of(read_dag_of(link, run)),
+        specs=specs_of(dag),
+        lists=dag.growth.lists if dag is not None and dag.growth is not None else {},
         memo=decode_check(memo),
     )
 

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import repeat
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,8 +21,9 @@ from cli.history import earlier_runs, read_side
 from cli.local_cache import NODE as LOCAL_NODE
 from cli.local_cache import LocalCache
 from cli.object_store import store_client
-from helios.dag import Dag, ExternalInput, Task
+from helios.dag import Dag, ExternalInput, Task, grown
 from helios.dag_names import image_digest
+from helios.dag_problem import DagInvalid
 from helios.events import Producer
 from helios.keys import NODES, image_known, memo, node_blobs, source_known
 from helios.memo import memo_key, memo_of, why_not
@@ -46,6 +48,7 @@ _source_decoder = msgspec.json.Decoder(SourceKnown)
 def prospect(link: Link, dag: Dag, *, cache_enabled: bool, memoize: bool) -> Forecast:
     """The forecast of a run of the DAG as things stand."""
     past = list(_past(link, dag.dag_name))
+    dag = _grown_as_before(dag, past)
     uris = sorted({each.uri for task in dag.tasks for each in task.inputs if isinstance(each, ExternalInput)})
     nodes = nodes_heard(link)
     local = LocalCache(link.stack.home.cache) if link.stack is not None else None
@@ -63,6 +66,16 @@ def prospect(link: Link, dag: Dag, *, cache_enabled: bool, memoize: bool) -> For
     rate = store_rate(past) or (local.store_rate() if local is not None else None)
     speed = Speed(slots=_slots(link, past), store=rate)
     return foresee(dag, world, cache_enabled=cache_enabled, memoize=memoize, speed=speed)
+
+
+def _grown_as_before(dag: Dag, past: Sequence[Side]) -> Dag:
+    """The DAG with the tasks that its lists made the last time, which is as good a guess as any."""
+    for task in dag.tasks:
+        items = next((side.lists[task.name] for side in past if task.name in side.lists), None)
+        if task.for_each is not None and items is not None:
+            with suppress(DagInvalid):
+                dag = grown(dag, task.name, items)
+    return dag
 
 
 def _past(link: Link, dag_name: str) -> Iterator[Side]:

@@ -18,6 +18,7 @@ from helios.events import (
     TaskFailed,
     TaskLaunched,
     TaskPhase,
+    TasksAdded,
     TasksCancelled,
     TasksQueued,
     TasksUpstreamFailed,
@@ -72,6 +73,20 @@ class RunProgress:
         self.counts: Counter[str] = Counter({"WAITING": len(names)})
         self.ended = False
 
+    def add(self, names: Iterable[str]) -> None:
+        """Tasks that the run has got; those that are known already stay as they are."""
+        new = [name for name in names if name not in self.tasks]
+        self.tasks |= {name: TaskProgress(name) for name in new}
+        self.counts["WAITING"] += len(new)
+
+    def _put_back(self, name: str) -> None:
+        """The task has made others, and waits for them now."""
+        task = self.tasks.get(name)
+        if task is not None and task.stage == 1:
+            self.counts[task.status] -= 1
+            self.counts["WAITING"] += 1
+            task.status, task.attempt, task.stage = "WAITING", 0, 0
+
     def load(self, name: str, values: Sequence[str | None]) -> TaskProgress | None:
         """Take over what Redis holds of a task, the values of SNAPSHOT_FIELDS. Returns the task if that was news."""
         status, attempt, phase, settled, cache, hit, miss, launched, ended, cause = values
@@ -97,6 +112,10 @@ class RunProgress:
     def apply(self, event: AnyEvent, at: int) -> list[TaskProgress]:
         """Move on by an event of this run; returns the tasks that changed."""
         match event:
+            case TasksAdded(by=by, tasks=names):
+                self.add(names)
+                self._put_back(by)
+                return []
             case TasksQueued(attempt=attempt, tasks=names):
                 return self._move_all(names, "QUEUED", attempt, 1)
             case TaskLaunched(task=name, attempt=attempt):

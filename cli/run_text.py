@@ -137,8 +137,16 @@ def task_row(view: TaskView) -> tuple[Cell | str, ...]:
         why_missed(view),
         duration(waited) if waited is not None and waited >= LONG_WAIT_MS else "",
         duration(run_ms(view)),
-        shortened(view.skipped.words() if view.skipped else view.reason or "", REASON_CHARACTERS),
+        shortened(_reason(view), REASON_CHARACTERS),
     )
+
+
+def _reason(view: TaskView) -> str:
+    if view.skipped:
+        return view.skipped.words()
+    if view.made is not None and not view.reason:
+        return f"made {count(view.made, 'task')}" if view.made else "made no tasks: its list is empty"
+    return view.reason or ""
 
 
 def why_missed(view: TaskView) -> str:

@@ -7,17 +7,28 @@ with defaults only, and what is not known is passed over.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+import msgspec
 from msgspec import Struct, field
 
-from helios.dag_fan import Made, is_plain, make_tasks
-from helios.dag_format import DagSpec, EnvSpec, InputSpec, MemoizeSpec, Priority, SecretRef, TaskSpec, plain_text
+from helios.dag_fan import Items, Made, is_plain, make_tasks
+from helios.dag_format import (
+    DagSpec,
+    EnvSpec,
+    InputSpec,
+    ItemsSpec,
+    MemoizeSpec,
+    Priority,
+    SecretRef,
+    TaskSpec,
+    plain_text,
+)
 from helios.dag_graph import Graph
-from helios.dag_left_out import leave_out
+from helios.dag_left_out import leave_out, without_stand_ins
 from helios.dag_names import duration_seconds
 from helios.dag_params import param_values
-from helios.dag_problem import LIMITS, DagInvalid, DagLimits, Findings, Problem
+from helios.dag_problem import LIMITS, DagInvalid, DagLimits, Findings, Problem, quoted
 from helios.dag_rules import RESERVED_ENV, check_rules, find_warnings
 from helios.dag_shape import to_spec
 from helios.dag_text import read_document
@@ -96,6 +107,13 @@ class Memoize(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=T
     """The share of skips that run all the same, from 0 to 1."""
 
 
+class ItemsFrom(Struct, frozen=True, rename="camel", gc=False):
+    """Where the items are that tasks are made for: an output of an earlier task, a JSON list."""
+
+    from_task: str
+    name: str
+
+
 class Task(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
     """One container to run. Encodes to JSON of its own, which is stored for each task."""
 
@@ -125,6 +143,10 @@ class Task(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True
     """None: it always runs."""
     priority: Priority | None = None
     """None: its run's."""
+    for_each: ItemsFrom | None = None
+    """Such a task has no container. Once what it waits for has succeeded it makes a task for each item, and then waits
+    for those; its image is empty, so that a version which does not know of it cannot run it.
+    """
 
 
 class Notify(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -134,6 +156,15 @@ class Notify(Struct, frozen=True, omit_defaults=True, kw_only=True):
     on: tuple[str, ...] = ("ended",)
     secret: str | None = None
     """Of the operator's secrets, by name."""
+
+
+class Growth(Struct, frozen=True, kw_only=True):
+    """What it takes to make the tasks of a DAG that are not known when it is read."""
+
+    spec: str
+    """The DAG as it was written, with the values of its parameters: JSON that `parse_dag` reads."""
+    lists: dict[str, Items] = {}
+    """The items that are known by now, by the task whose `forEach` goes over them."""
 
 
 class Dag(Struct, frozen=True, rename="camel", kw_only=True):
@@ -151,6 +182,8 @@ class Dag(Struct, frozen=True, rename="camel", kw_only=True):
     """The value of each parameter; the tasks hold them already."""
     notify: tuple[Notify, ...] = ()
     """Each of another URL."""
+    growth: Growth | None = None
+    """None: all its tasks are known."""
 
     def graph(self) -> Graph:
         """The order of the tasks. Cost: linear in tasks and edges; keep it rather than ask again."""
@@ -196,17 +229,20 @@ def parse_dag(
     params: Mapping[str, str] | None = None,
     recorded: bool = False,
     draft: bool = False,
+    lists: Mapping[str, Items] | None = None,
 ) -> ParsedDag:
     """Read and check a DAG in YAML or JSON (UTF-8). Raises DagInvalid with every problem found.
 
     `params`: values of its parameters that go before their defaults. `recorded`: the text is a service's own record,
     maybe of a version that knew no parameters; where it declares none, `${params.NAME}` is text. `draft`: its
-    parameters are not decided yet, so those without a default may have any value, and no task is left out.
+    parameters are not decided yet, so those without a default may have any value, and no task is left out. `lists`: the
+    items that tasks of the DAG have made by now, by the task whose `forEach` goes over them.
     """
     findings, warnings = Findings(limits), Findings(limits)
     document = read_document(text, limits, findings)
     spec = to_spec(document, limits, findings)
     values: dict[str, str] = {}
+    growth: Growth | None = None
     try:
         if spec is not None:
             findings.begin_stage()
@@ -214,21 +250,51 @@ def parse_dag(
             if not recorded or spec.params is not None or not is_plain(spec):
                 values = param_values(spec, params or {}, limits, findings, draft=draft)
                 unknown = {name for name, value in (spec.params or {}).items() if value is None and draft}
-                made = make_tasks(spec, values, unknown - (params or {}).keys(), limits, findings)
+                made = make_tasks(spec, values, unknown - (params or {}).keys(), limits, findings, lists or {})
                 findings.begin_stage()
             findings.trace(made.origins)
             check_rules(made.spec, limits, findings)
+            if made.joins:
+                growth = Growth(spec=_grown_from(spec, values, limits, findings), lists=dict(lists or {}))
             spec = made.spec
             if not findings:
                 warnings.trace(made.origins)
                 find_warnings(spec, warnings)
                 if made.left_out and not draft:
                     spec = leave_out(made, limits, findings, warnings)
+                if made.joins:
+                    spec = without_stand_ins(spec, made)
     except DagInvalid:
         raise DagInvalid(findings.problems(document.lines_of)) from None
     if findings or spec is None:
         raise DagInvalid(findings.problems(document.lines_of))
-    return ParsedDag(_normalised(spec, values), warnings.problems(document.lines_of))
+    return ParsedDag(_normalised(spec, values, growth), warnings.problems(document.lines_of))
+
+
+def grown(dag: Dag, task: str, items: Items, limits: DagLimits = LIMITS) -> Dag:
+    """The DAG with a task for each item that `task`'s `forEach` goes over. What it had stays, but that those which read
+    outputs of the new tasks have them as inputs. Raises DagInvalid, whose problems have no lines.
+    """
+    growth = dag.growth or Growth(spec="")
+    findings = Findings(limits)
+    try:
+        found = parse_dag(growth.spec.encode(), limits, recorded=True, lists={**growth.lists, task: items}).dag
+    except DagInvalid as invalid:
+        raise DagInvalid(msgspec.structs.replace(each, line=None, column=None) for each in invalid.problems) from None
+    names = {each.name for each in found.tasks}
+    gone = next((each.name for each in dag.tasks if each.name not in names), None)
+    if gone is not None:
+        findings.add((), f"the task {quoted(gone)} waits already, and all whose outputs it reads would be left out")
+    known, before = {each.name for each in dag.tasks}, _before(dag, task)
+    for each in found.tasks if gone is None else ():
+        early = next((name for name in parents(each) if name in known and name not in before), None)
+        if each.name not in known and early is not None:
+            findings.add(
+                (), f"{quoted(each.name)} would wait for {quoted(early)}, which {quoted(task)} has not waited for"
+            )
+    if findings:
+        raise DagInvalid(findings.problems())
+    return msgspec.structs.replace(found, use_cache=dag.use_cache, priority=dag.priority, params=dag.params)
 
 
 def dag_params(text: bytes, limits: DagLimits = LIMITS) -> tuple[str, Mapping[str, Any]]:
@@ -253,7 +319,38 @@ def readable_params(text: bytes, limits: DagLimits = LIMITS) -> Mapping[str, Any
     return (spec.params if spec is not None else None) or {}
 
 
-def _normalised(spec: DagSpec, params: dict[str, str]) -> Dag:
+def _before(dag: Dag, task: str) -> set[str]:
+    """The task and all that it waits for, directly or not."""
+    above = {each.name: parents(each) for each in dag.tasks}
+    found, to_visit = {task}, [task]
+    while to_visit:
+        new = [name for name in above.get(to_visit.pop(), ()) if name not in found]
+        found.update(new)
+        to_visit += new
+    return found
+
+
+def _grown_from(spec: DagSpec, values: Mapping[str, str], limits: DagLimits, findings: Findings) -> str:
+    declared = msgspec.structs.replace(spec, params=dict(values)) if spec.params is not None else spec
+    text = msgspec.json.encode(_stated(msgspec.to_builtins(declared)))
+    if len(text) > limits.max_payload_bytes:
+        findings.add(
+            (),
+            f"with a forEach over an output the DAG is kept as JSON, which has {len(text):,} bytes; the limit is "
+            f"{limits.max_payload_bytes:,}",
+        )
+    return text.decode()
+
+
+def _stated(value: Any) -> Any:
+    """Without what is not there."""
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        return {name: _stated(each) for name, each in fields.items() if each is not None}
+    return [_stated(each) for each in cast("list[Any]", value)] if isinstance(value, list) else value
+
+
+def _normalised(spec: DagSpec, params: dict[str, str], growth: Growth | None) -> Dag:
     return Dag(
         dag_name=spec.dag_name,
         use_cache=spec.use_cache,
@@ -262,10 +359,19 @@ def _normalised(spec: DagSpec, params: dict[str, str]) -> Dag:
         notify=tuple(Notify(url=each.url, on=tuple(each.on), secret=each.secret) for each in spec.notify or ()),
         tasks=tuple(_task(task, spec.service_account_name) for _, task in spec.all_tasks()),
         on_exit=spec.on_exit.name if spec.on_exit is not None else None,
+        growth=growth if any(isinstance(task.for_each, ItemsSpec) for task in spec.tasks) else None,
     )
 
 
 def _task(spec: TaskSpec, account: str | None) -> Task:
+    if isinstance(spec.for_each, ItemsSpec):
+        return Task(
+            name=spec.name,
+            image="",
+            command=("",),
+            depends_on=tuple(spec.depends_on or ()),
+            for_each=ItemsFrom(spec.for_each.from_task, spec.for_each.name),
+        )
     resources = spec.resources
     return Task(
         name=spec.name,

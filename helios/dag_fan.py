@@ -5,6 +5,7 @@ What the tasks, their edges and their text come to is worked out before any of t
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from msgspec import Struct, json
 from msgspec.structs import replace
 
 from helios.dag_binding import Binder, Item, has_reference, mentioned_params, mentions_item
-from helios.dag_format import DagSpec, InputSpec, TaskSpec, plain_text
+from helios.dag_format import DagSpec, InputSpec, ItemsSpec, TaskSpec, plain_text
 from helios.dag_names import name_fault
 from helios.dag_params import STAND_IN, ParamsUnreadable, read_list
 from helios.dag_problem import DagLimits, Findings, Origins, Path, quoted
@@ -20,7 +21,12 @@ from helios.dag_when import Condition, holds, read_condition, texts_of
 
 _WHOLE_PARAM = re.compile(r"\$\{params\.([A-Za-z0-9][A-Za-z0-9._-]*)\}")
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,62}")
+_ANY = "${item}"
+"""Ends the name of the one that stands for instances which are not known yet. Nobody can write such a name."""
+_ONE_LIST = "a list comes from one task that is there from the start"
 _VARYING = frozenset({"image", "command", "args", "outputs", "env", "inputs", "depends_on"})
+Items = list[str | dict[str, str]]
+"""What `forEach` goes over, in order."""
 KEY_FIELD = "key"
 """Of an item that is a mapping: what ends the instance's name."""
 
@@ -42,6 +48,12 @@ class Made(Struct, frozen=True):
     """None: each task is at the place where it is written."""
     left_out: dict[int, LeftOut] = {}
     """By position in `spec.tasks`."""
+    joins: dict[int, int | None] = {}
+    """The tasks that stand for those which a `forEach` makes once its list is there, and wait for them: by position in
+    `spec.tasks`, that of the one which stands for all of them meanwhile, or where the list is empty.
+    """
+    reads: dict[int, frozenset[str]] = {}
+    """By position in `spec.tasks`, such tasks of whose instances it reads outputs."""
 
 
 class _Fan(Struct):
@@ -51,6 +63,10 @@ class _Fan(Struct):
     items: list[Item]
     empty: bool = False
     """The list is; an item that nobody wrote stands for what the task would be."""
+    later: bool = False
+    """An earlier task makes the list."""
+    known: bool = True
+    """Its items are those that there are."""
     names: list[str] = []
     names_chars: int = 0
 
@@ -65,12 +81,13 @@ def make_tasks(
     unknown: Collection[str],
     limits: DagLimits,
     findings: Findings,
+    lists: Mapping[str, Items],
 ) -> Made:
     """The DAG with every value put in, every instance made and every condition decided. Raises DagInvalid when a limit
     is passed; reports what else is wrong, and goes on with stand-ins. `unknown`: parameters whose value is a stand-in,
-    on which no condition fails.
+    on which no condition fails. `lists`: of tasks whose items an earlier task makes, those that are there by now.
     """
-    return _Maker(spec, Binder(spec, values, limits, findings), values, unknown, limits, findings).made()
+    return _Maker(spec, Binder(spec, values, limits, findings), values, unknown, limits, findings, lists).made()
 
 
 class _Maker:
@@ -82,6 +99,7 @@ class _Maker:
         unknown: Collection[str],
         limits: DagLimits,
         findings: Findings,
+        lists: Mapping[str, Items],
     ) -> None:
         self._spec = spec
         self._binder = binder
@@ -89,11 +107,22 @@ class _Maker:
         self._unknown = unknown
         self._limits = limits
         self._findings = findings
-        self._lists: dict[str, list[str | dict[str, str]] | None] = {}
+        self._lists: dict[str, Items | None] = {}
+        self._later_lists = lists
         self._fans: dict[str, _Fan] = {}
         self._tasks: list[TaskSpec] = []
         self._origins = Origins([], [], [], {})
         self._left_out: dict[int, LeftOut] = {}
+        self._joins: dict[int, int | None] = {}
+        self._reads: dict[int, frozenset[str]] = {}
+        self._made_later: dict[str, str] = {}
+        """Instances that a list has made, with the task that they are of."""
+        self._later: dict[str, str] = {}
+        """How names of instances begin, up to their `-`, whose list comes later, with the task that they are of."""
+        self._later_lengths: list[int] = []
+        self._known: list[str] = []
+        """The tasks that are there from the start, in the order of their names."""
+        self._spanned: set[tuple[str, str]] = set()
         self._names: frozenset[str] = frozenset()
         self._open: set[str] = set()
         """How names of instances begin, up to their `-`, that are not known yet, or wrong already."""
@@ -110,12 +139,18 @@ class _Maker:
             return Made(replace(self._spec, tasks=tasks, on_exit=on_exit))
         for at, task in enumerate(self._spec.tasks):
             self._make(task, at, fans.get(at))
-        return Made(replace(self._spec, tasks=self._tasks, on_exit=on_exit), self._origins, self._left_out)
+        return Made(
+            replace(self._spec, tasks=self._tasks, on_exit=on_exit),
+            self._origins,
+            self._left_out,
+            self._joins,
+            self._reads,
+        )
 
     def _bound(self, task: TaskSpec, path: Path) -> TaskSpec:
         """A task that is one, whatever the others are."""
         changes = self._binder.fields(task, path, None)
-        if task.inputs and (inputs := self._inputs(task, path, None)) is not None:
+        if task.inputs and (inputs := self._inputs(task, path, None, {})) is not None:
             changes["inputs"] = inputs[0]
         return replace(task, **changes) if changes else task
 
@@ -133,8 +168,22 @@ class _Maker:
                 if has_reference(task.name):
                     fault = "needs no ${…}: with forEach each task's name is this one, '-' and its item"
                 self._findings.add(("tasks", at, "name"), fault)
-            items = None if wrong or task.for_each is None else self._items(task.for_each, path)
-            fan = _Fan(at, items or [Item(STAND_IN)], empty=items is not None and not items)
+            items = None if wrong or task.for_each is None else self._items(task.for_each, path, task)
+            later = isinstance(task.for_each, ItemsSpec)
+            fan = _Fan(
+                at,
+                items or [Item(_ANY if later else STAND_IN)],
+                empty=items is not None and not items and not later,
+                later=later,
+                known=bool(items),
+            )
+            if later:
+                self._later[f"{task.name}-"] = task.name
+                if len(self._later) == self._limits.max_later_fans + 1:
+                    self._findings.refuse(
+                        f"more than {self._limits.max_later_fans} tasks have a forEach over an output: the limit",
+                        path=path,
+                    )
             if items is None:
                 self._open.add(f"{task.name}-")
             total += len(fan.items)
@@ -145,16 +194,25 @@ class _Maker:
                 )
             fans[at] = fan
             self._fans.setdefault(task.name, fan)
+        self._later_lengths = sorted({len(begins) for begins in self._later})
         return fans
 
-    def _items(self, written: Any, path: Path) -> list[Item] | None:
+    def _items(self, written: Any, path: Path, task: TaskSpec) -> list[Item] | None:
         """None when it cannot be said, or not yet."""
-        found = self._of_param(written, path) if isinstance(written, str) else self._written_items(written, path)
+        if isinstance(written, ItemsSpec):
+            found = self._later_lists.get(task.name)
+            if found is not None and len(found) > self._limits.max_tasks:
+                self._findings.refuse(
+                    f"its list has {len(found):,} items; the limit is {self._limits.max_tasks:,}", path=path
+                )
+            self._check_fields(found or (), path)
+        else:
+            found = self._of_param(written, path) if isinstance(written, str) else self._written_items(written, path)
         if found is None:
             return None
         items: list[Item] = []
         for at, value in enumerate(found):
-            here = path if isinstance(written, str) else (*path, at)
+            here = (*path, at) if isinstance(written, list) else path
             key = value.get(KEY_FIELD) if isinstance(value, dict) else value
             if key is not None and not _KEY.fullmatch(key):
                 if isinstance(value, dict):
@@ -165,9 +223,15 @@ class _Maker:
                     )
                 key = None
             items.append(Item(str(at) if key is None else key, value))
-        return items
+        # Where the list comes later, tasks wait already for what it makes: an item without a task is none.
+        return self._wanted(task, items, path[:-1]) if isinstance(written, ItemsSpec) else items
 
-    def _of_param(self, written: str, path: Path) -> list[str | dict[str, str]] | None:
+    def _wanted(self, task: TaskSpec, items: list[Item], path: Path) -> list[Item]:
+        condition, _ = self._condition(task, path, has_items=True)
+        read: dict[str, str] = {}
+        return [item for item in items if condition is None or self._holds(condition, item, path, read)]
+
+    def _of_param(self, written: str, path: Path) -> Items | None:
         match = _WHOLE_PARAM.fullmatch(written.strip())
         if match is None:
             self._findings.add(
@@ -194,8 +258,8 @@ class _Maker:
         self._check_fields(found or (), path)
         return found
 
-    def _written_items(self, written: list[Any], path: Path) -> list[str | dict[str, str]]:
-        items: list[str | dict[str, str]] = []
+    def _written_items(self, written: list[Any], path: Path) -> Items:
+        items: Items = []
         for at, value in enumerate(written):
             here = (*path, at)
             if isinstance(value, dict):
@@ -259,6 +323,8 @@ class _Maker:
             for position, item in enumerate(fan.items):
                 name = f"{base}-{item.key}"
                 fan.names.append(name)
+                if fan.later and not fan.known:
+                    continue
                 other = taken.setdefault(name, (at, position))
                 path = ("tasks", at, "forEach", position) if written else ("tasks", at, "forEach")
                 if other == (at, position):
@@ -283,19 +349,41 @@ class _Maker:
                     )
                     self._findings.pass_over(("tasks", at, "name"))
                     self._findings.pass_over(("tasks", other[0], "name"))
+            if fan.later and fan.known:
+                self._made_later |= dict.fromkeys(fan.names, base)
         self._names = frozenset(taken)
+        self._known = sorted(
+            {task.name for at, task in enumerate(self._spec.tasks) if at not in fans}.union(
+                *(fan.names for fan in fans.values() if not fan.later)
+            )
+        )
 
     def _make(self, task: TaskSpec, at: int, fan: _Fan | None) -> None:
         path = ("tasks", at)
         condition, decided = self._condition(task, path, fan is not None)
         read: dict[str, str] = {}
+        join = len(self._tasks)
+        if fan is not None and fan.later:
+            self._join(task, at, fan, decided)
         for position, item in enumerate(fan.items if fan is not None else (None,)):
             here = len(self._tasks)
             changes = self._binder.fields(task, path, item)
-            depends_on = self._depends_on(task, path, item)
-            inputs = self._inputs(task, path, item)
+            waits: dict[str, int] = {}
+            reads: dict[str, int] = {}
+            depends_on = self._depends_on(task, path, item, waits)
+            inputs = self._inputs(task, path, item, reads)
+            if reads:
+                self._reads[here] = frozenset(name for name in reads if name in self._fans)
+            if fan is not None and fan.later:
+                source = self._source(task, path).from_task
+                if source in self._names and self._source_fault(source, task.name) is None:
+                    waits.setdefault(source, 0)  # another is reported as the join's
+            depends_on = _with_waits(task, depends_on, {**reads, **waits})
             self._origins.tasks.append(at)
-            self._origins.instances.append(fan.names[position] if fan is not None and not fan.empty else "")
+            shown = fan is not None and not fan.empty and (fan.known or not fan.later)
+            if fan is not None and fan.later and not fan.known:
+                self._findings.ignore(("tasks", here, "name"))
+            self._origins.instances.append(fan.names[position] if fan is not None and shown else "")
             if depends_on is not None:
                 changes["depends_on"], self._origins.entries[here, "depends_on"] = depends_on
             if inputs is not None:
@@ -309,11 +397,61 @@ class _Maker:
                 self._left_out[here] = LeftOut("forEach", "the list of its forEach is empty", task.name)
             elif decided is False or (condition is not None and not self._holds(condition, item, path, read)):
                 shown = plain_text(task.when) if task.when is not None else ""
-                self._left_out[here] = LeftOut("when", f"{quoted(shown, 200)} does not hold")
+                name = task.name if fan is not None and fan.later else ""
+                self._left_out[here] = LeftOut("when", f"{quoted(shown, 200)} does not hold", name)
             if here in self._left_out:
                 # Its values may be none that such a field takes: that may be why it is left out.
                 for field in varying - {"depends_on"}:
                     self._findings.ignore(("tasks", here, field))
+        if fan is not None and fan.later:
+            self._joins[join] = None if fan.known else len(self._tasks) - 1
+
+    def _join(self, task: TaskSpec, at: int, fan: _Fan, decided: bool | None) -> None:
+        """The task that waits for what `forEach` makes of this one; others wait for it, and need not know those."""
+        here = len(self._tasks)
+        source = self._source(task, ("tasks", at))
+        self._tasks.append(
+            TaskSpec(
+                name=task.name,
+                image=STAND_IN,
+                command=[STAND_IN],
+                depends_on=list(fan.names),
+                inputs=[InputSpec(source.from_task, source.name)]
+                if self._source_fault(source.from_task, task.name) is None
+                else None,
+                for_each=source,
+            )
+        )
+        self._origins.tasks.append(at)
+        self._origins.instances.append("")
+        self._origins.varying.append(frozenset())
+        self._origins.joins.add(here)
+        if decided is False:
+            shown = plain_text(task.when) if task.when is not None else ""
+            self._left_out[here] = LeftOut("when", f"{quoted(shown, 200)} does not hold", task.name)
+
+    def _source(self, task: TaskSpec, path: Path) -> ItemsSpec:
+        assert isinstance(task.for_each, ItemsSpec)
+        here = (*path, "forEach")
+        name = self._binder.text(task.for_each.from_task, (*here, "fromTask"))
+        fault = self._source_fault(name, task.name)
+        if fault is not None:
+            self._once((*here, "fromTask"), fault)
+        return ItemsSpec(name, self._binder.text(task.for_each.name, (*here, "name")))
+
+    def _source_fault(self, name: str, task: str) -> str | None:
+        """Why no list can come from there; of a task that there is not, the rules say so."""
+        fan = self._fans.get(name)
+        later = next((of for begins, of in self._later.items() if name.startswith(begins)), None)
+        if name == task:
+            return f"the task {quoted(name)} cannot make the list that it goes over"
+        if fan is not None and fan.later:
+            return f"{quoted(name)} is not one task but those of its own forEach; {_ONE_LIST}"
+        if fan is not None:
+            return f"the tasks of {quoted(name)} make a list each; name one: {fan.names[0]}"
+        if later is not None and name not in self._names:
+            return f"the tasks of {quoted(later)} are not known yet; {_ONE_LIST}"
+        return None
 
     def _condition(self, task: TaskSpec, path: Path, has_items: bool) -> tuple[Condition | None, bool | None]:
         """The condition that is still to be decided for each item, or the decision."""
@@ -347,34 +485,91 @@ class _Maker:
 
         return holds(condition, value, fault)
 
-    def _depends_on(self, task: TaskSpec, path: Path, item: Item | None) -> tuple[list[str], list[int]] | None:
-        """The names with the position of each in the text; None when they are as they are written."""
-        if not self._open and not any(
-            name in self._fans or (item is not None and has_reference(name)) for name in task.depends_on or ()
+    def _depends_on(
+        self, task: TaskSpec, path: Path, item: Item | None, waits: dict[str, int]
+    ) -> tuple[list[str], list[int]] | None:
+        """The names with the position of each in the text; None when they are as they are written. `waits` gets the
+        tasks to wait for beside them, with such a position.
+        """
+        if (
+            not self._open
+            and not self._later
+            and not any(
+                name in self._fans or (item is not None and has_reference(name)) for name in task.depends_on or ()
+            )
         ):
             return None
         names: list[str] = []
         positions: list[int] = []
         for at, name in enumerate(task.depends_on or ()):
             fan = self._fans.get(name)
-            bound = fan.names if fan is not None else self._reference(name, (*path, "depends_on", at), item)
+            if fan is None:
+                bound = self._reference(name, (*path, "depends_on", at), item, waits, task.name, at)
+                bound = [each for each in bound if self._made_later.get(each, task.name) == task.name]
+            else:
+                bound = [name] if fan.later else fan.names
             names += bound
             positions += [at] * len(bound)
         return None if names == task.depends_on else (names, positions)
 
-    def _reference(self, name: str, path: Path, item: Item | None) -> list[str]:
-        """The task that is meant; none where that is not known."""
+    def _reference(
+        self, name: str, path: Path, item: Item | None, waits: dict[str, int], task: str, at: int = 0
+    ) -> list[str]:
+        """The task that `task` means; none where that is not known. Of tasks that are made once a list is there, and of
+        all that may be meant by one such, `waits` gets those to wait for.
+        """
         found = name if item is None else self._binder.text(name, path, item)
+        unknown = item is not None and item.value is None and mentions_item(name)
+        if found.endswith(_ANY) and found.removesuffix(_ANY) in self._later:
+            self._once(path, f"no task is named {quoted(found)}: only tasks with forEach have items")
+            return []
+        if self._later:
+            begins = self._begins(name, path) if unknown else found
+            for length in self._later_lengths:
+                of = self._later.get(begins[:length])
+                if of is not None and of != task:
+                    waits.setdefault(of, at)
+            if unknown and f"{task}-" in self._later:
+                self._span(begins, task, path, waits, at)
         if found in self._names:
             return [found]
-        unknown = item is not None and item.value is None and mentions_item(name)
         return [] if unknown or self._is_open(found) else [found]
 
+    def _begins(self, name: str, path: Path) -> str:
+        """What is known of a name that an item is part of: up to there."""
+        bound = self._binder.text(name, path)
+        return bound[: bound.index("${item")] if "${item" in bound else bound
+
+    def _span(self, begins: str, task: str, path: Path, waits: dict[str, int], at: int) -> None:
+        """Wait for every task that is there from the start and may be meant, since by then no edge can be added."""
+        if not begins:
+            self._once(
+                path,
+                "begins with the item, so which task that is cannot be told before the run begins; write the beginning "
+                "of its name: NAME-${item}",
+            )
+            return
+        if (task, begins) in self._spanned:
+            return
+        self._spanned.add((task, begins))
+        for place in range(bisect_left(self._known, begins), len(self._known)):
+            if not self._known[place].startswith(begins):
+                break
+            waits.setdefault(self._known[place], at)
+
+    def _once(self, path: Path, message: str) -> None:
+        if f"{path} {message}" not in self._said:
+            self._said.add(f"{path} {message}")
+            self._findings.add(path, message)
+
     def _is_open(self, name: str) -> bool:
-        name = name[: self._limits.max_task_name_chars] if self._open else ""
+        if not self._open or name_fault(name, self._limits.max_task_name_chars) is not None:
+            return False
         return any(name[: found.end()] in self._open for found in re.finditer("-", name))
 
-    def _inputs(self, task: TaskSpec, path: Path, item: Item | None) -> tuple[list[InputSpec], list[int]] | None:
+    def _inputs(
+        self, task: TaskSpec, path: Path, item: Item | None, waits: dict[str, int]
+    ) -> tuple[list[InputSpec], list[int]] | None:
         """As `_depends_on`."""
         inputs: list[InputSpec] = []
         positions: list[int] = []
@@ -383,12 +578,15 @@ class _Maker:
             fan = self._fans.get(source.from_task) if source.from_task is not None else None
             if fan is not None:
                 bound = self._collected(source, here, fan)
+                if fan.later:
+                    waits.setdefault(source.from_task or "", 0)
+                    bound = bound if fan.known else []
             else:
                 bound = [self._binder.input(source, here, item)]
                 if source.from_task is not None and (
-                    self._open or (item is not None and has_reference(source.from_task))
+                    self._open or self._later or (item is not None and has_reference(source.from_task))
                 ):
-                    found = self._reference(source.from_task, (*here, "fromTask"), item)
+                    found = self._reference(source.from_task, (*here, "fromTask"), item, waits, task.name)
                     bound = [replace(bound[0], from_task=name) for name in found]
             inputs += bound
             positions += [at] * len(bound)
@@ -406,3 +604,14 @@ class _Maker:
             place = bound.path()
             collected.append(replace(bound, from_task=name, as_=place if apart else f"{place}/{item.key}"))
         return collected
+
+
+def _with_waits(
+    task: TaskSpec, depends_on: tuple[list[str], list[int]] | None, waits: Mapping[str, int]
+) -> tuple[list[str], list[int]] | None:
+    """What `_depends_on` gives, with those to wait for beside."""
+    if not waits:
+        return depends_on
+    names, positions = depends_on or (list(task.depends_on or ()), list(range(len(task.depends_on or ()))))
+    more = {name: at for name, at in waits.items() if name not in names}
+    return [*names, *more], [*positions, *more.values()]

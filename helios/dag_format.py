@@ -98,6 +98,13 @@ class InputSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel",
         return self.name or ""
 
 
+class ItemsSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", gc=False):
+    """A list that an earlier task makes: an output of it, a JSON file."""
+
+    from_task: Annotated[str, _text("The task that makes the list.")]
+    name: Annotated[str, _text("Which of that task's outputs.")]
+
+
 class RetriesSpec(Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     """How often a task that failed is tried again."""
 
@@ -207,10 +214,11 @@ class TaskSpec(Struct, frozen=True, forbid_unknown_fields=True, rename="camel", 
     priority: Annotated[Priority, Meta(description="Overrides the DAG's.")] | None = None
     for_each: (
         Annotated[
-            list[ItemSpec] | str,
+            list[ItemSpec] | str | ItemsSpec,
             Meta(
                 description="Makes the task once for each item, named NAME-ITEM: a list of scalars (used as ${item}) "
-                "or of flat mappings (${item.FIELD}), or ${params.NAME} of a parameter that holds a JSON list."
+                "or of flat mappings (${item.FIELD}), ${params.NAME} of a parameter that holds a JSON list, or "
+                "{fromTask, name}: an output of an earlier task that holds one."
             ),
         ]
         | None

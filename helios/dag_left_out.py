@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from msgspec.structs import replace
 
 from helios.dag_fan import LeftOut, Made
-from helios.dag_format import DagSpec, InputSpec, TaskSpec
+from helios.dag_format import DagSpec, InputSpec, ItemsSpec, TaskSpec
 from helios.dag_graph import Graph
 from helios.dag_problem import DagLimits, Findings, quoted
 
@@ -29,9 +29,18 @@ def leave_out(made: Made, limits: DagLimits, findings: Findings, warnings: Findi
         for task in tasks
     }
     order = [positions[name] for name in Graph(parents).order]
+    stand_ins = {of: join for join, of in made.joins.items() if of is not None}
     for at in order:
-        if at not in left_out and (reason := _unreadable(at, made, positions, left_out)) is not None:
-            left_out[at] = reason
+        if at in left_out:
+            continue
+        stand_in = made.joins.get(at)
+        reason = _unreadable(at, made, positions, left_out)
+        if reason is None and stand_in is not None:
+            reason = left_out.get(stand_in)
+        if reason is not None:
+            left_out[at] = replace(reason, name=tasks[stand_ins[at]].name) if at in stand_ins else reason
+            if stand_in is not None:
+                left_out.setdefault(stand_in, replace(reason, name=tasks[at].name))
     instead: dict[int, int] = {}
     for at in order:
         if at in left_out:
@@ -51,9 +60,37 @@ def leave_out(made: Made, limits: DagLimits, findings: Findings, warnings: Findi
     return replace(made.spec, tasks=_remaining(tasks, left_out, positions, instead, limits, findings))
 
 
+def without_stand_ins(spec: DagSpec, made: Made) -> DagSpec:
+    """The tasks that there are before a list is: what stands for those that it makes goes, and who waits for that waits
+    for what it would have waited for.
+    """
+    names = {made.spec.tasks[at].name for at in made.joins.values() if at is not None}
+    parents = {
+        task.name: [*(task.depends_on or ()), *(each.from_task for each in task.inputs or () if each.from_task)]
+        for task in spec.tasks
+        if task.name in names
+    }
+    tasks: list[TaskSpec] = []
+    for task in spec.tasks:
+        if task.name in names:
+            continue
+        if any(name in parents for name in task.depends_on or ()):
+            mine = (each for name in task.depends_on or () for each in parents.get(name, [name]))
+            task = replace(task, depends_on=list(dict.fromkeys(mine)))
+        if isinstance(task.for_each, ItemsSpec):
+            task = replace(
+                task, depends_on=list(dict.fromkeys((*(task.depends_on or ()), task.for_each.from_task))), inputs=None
+            )
+        tasks.append(task)
+    return replace(spec, tasks=tasks)
+
+
 def _unreadable(at: int, made: Made, positions: Mapping[str, int], left_out: Mapping[int, LeftOut]) -> LeftOut | None:
     """Why a task cannot have one of its inputs."""
     task = made.spec.tasks[at]
+    for name in sorted(made.reads.get(at, ())):
+        if positions[name] in left_out:
+            return LeftOut("inputs", f"an input comes from {quoted(name)}, which is left out")
     written: dict[int, InputSpec | None] = {}
     moved = made.origins.entries.get((at, "inputs")) if made.origins is not None else None
     for entry, source in enumerate(task.inputs or ()):
@@ -77,7 +114,7 @@ def _warn(made: Made, left_out: Mapping[int, LeftOut], findings: Findings) -> No
         of = made.origins.tasks[at] if made.origins is not None else at
         alike.setdefault((of, left_out[at]), []).append(at)
     for (_, why), group in sorted(alike.items(), key=lambda each: each[1]):
-        names = [quoted(why.name or made.spec.tasks[at].name) for at in group]
+        names = list(dict.fromkeys(quoted(why.name or made.spec.tasks[at].name) for at in group))
         more = f" and {len(names) - _NAMES:,} more" if len(names) > _NAMES else ""
         verb = "is" if len(names) == 1 else "are"
         findings.add(("tasks", group[0], why.field), f"{', '.join(names[:_NAMES])}{more} {verb} left out: {why.reason}")

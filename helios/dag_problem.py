@@ -69,6 +69,8 @@ class DagLimits(Struct, frozen=True, kw_only=True):
     """Text that parameters may add to what is written."""
     max_fanned_chars: int = 8 * 1024 * 1024
     """Text of all tasks that `forEach` makes, as if they were written one by one, and of what names them."""
+    max_later_fans: int = 100
+    """Tasks whose `forEach` goes over an output: whenever one such list is there the DAG is read again."""
     max_when_chars: int = 1_000
     """`when`."""
     max_when_nesting: int = 16
@@ -135,11 +137,17 @@ class Origins(Struct):
     """The fields that values were put into."""
     entries: dict[tuple[int, str], list[int]] = {}
     """Of a task's list (`depends_on`, `inputs`) that has become another: each entry's position in the text."""
+    joins: set[int] = set()
+    """Those that wait for what their `forEach` makes; their one input is where that has its list from."""
 
     def path(self, made: Path) -> Path:
         """The path in the text."""
         if len(made) < 2 or made[0] != "tasks" or not isinstance(made[1], int):
             return made
+        if made[1] in self.joins:
+            # Its other fields are the instances', where they are checked.
+            moved = ("forEach", *made[4:]) if made[2:3] == ("inputs",) else ()
+            return ("tasks", self.tasks[made[1]], *(moved or made[2:]))
         found: Path = ("tasks", self.tasks[made[1]], *made[2:])
         if len(made) > 3 and isinstance(made[2], str) and isinstance(made[3], int):
             moved = self.entries.get((made[1], made[2]))

@@ -11,6 +11,8 @@ from helios.dag_params import BEGINNING, escaped
 def written(stored: bytes) -> bytes:
     """JSON that `parse_dag` reads as the same DAG, from the DAG as Redis keeps it. Raises msgspec.DecodeError."""
     dag = msgspec.json.decode(stored, type=Dag)
+    if dag.growth is not None:
+        return dag.growth.spec.encode()
     document: dict[str, Any] = {"dagName": dag.dag_name, "useCache": dag.use_cache, "priority": dag.priority}
     document["tasks"] = [_task(task) for task in dag.tasks if task.name != dag.on_exit]
     if dag.on_exit is not None:

@@ -9,7 +9,7 @@ from helios.keys import Keys, partition_of, without_partition
 from helios.measures import DEAD_LETTERS
 from helios.settings import Settings
 from helios.streams import Entry, Inbox
-from helios.transitions import abandon_run, cancel_run, commit, commit_one, dead_letter, pipelined
+from helios.transitions import abandon_run, cancel_all, commit_one, dead_letter, pipelined
 from helios.wire import TRANSIENT, error_code
 
 log = structlog.get_logger()
@@ -93,7 +93,4 @@ def acknowledge(inbox: Inbox, entry: Entry) -> None:
 
 def fail_run(client: redis.Redis, keys: Keys, run: str, reason: str) -> None:
     """Fail a run as a whole: its tasks are cancelled, it ends FAILED with the reason. One that ended is left alone."""
-    tasks: list[str] = client.lrange(keys.task_names(run), 0, -1)  # pyright: ignore[reportAssignmentType] -- the stubs mix in async
-    for result in commit(client, cancel_run(keys, run=run, tasks=tasks, reason=reason)):
-        if isinstance(result, ResponseError):
-            raise result
+    cancel_all(client, keys, run=run, reason=reason)

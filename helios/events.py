@@ -42,6 +42,13 @@ class TasksQueued(Event, frozen=True, tag=True):
     tasks: list[str]
 
 
+class TasksAdded(Event, frozen=True, tag=True):
+    """The run has more tasks, which `by` made and now waits for: for the items of its `forEach`."""
+
+    by: str
+    tasks: list[str]
+
+
 class TaskLaunched(Event, frozen=True, tag=True):
     task: str
     attempt: int
@@ -96,6 +103,7 @@ AnyEvent = (
     RunAccepted
     | RunRejected
     | TasksQueued
+    | TasksAdded
     | TaskLaunched
     | TaskPhase
     | TaskEnded

@@ -196,6 +196,11 @@ class Keys:
         return f"{self.prefix}request:{request_id}"
 
 
+def kept_priority(priority: str) -> str:
+    """As records and the names of keys have it: what is normal has no word."""
+    return "" if priority == "normal" else priority
+
+
 def _of_priority(key: str, priority: str | None) -> str:
     return key if priority in (None, "", "normal") else f"{key}:{priority}"
 

@@ -70,7 +70,7 @@ def attempt_phases(each: Timed, queued: int, end: int) -> tuple[dict[str, int | 
     """The phases of the last attempt, which add up to `end` - `queued`, and the shift of the node's clock."""
     view, moments = each.view, each.moments
     launched = launched_at(view)
-    if launched is None or view.skipped is not None:  # it was looked whether it may be skipped, and no more
+    if launched is None or view.skipped is not None or view.made is not None:  # it was looked at, and no more
         return {"queue": end - queued}, 0
     launched = within(launched, queued, end)
     began, finished, skew = _command_times(each, launched, end)

@@ -64,6 +64,7 @@ TASK_FIELDS = (
     "earlierPeerBytes",
     "earlierStoreBytes",
     "waitsFor",
+    "grown",
 )
 
 
@@ -157,6 +158,8 @@ class TaskView(msgspec.Struct, kw_only=True):
     """These four are by the node's clock: when its inputs were there, when its command ran, when all was stored."""
     skipped: Producer | None = None
     """It succeeded without running: that task's success stands for it."""
+    made: int | None = None
+    """It has no container: so many tasks were made for the items of its list, and it ends with them."""
 
 
 _attempt_decoder = msgspec.json.Decoder(AttemptRecord)
@@ -169,7 +172,7 @@ def decode_attempt(text: str | bytes) -> AttemptRecord:
 
 def task_view(name: str, values: Sequence[str | None]) -> TaskView:
     """A task from the values of TASK_FIELDS. A record that cannot be read leaves the task Unknown, never raises."""
-    status, attempt, _, queued, launched, ended, node, cause, record, *earlier, waits_for = values
+    status, attempt, _, queued, launched, ended, node, cause, record, *earlier, waits_for, grown = values
     hits, misses, fetch_ms, saved_ms, peer_bytes, store_bytes = (_number(each) or 0 for each in earlier)
     view = TaskView(
         name=name,
@@ -185,6 +188,7 @@ def task_view(name: str, values: Sequence[str | None]) -> TaskView:
         queuedTime=_number(queued),
         startTime=_number(launched),
         endTime=_number(ended),
+        made=_number(grown),
     )
     if view.status in ("WAITING", "QUEUED", "RUNNING"):
         view.endTime = None

@@ -19,6 +19,7 @@ from helios.dag import Dag as CheckedDag
 from helios.dag_format import (
     DagSpec,
     InputSpec,
+    ItemsSpec,
     MemoizeSpec,
     NotifySpec,
     Priority,
@@ -83,8 +84,10 @@ class TaskFields(TypedDict, total=False):
     tolerations: Sequence[TolerationSpec | Mapping[str, Any]]
     service_account_name: str
     priority: Priority
-    for_each: Sequence[Scalar | Mapping[str, Scalar]] | str
-    """Makes a task for each item; `${params.NAME}` of a parameter that holds a JSON list."""
+    for_each: "Sequence[Scalar | Mapping[str, Scalar]] | str | Output | ItemsSpec | Mapping[str, str]"
+    """Makes a task for each item; `${params.NAME}` of a parameter that holds a JSON list; an output of an earlier task
+    that holds one, `split["parts.json"]`.
+    """
     when: bool | str
     type: Literal["command"]
 
@@ -106,6 +109,7 @@ class DagFields(TypedDict, total=False):
 
 _TASK_NAMES = dict(zip(TaskSpec.__struct_fields__, TaskSpec.__struct_encode_fields__, strict=True))
 _DAG_NAMES = dict(zip(DagSpec.__struct_fields__, DagSpec.__struct_encode_fields__, strict=True))
+_SOME_LIST = "list.of.an.output"
 _current: "ContextVar[Dag | None]" = ContextVar("helios_dag", default=None)
 
 
@@ -274,6 +278,10 @@ def _made(name: str, image: str, command: Sequence[str], fields: Mapping[str, An
     for stub in stubs:
         if dag is not None and stub["name"] in dag.tasks:
             stub["forEach"] = dag.tasks[stub["name"]].document.get("forEach")
+            if isinstance(stub["forEach"], dict):
+                # What it goes over is not known here, as with a parameter that is still to be given.
+                stub["forEach"] = f"${{params.{_SOME_LIST}}}"
+                head = {**head, "params": {**(head.get("params") or {}), _SOME_LIST: None}}
     # One that names an instance itself needs no stub beside those that forEach makes.
     fans = tuple(f"{stub['name']}-" for stub in stubs if stub.get("forEach"))
     stubs = [
@@ -309,7 +317,7 @@ def _named(document: Mapping[str, Any], dag: "Dag | None") -> dict[str, list[str
     """The tasks that a task names, each with its outputs: those it has, or where it is not made yet those named."""
     document = _without_instances(dict(document))
     named: dict[str, list[str]] = {each: [] for each in document.get("depends_on") or () if isinstance(each, str)}
-    for source in document.get("inputs") or ():
+    for source in (*(document.get("inputs") or ()), document.get("forEach")):
         if isinstance(source, dict):
             fields = cast("dict[str, Any]", source)
             parent, output = fields.get("fromTask"), fields.get("name")

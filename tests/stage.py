@@ -7,17 +7,20 @@ import msgspec
 import redis
 
 from helios.dag import ParsedDag, parse_dag
-from helios.events import AnyEvent, RunEnded, TaskEnded, TaskLaunched, decode_event
+from helios.events import AnyEvent, RunEnded, TaskEnded, TaskLaunched, TasksAdded, TasksQueued, decode_event
 from helios.keys import COLLECTOR_GROUP, JOBRUNNER_GROUP, SUBMITTER_GROUP, Keys
 from helios.records import RUN_COUNTERS, AttemptRecord, read_tasks
 from helios.transitions import (
     Call,
+    NewTask,
     cancel_run,
+    check,
     commit,
     commit_one,
     end_attempt,
     fail_task,
     finalise,
+    grow_run,
     launch,
     settle,
 )
@@ -28,6 +31,27 @@ RUN = "1764027260123-0"
 
 Tasks = Mapping[str, Sequence[str]]
 """Task names with the names of their parents."""
+
+
+def grow(stage: "Stage", client: redis.Redis, task: str, items: Sequence[str], names: Sequence[str]) -> list[Any]:
+    """What a collector does when the list of `task`, which is in line, is there; `names` are the run's from then on."""
+    entry = stage.entry_of(stage.keys.ready, task)
+    commit_one(stage.client, check(stage.keys, entry=entry, run=RUN, task=task, attempt=1))
+    made = [f"{task}-{item}" for item in items]
+    calls = grow_run(
+        stage.keys,
+        entry=stage.entry_of(stage.keys.checks, task),
+        run=RUN,
+        task=task,
+        attempt=1,
+        dag=dag_text(dict.fromkeys(names, ())),
+        names=names,
+        tasks=[NewTask(name, 0, 0, (task,), b"{}") for name in made],
+        specs={},
+        growths="0",
+        events=[TasksAdded(RUN, task, made), TasksQueued(RUN, 1, made)],
+    )
+    return [commit_one(client, call) for call in calls]
 
 
 def dag_text(

@@ -128,7 +128,7 @@ def _figure(step: Step, phase: str) -> str:
         return duration(milliseconds)
     if phase in ("schedule", "pull") and step.phases["pull"] is None:
         return ""  # as in local mode
-    return "" if phase == "earlier" or step.skipped or step.status in ("QUEUED", "RUNNING") else UNKNOWN
+    return "" if phase == "earlier" or not step.node or step.status in ("QUEUED", "RUNNING") else UNKNOWN
 
 
 def _cached_lines(path: CriticalPath) -> list[str]:

@@ -52,6 +52,9 @@ ANSWER_KEPT_SECONDS = 86_400
 SUMS_KEPT = 2_000
 """So many DAGs and nodes of a partition keep their sums; those whose last run ended longest ago go."""
 
+UNSEEN_KEPT_SECONDS = 86_400
+"""Records of tasks that a run was about to get, and never got, are gone after that."""
+
 NAMES_IN_A_CALL = 1_000
 """Scripts that touch many tasks take them in chunks of this size, so that none holds the server up for long."""
 
@@ -84,7 +87,9 @@ CLAIM_REQUEST = Script("claim_request")
 LAUNCH = Script("launch", "backlog")
 CHECK = Script("check")
 UNSKIP = Script("unskip", "backlog")
-SKIP = Script("skip", "backlog")
+END_WITHOUT_JOB = Script("end_without_job", "backlog")
+GROW_TASKS = Script("grow_tasks")
+GROW_RUN = Script("grow_run", "backlog")
 NOTE_MEMO = Script("note_memo")
 NOTE_WAIT = Script("note_wait", "backlog")
 WARN_RUN = Script("warn_run")
@@ -203,10 +208,14 @@ class NewTask(NamedTuple):
 
 def open_tasks(keys: Keys, *, run: str, before: int, tasks: Sequence[NewTask]) -> Call:
     """`before` tasks were written by earlier calls. Returns 0 when these are too, or the run is open."""
-    args: list[Any] = [keys.task_prefix(run), before]
+    return Call(OPEN_TASKS, (keys.run(run), keys.task_names(run)), (keys.task_prefix(run), before, *_records(tasks)))
+
+
+def _records(tasks: Sequence[NewTask]) -> list[Any]:
+    args: list[Any] = []
     for task in tasks:
         args += (task.name, task.waiting, task.retries, "\n".join(task.children), task.spec, task.priority)
-    return Call(OPEN_TASKS, (keys.run(run), keys.task_names(run)), tuple(args))
+    return args
 
 
 def open_run(
@@ -335,8 +344,33 @@ def skip(
     keys: Keys, *, entry: str, run: str, task: str, attempt: int, record: bytes, memo: bytes, event: Event
 ) -> Call:
     """Returns 1 if this call ended the attempt: another task's success stands for it."""
+    return _end_without_job(keys, entry, run, task, attempt, record, memo, event, "SUCCEEDED", "")
+
+
+def end_join(
+    keys: Keys, *, entry: str, run: str, task: str, attempt: int, record: bytes, status: str, event: Event
+) -> Call:
+    """Returns 1 if this call ended the attempt, which has nothing to run. SUCCEEDED: the tasks that it made have.
+    FAILED: it cannot make them, and nobody has meanwhile.
+    """
+    made = "1" if status == "SUCCEEDED" else "0"
+    return _end_without_job(keys, entry, run, task, attempt, record, b"", event, status, made)
+
+
+def _end_without_job(
+    keys: Keys,
+    entry: str,
+    run: str,
+    task: str,
+    attempt: int,
+    record: bytes,
+    memo: bytes,
+    event: Event,
+    status: str,
+    made: str,
+) -> Call:
     return Call(
-        SKIP,
+        END_WITHOUT_JOB,
         (
             keys.task(run, task),
             keys.run(run),
@@ -358,8 +392,63 @@ def skip(
             encode_event(event),
             EVENTS_KEPT,
             keys.task_prefix(run),
+            status,
+            made,
         ),
     )
+
+
+def grow_run(
+    keys: Keys,
+    *,
+    entry: str,
+    run: str,
+    task: str,
+    attempt: int,
+    dag: bytes,
+    names: Sequence[str],
+    tasks: Sequence[NewTask],
+    specs: Mapping[str, bytes],
+    events: Sequence[Event],
+    growths: str,
+) -> list[Call]:
+    """The calls that give a run the tasks which `task` makes; only the last makes them visible. It returns 0 when they
+    are made already, or the run gets no more, and -1 when the run has grown since its DAG was read, when its field
+    `growths` was this (`0`: not there). With no tasks to wait for, the entry stays pending. `names`: of all tasks
+    of the run. `specs`: those of tasks that it has already, where they are others now.
+    """
+    calls = [
+        Call(
+            GROW_TASKS,
+            (keys.task(run, task), keys.run(run)),
+            (
+                attempt,
+                keys.task_prefix(run),
+                UNSEEN_KEPT_SECONDS,
+                growths,
+                *_records(tasks[start : start + NAMES_IN_A_CALL]),
+            ),
+        )
+        for start in range(0, len(tasks), NAMES_IN_A_CALL)
+    ]
+    calls.append(
+        Call(
+            GROW_RUN,
+            (
+                *(keys.task(run, task), keys.run(run), keys.checks, keys.task_names(run), keys.dag(run)),
+                *(keys.ready, keys.offered(run), keys.backlog(run), keys.events),
+            ),
+            (
+                *(COLLECTOR_GROUP, entry, run, task, attempt, keys.task_prefix(run), EVENTS_KEPT),
+                *(dag, len(events), len(tasks), len(specs), growths),
+                *(encode_event(event) for event in events),
+                *(part for each in tasks for part in (each.name, each.waiting, each.priority)),
+                *(part for each in specs.items() for part in each),
+                *names,
+            ),
+        )
+    )
+    return calls
 
 
 def note_wait(keys: Keys, *, run: str, task: str, attempt: int, waits_for: str) -> Call:
@@ -596,16 +685,31 @@ def cancel_run(keys: Keys, *, run: str, tasks: Sequence[str], reason: str = "", 
     """
     chunks = [tasks[i : i + NAMES_IN_A_CALL] for i in range(0, len(tasks), NAMES_IN_A_CALL)] or [()]
     return [
-        Call(
-            CANCEL_RUN,
-            (
-                *(keys.run(run), keys.cancelled, keys.settled, keys.events, keys.offered(run), keys.backlog(run)),
-                keys.ready,
-            ),
-            (run, keys.task_prefix(run), EVENTS_KEPT, reason, int(number == len(chunks) - 1), int(on_exit), *chunk),
-        )
+        _cancel(keys, run, chunk, reason, on_exit, is_last=number == len(chunks) - 1)
         for number, chunk in enumerate(chunks)
     ]
+
+
+def _cancel(keys: Keys, run: str, tasks: Sequence[str], reason: str, on_exit: bool, *, is_last: bool) -> Call:
+    return Call(
+        CANCEL_RUN,
+        (
+            *(keys.run(run), keys.cancelled, keys.settled, keys.events, keys.offered(run), keys.backlog(run)),
+            keys.ready,
+        ),
+        (run, keys.task_prefix(run), EVENTS_KEPT, reason, int(is_last), int(on_exit), *tasks),
+    )
+
+
+def cancel_all(client: redis.Redis, keys: Keys, *, run: str, reason: str = "", on_exit: bool = False) -> None:
+    """Cancel a run, or fail it, as `cancel_run` says, with all its tasks: once it is marked it gets no more. Raises
+    redis.ResponseError.
+    """
+    commit_one(client, _cancel(keys, run, (), reason, on_exit, is_last=False))
+    tasks: Any = client.lrange(keys.task_names(run), 0, -1)
+    for result in commit(client, cancel_run(keys, run=run, tasks=tasks, reason=reason, on_exit=on_exit)):
+        if isinstance(result, ResponseError):
+            raise result
 
 
 def abandon_run(keys: Keys, *, run: str, reason: str, event: Event) -> Call:

@@ -1,5 +1,5 @@
-"""From an entry of `tasks:checks` to a task that is skipped, or ready to run: a loop of its own, because it asks the
-object store.
+"""From an entry of `tasks:checks` to a task that is skipped, ready to run, or replaced by those that it stands for: a
+loop of its own, because it asks the object store.
 
 Rule: a task is skipped only for a success that is remembered and whose outputs are all there, each of its size, at that
 moment. Whatever is not known makes it run; a server that is away makes it wait.
@@ -30,6 +30,7 @@ from helios.transitions import claim_memo, commit_one, forget_memo, note_wait, r
 from helios.wire import PERMANENT, error_code
 from helios.worker import Failure, Later, Waits
 from services.collector.counted import count_skip
+from services.collector.grow import Grower
 from services.collector.memo import digests_from_tasks, image_counts_as, kept_seconds, read_memo
 from services.collector.recovery import Rebuilt
 from services.collector.store import ObjectRefused, Store, StoreRefused
@@ -62,13 +63,14 @@ class _Asked(NamedTuple):
 
 
 class Skipper:
-    """Handles batches of attempts of memoized tasks."""
+    """Handles batches of attempts that get no Job before they are looked at."""
 
     def __init__(self, client: redis.Redis, store: Store, settings: Settings) -> None:
         self.client = client
         self.store = store
         self.settings = settings
         self.rebuilt = Rebuilt(store, settings)
+        self.grower = Grower(client, store)
         self.pool = ThreadPoolExecutor(THREADS, "skip")
         self.heads = ThreadPoolExecutor(HEAD_THREADS, "heads")
 
@@ -91,7 +93,7 @@ class Skipper:
                 self._look(entry)
         except StoreRefused as error:
             away.set()
-            return Failure(entry, Later(f"whether it can be skipped is not to be told yet: {error}"))
+            return Failure(entry, Later(f"what becomes of it is not to be told yet: {error}"))
         except (ResponseError, Later, msgspec.DecodeError, ValueError) as error:
             return Failure(entry, error)
         return None
@@ -106,6 +108,9 @@ class Skipper:
             self._run(entry, keys, claim, MemoCheck())  # its fence refuses, and acknowledges the entry
             return
         task = _task_decoder.decode(spec)
+        if task.for_each is not None:
+            self.grower.look(entry, keys, claim, task)
+            return
         switches: Any = self.client.hmget(keys.run(check.run), "recovered", "memoize")
         if switches[0] == "true" and self._stood_before(entry, keys, claim, spec):
             return

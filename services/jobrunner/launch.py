@@ -180,6 +180,10 @@ class JobRunner:
                     raise Waits("this jobrunner stops, and another one takes it over")
                 if away.is_set():
                     raise LauncherAway("others of its batch found nobody to create Jobs")
+                if asked.job.task.for_each is not None:
+                    raise JobRefused(
+                        "it has no container, and the collector that looked at it does not know such tasks"
+                    )
                 self.launcher.create(asked.job)
         except LauncherAway as error:
             away.set()
@@ -269,7 +273,9 @@ class JobRunner:
         )
 
     def _is_looked_at(self, ready: Ready, task: Task) -> bool:
-        """Whether an earlier success may stand for the attempt."""
+        """Whether an earlier success may stand for the attempt, or it is of a task that stands for others."""
+        if task.for_each is not None:
+            return True
         switches = self._switches(ready.run)
         if ready.task == switches.on_exit and not switches.all_skipped:
             # After a loss too: what it did before is not about what ran since.

@@ -14,7 +14,7 @@ from helios.dag_graph import Graph
 from helios.dag_params import ParamsUnreadable, read_params
 from helios.deadletter import has_raw_bytes
 from helios.events import RunAccepted, RunRejected
-from helios.keys import PRIORITIES, Keys, keys_of_run, partition_of, run_score
+from helios.keys import PRIORITIES, Keys, kept_priority, keys_of_run, partition_of, run_score
 from helios.messages import Control, Submission, decode
 from helios.notify import destination, is_allowed, not_allowed
 from helios.records import RUN_COUNTERS
@@ -229,15 +229,10 @@ def new_tasks(dag: Dag, graph: Graph, priority: str = "normal") -> list[NewTask]
             retries=task.retries,
             children=graph.children[task.name],
             spec=encode(task),
-            priority=_kept(task.priority or priority),
+            priority=kept_priority(task.priority or priority),
         )
         for task in dag.tasks
     ]
-
-
-def _kept(priority: str) -> str:
-    """As records keep it."""
-    return "" if priority == "normal" else priority
 
 
 def open_calls(
@@ -308,8 +303,8 @@ def open_calls(
             dag=encode(dag),
             fields=fields,
             roots=[(task.name, task.priority) for task in tasks if not task.waiting],
-            # A run of no more tasks than that can never have too many in line.
-            window=window if window is not None and len(tasks) > window else None,
+            # A run of no more tasks than that can never have too many in line, unless it gets more.
+            window=window if window is not None and (len(tasks) > window or dag.growth is not None) else None,
             event=RunAccepted(run, dag.dag_name, len(tasks), enabled),
         )
     )

@@ -5,14 +5,13 @@ from typing import Any
 
 import redis
 import structlog
-from redis.exceptions import ResponseError
 
 from helios.deadletter import acknowledge
 from helios.keys import CONTROLS, SUBMISSIONS, keys_of_run
 from helios.logged import about_entry
 from helios.messages import Control, decode
 from helios.streams import Entry, Inbox
-from helios.transitions import cancel_run, commit
+from helios.transitions import cancel_all
 from helios.worker import Failure, Later, Refused
 from services.submitter.accept import Refusal, accept, recover, reject, stated_name, withdraw
 from services.submitter.admission import Admission
@@ -92,11 +91,8 @@ def control(
             raise Later(f"run {run} is not open yet")
         log.info("cancel", run=run, found="a submission that waits")
         return
-    tasks: Any = client.lrange(keys.task_names(run), 0, -1)
     on_exit = message.onExit.strip().lower() in ("true", "1")
-    for result in commit(client, cancel_run(keys, run=run, tasks=tasks, on_exit=on_exit)):
-        if isinstance(result, ResponseError):
-            raise result
+    cancel_all(client, keys, run=run, on_exit=on_exit)
     log.info("cancel", run=run, found=status, on_exit=on_exit)
 
 

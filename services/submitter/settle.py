@@ -56,7 +56,11 @@ class Settler:
     def _fail(self, entry: Entry, finished: Finished) -> None:
         keys = keys_of_run(finished.run, self.partitions)
         graph = self._graph(finished.run)
-        below = graph.descendants(finished.task) if graph else ()
+        if graph and finished.task not in graph.parents:
+            # The run has got more tasks since.
+            del self.graphs[finished.run]
+            graph = self._graph(finished.run)
+        below = graph.descendants(finished.task) if graph and finished.task in graph.parents else ()
         calls = fail_task(
             keys, entry=entry.id, run=finished.run, task=finished.task, attempt=finished.attempt, dependents=below
         )

@@ -30,7 +30,7 @@ RUN_BY = {
     "editors-and-ci.md": ("test_every_command_of_the_page_runs",),
     "http.md": ("test_every_curl_line_of_the_page_does_what_it_says",),
     "import.md": ("test_every_command_of_the_page_runs",),
-    "install.md": ("test_the_installed_command_and_sdk_work_outside_of_the_checkout",),
+    "install.md": ("test_every_way_to_install_gives_a_helios_that_runs_a_dag",),
     "kubernetes.md": ("test_the_demo_misses_then_hits", "test_uninstalling_under_a_running_task_leaves_nothing"),
     "operations.md": ("test_the_operations_page_works_as_it_is_written",),
     "triggers.md": (
@@ -39,8 +39,8 @@ RUN_BY = {
     ),
     "tutorial.md": ("test_the_tutorial_works_as_it_is_written_and_shows_what_it_says",),
 }
-"""Pages with blocks of commands, and the tests that run them. Where they are for a cluster, its fixtures do. Of
-install.md pip is tried: pipx and uv take the same wheel, and are not on every machine.
+"""Pages with blocks of commands, and the tests that run them. Where they are for a cluster, its fixtures do; what
+install.md has downloads much, so that `make test-install` runs it.
 """
 
 

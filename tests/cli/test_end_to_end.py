@@ -418,6 +418,25 @@ def test_a_run_is_cancelled_by_the_command(up: Helios, client: redis.Redis, tmp_
     assert "ended already" in again.err
 
 
+def test_a_task_is_made_for_each_thing_that_another_has_found(up: Helios, tmp_path: Path) -> None:
+    shown = up("run", str(ROOT / "examples/found.yaml"), "-p", "words=to be or not to be")
+    assert shown.code == 0, shown.err
+    assert "length-not  SUCCEEDED" in shown.err
+    latest = json.loads(up("runs", "found", "--limit", "1", "-o", "json").out)[0]["dagId"]
+    assert up("logs", latest, "table").out.splitlines() == ["be 2", "not 3", "or 2", "to 2"]
+    assert "made 4 tasks" in up("show", latest).out
+    assert "4 items of find/words.json" in up("why", latest, "length").out
+    assert "as the last time of 4 items" in up("plan", str(ROOT / "examples/found.yaml")).out
+    assert "length" in up("critical", latest).out
+    empty = up("run", str(ROOT / "examples/found.yaml"), "-p", "words=")
+    assert (empty.code, "made no tasks: its list is empty" in empty.out) == (0, True), empty.err
+    bad = tmp_path / "bad.yaml"
+    bad.write_text((ROOT / "examples/found.yaml").read_text().replace("[&]", "&"))
+    failed = up("run", str(bad))
+    assert failed.code == 1
+    assert "the output 'words.json' of task 'find' is not a JSON list" in failed.out + failed.err
+
+
 def test_what_comes_last_is_told_how_the_others_ended_and_outlives_a_cancel(
     up: Helios, client: redis.Redis, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from helios.events import TaskEnded, TaskLaunched, TaskPhase, TasksQueued
 from helios.settings import Settings
 from helios.transitions import commit_one, note_phase
 from tests.redis_servers import Valkey
-from tests.stage import RUN, Stage
+from tests.stage import RUN, Stage, grow
 from tests.waiting import wait_until
 
 
@@ -64,6 +64,24 @@ def test_every_change_is_told_once(link: Link, client: redis.Redis) -> None:
     assert read_all(follower) == ["b SUCCEEDED"]
     assert follower.ended
     assert follower.status == "SUCCEEDED"
+
+
+def test_tasks_that_a_run_gets_are_followed_however_they_became_known(link: Link, client: redis.Redis) -> None:
+    stage = Stage(client)
+    stage.open({"work": (), "end": ("work",)})
+    early, late = Follower(link, RUN), Follower(link, RUN)
+    assert read_all(early) == read_all(late) == ["work QUEUED"]
+    grow(stage, client, "work", "ab", ["work", "work-a", "work-b", "end"])
+    assert read_all(early) == ["work-a QUEUED", "work-b QUEUED"]
+    assert early.progress.counts == {"WAITING": 2, "QUEUED": 2}
+    stage.launch("work-a")
+    assert read_all(early) == ["work-a QUEUED"]
+    client.delete(stage.keys.events)
+    late._last = None
+    assert read_all(late) == ["work-a QUEUED", "work-b QUEUED"]
+    stage.end("work-a")
+    assert read_all(early) == ["work-a SUCCEEDED"]
+    assert read_all(late) == ["work-a SUCCEEDED"]
 
 
 def test_a_snapshot_begins_where_the_run_is(link: Link, client: redis.Redis) -> None:

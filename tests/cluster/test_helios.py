@@ -142,6 +142,28 @@ def held(pods: list[dict[str, Any]]) -> list[str]:
     return [pod["metadata"]["name"] for pod in pods if pod["metadata"].get("finalizers")]
 
 
+def test_a_task_is_made_for_each_thing_that_another_has_found(helios: Installed) -> None:
+    name = f"found-{uuid.uuid4().hex[:8]}"
+    found = script(helios, "list", """echo '["a", "b", 3]' > found.json""", outputs=["found.json"])
+    work = script(
+        helios,
+        "work",
+        "echo ${item} > made",
+        forEach={"fromTask": "list", "name": "found.json"},
+        outputs=["made"],
+        memoize=True,
+    )
+    merge = script(helios, "merge", "cat parts/a parts/b parts/3 | tee all", outputs=["all"])
+    merge["inputs"] = [{"fromTask": "work", "name": "made", "as": "parts"}]
+    growing = dag(name, found, work, merge)
+    first = helios.succeed(growing)
+    wait_until("its pods are wrapped up", lambda: not held(helios.task_pods(first["dagId"])), 90)
+    second = helios.succeed(growing)
+    assert [task["name"] for task in first["tasks"]] == ["list", "work", "work-a", "work-b", "work-3", "merge"]
+    assert helios.logs(first["dagId"], "merge").split() == ["a", "b", "3"]
+    assert (first["taskSkipped"], second["taskSkipped"]) == (0, 3)
+
+
 def test_a_failed_task_stops_what_is_below_it(helios: Installed) -> None:
     first = script(helios, "first", "echo one > a", outputs=["a"])
     middle = script(

@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", help="only this case; may be repeated")
     parser.add_argument("--workload", type=Path, default=WORKLOAD, help="a recorded workflow, in WfFormat")
     parser.add_argument("--samples", type=int, default=12, help="cases of each service on the workload")
-    parser.add_argument("--share", type=float, default=0.4, help="of the services' cases but those of the diamond")
+    parser.add_argument("--share", type=float, default=0.35, help="of the services' cases but those of the diamond")
     parser.add_argument("--minutes", type=float, default=10, help="after this no further case is begun")
     parser.add_argument("--seed", type=int, default=8)
     options = parser.parse_args()

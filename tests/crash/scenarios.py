@@ -125,6 +125,21 @@ def cancel(client: redis.Redis, bucket: str, name: str) -> list[str]:
     return _ended(client, run)
 
 
+def grows(client: redis.Redis, bucket: str, name: str) -> list[str]:
+    """A task makes a list, a task is made for each of its items, and another collects what they made."""
+    tasks = [
+        _task("list", """echo '["a", "b"]' > parts.json""", outputs=["parts.json"]),
+        _task(
+            "work",
+            "echo ${item} > made.txt",
+            forEach={"fromTask": "list", "name": "parts.json"},
+            outputs=["made.txt"],
+        ),
+        _task("all", "cat parts/*", inputs=[{"fromTask": "work", "name": "made.txt", "as": "parts"}]),
+    ]
+    return _ended(client, _submit(client, name, tasks))
+
+
 def on_exit(client: redis.Redis, bucket: str, name: str) -> list[str]:
     """What runs last, with a retry of its own: after a failure, and after a cancel, which does not end it."""
     script = "echo $HELIOS_RUN_STATUS $HELIOS_FAILED_TASKS; test $HELIOS_ATTEMPT = 2"
@@ -225,6 +240,7 @@ EXHAUSTIVE = (
     Scenario("memo", memo),
     Scenario("cancel", cancel),
     Scenario("on-exit", on_exit),
+    Scenario("grows", grows, ("collector",)),
     Scenario("parts", parts, ("collector", "copy/fetch", "copy/publish")),
     Scenario("ingress", ingress, ("submitter",)),
     Scenario("repeated", repeated, STEPS),

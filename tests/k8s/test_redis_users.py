@@ -59,7 +59,7 @@ from services.submitter.trigger import control_trigger
 from tests.k8s.conftest import K8S, ROOT, GuardedRedis
 from tests.services.http_api import events_of, serving
 from tests.services.pod_calls import SETTINGS, as_pod
-from tests.stage import RUN, Stage
+from tests.stage import RUN, Stage, grow
 from tests.waiting import wait_until
 from tui.source.comparison import read_comparison
 from tui.source.feed import Feed
@@ -561,15 +561,57 @@ def commands_of(script: str) -> set[str]:
 
 def scripts_of(service: str) -> set[str]:
     sources = [*(ROOT / "services" / service).rglob("*.py"), *(ROOT / name for name in SHARED)]
-    shipped = {path.stem for path in (ROOT / "helios" / "transitions").glob("*.lua")}
+    shipped = scripts_of_functions()
     return {
-        alias.name
+        script
         for source in sources
         for node in ast.walk(ast.parse(source.read_text()))
         if isinstance(node, ast.ImportFrom) and node.module == "helios.transitions"
         for alias in node.names
-        if alias.name in shipped
+        for script in shipped.get(alias.name, ())
     } - ({"abandon_run"} if service != "collector" else set())  # only for entries of runs:settled, which it reads
+
+
+def scripts_of_functions() -> dict[str, set[str]]:
+    """By function of helios/transitions, the scripts that it calls, or those do that it calls itself."""
+    tree = ast.parse((ROOT / "helios" / "transitions" / "__init__.py").read_text())
+    named = {
+        node.targets[0].id: node.value.args[0].value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Call)
+        and isinstance(node.value.func, ast.Name)
+        and node.value.func.id == "Script"
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value.args[0], ast.Constant)
+    }
+    mentioned = {
+        node.name: {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and node.name not in ("commit", "commit_one", "_sent", "_outcome")
+    }
+    found = {name: {str(named[each]) for each in names if each in named} for name, names in mentioned.items()}
+    for _ in mentioned:
+        found = {name: found[name].union(*(found[each] for each in mentioned[name] if each in found)) for name in found}
+    return found
+
+
+def test_the_functions_of_all_scripts_are_known() -> None:
+    found = scripts_of_functions()
+    assert found["skip"] == {"end_without_job"}
+    assert found["cancel_all"] == {"cancel_run"}
+    assert found["grow_run"] == {"grow_tasks", "grow_run"}
+    shipped = {path.stem for path in (ROOT / "helios" / "transitions").glob("*.lua")}
+    assert set().union(*found.values()) == shipped - {"backlog", "run_end"}
+
+
+def test_a_run_gets_more_tasks_under_the_collectors_own_user(guarded: GuardedRedis) -> None:
+    stage = Stage(guarded.admin)
+    stage.open({"work": [], "other": [], "end": ["work"]}, window=1)
+    names = ["work", "work-a", "work-b", "other", "end"]
+    assert grow(stage, guarded.client("collector"), "work", "ab", names) == [1, 1]
+    assert guarded.refused() == []
+    assert guarded.admin.llen(KEYS.task_names(RUN)) == 5
 
 
 def test_the_collector_may_do_what_the_nodes_caches_ask_of_it(guarded: GuardedRedis) -> None:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helios import Dag, DagInvalid, external, secret, task
-from helios.dag import TaskInput, parse_dag
-from helios.dag_format import DagSpec, InputSpec, MemoizeSpec, ResourcesSpec, TaskSpec
+from helios.dag import ItemsFrom, TaskInput, parse_dag
+from helios.dag_format import DagSpec, InputSpec, ItemsSpec, MemoizeSpec, ResourcesSpec, TaskSpec
 from sdk.building import DagFields, TaskFields
 
 
@@ -85,6 +85,21 @@ def test_a_task_may_name_all_instances_of_another_and_one_of_them() -> None:
     one = {"fromTask": "load-orders", "name": "o", "as": "one"}
     dag.task("all", image="i", command=["x"], depends_on=["load", "load-orders"], inputs=[load["o"], one])
     assert dag.check() == []
+
+
+def test_a_task_is_made_for_each_item_of_an_output() -> None:
+    dag = Dag("d")
+    split = dag.task("split", image="i", command=["x"], outputs=["parts.json"])
+    work = dag.task("work", image="i", command=["x", "${item}"], for_each=split["parts.json"], outputs=["o"])
+    dag.task("fit", image="i", command=["x"], for_each=ItemsSpec("split", "parts.json"), depends_on=["work-${item}"])
+    one = {"fromTask": "work-a", "name": "o", "as": "one"}
+    dag.task("all", image="i", command=["x"], depends_on=[work, "work-b"], inputs=[work["o"], one])
+    assert dag.check() == []
+    made = dag.checked()
+    assert made.tasks[1].for_each == ItemsFrom("split", "parts.json")
+    assert Dag.from_yaml(dag.to_yaml()).checked() == made
+    (problem,) = refused(lambda: dag.task("bad", image="i", command=["x"], for_each={"fromTask": "split", "name": "p"}))
+    assert problem.startswith("tasks['bad'].forEach.name: the task 'split' has no output 'p'")
 
 
 def test_a_dag_built_in_python_is_the_one_that_its_file_says() -> None:

@@ -113,7 +113,9 @@ class Town:
                 entries = inbox.read(1)
                 if entries:
                     failures = list(handle(entries))
-                    assert all(isinstance(each.error, Later) for each in failures), failures
+                    assert all(isinstance(each.error, Later) for each in failures), [
+                        str(each.error) for each in failures
+                    ]
                     waiting += failures
                     moved = True
             self.collector.turn()

@@ -15,7 +15,7 @@ from helios.settings import Settings
 from helios.transitions import commit_one
 from services.submitter.accept import open_calls
 from tests.redis_servers import Valkey, commands_sent
-from tests.stage import RUN, Stage, parsed
+from tests.stage import RUN, Stage, grow, parsed
 from tests.waiting import wait_until
 from tui.source.feed import ENTRIES_READ, Feed
 
@@ -79,6 +79,24 @@ def test_the_tasks_of_the_run_that_is_watched_are_followed(valkey: redis.Redis) 
         wait_until("another run's tasks are there", lambda: feed.board is not None and feed.board.run == "7-0")
         feed.watch(None)
         assert feed.board is None
+
+
+def test_tasks_that_the_watched_run_gets_are_shown(valkey: redis.Redis) -> None:
+    stage = Stage(valkey)
+    stage.open({"work": [], "end": ["work"]})
+    with following(valkey) as feed:
+        feed.watch(RUN)
+        wait_until("the tasks are there", lambda: feed.board)
+        grow(stage, valkey, "work", "ab", ["work", "work-a", "work-b", "end"])
+        wait_until(
+            "all four are there in the order of the DAG",
+            lambda: feed.board is not None and list(feed.board.rows) == ["work", "work-a", "work-b", "end"],
+        )
+        assert feed.board is not None
+        assert feed.board.rows["work"].status == "WAITING"
+        wait_until("the run counts them", lambda: feed.runs.rows[RUN].tasks == 4)
+        stage.launch("work-b")
+        wait_until("one runs", lambda: feed.board is not None and feed.board.rows["work-b"].status == "RUNNING")
 
 
 def test_runs_of_all_partitions_are_shown(valkey: redis.Redis) -> None:

@@ -15,6 +15,7 @@ from helios.events import (
     RunRejected,
     TaskEnded,
     TaskFailed,
+    TasksAdded,
     TasksCancelled,
     TasksUpstreamFailed,
 )
@@ -265,6 +266,8 @@ def _fold(row: RunRow, event: AnyEvent) -> bool:
             row.failed += len(names)
         case TasksCancelled(tasks=names):
             row.cancelled += len(names)
+        case TasksAdded(tasks=names):
+            row.tasks += len(names)
         case RunEnded():
             pass
         case _:

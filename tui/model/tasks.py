@@ -17,6 +17,7 @@ from helios.events import (
     TaskFailed,
     TaskLaunched,
     TaskPhase,
+    TasksAdded,
     TasksCancelled,
     TasksQueued,
     TasksUpstreamFailed,
@@ -116,6 +117,8 @@ class Board:
         """Tasks whose record must be read."""
         self.started_at: int | None = None
         self.ended_at: int | None = None
+        self.is_outgrown = False
+        """Whether the run has got tasks that are not here: then it is to be opened anew."""
         self._changed: set[str] = set(self.rows)
 
     def load(self, view: TaskView, phase: str, phase_times: Sequence[int | None]) -> None:
@@ -156,6 +159,8 @@ class Board:
         if event.run != self.run:
             return
         match event:
+            case TasksAdded(tasks=names):
+                self.is_outgrown |= any(name not in self.rows for name in names)
             case TasksQueued(attempt=attempt, tasks=names):
                 for row in self._move(names, "QUEUED", attempt, QUEUED):
                     row.queued_at = at

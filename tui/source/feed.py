@@ -224,7 +224,7 @@ class Feed:
 
     def _read(self) -> None:
         """Wait a moment for events, fold them, and read what they say should be read."""
-        if self._wanted is not None and self.board is None:
+        if self._wanted is not None and (self.board is None or self.board.is_outgrown):
             self._open_board()
         reply = self._answer(
             [("XREAD", "COUNT", ENTRIES_READ, "BLOCK", BLOCK_MS, "STREAMS", *self._last, *self._last.values())]
