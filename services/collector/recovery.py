@@ -165,7 +165,8 @@ class Recorder:
             if self.client.hget(keys.run(run), "status") in ENDED or run in forgotten:
                 for each in self.names.list_objects(self.settings.s3_bucket, prefix=folder(run)):
                     self.names.remove_object(self.settings.s3_bucket, each.object_name or "")
-            self.stored.pop(run, None)
+                self.stored.pop(run, None)
+            # One that Redis lost stays known here: rebuilt, it may end before it is looked at again.
             self.counts.pop(run, None)
 
 

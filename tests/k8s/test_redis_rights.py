@@ -66,6 +66,7 @@ KEYED: dict[str, tuple[str, ...]] = {
     "lpop": ("LPOP", "KEY"),
     "lrange": ("LRANGE", "KEY", "0", "-1"),
     "mget": ("MGET", "KEY"),
+    "persist": ("PERSIST", "KEY"),
     "rpush": ("RPUSH", "KEY", "v"),
     "sadd": ("SADD", "KEY", "v"),
     "scard": ("SCARD", "KEY"),

@@ -1009,7 +1009,7 @@ MUTATIONS = (
         "that not all Jobs are looked at for each that comes back",
         "tests/services/test_collect.py::test_jobs_that_come_back_one_at_a_time_are_not_all_looked_at_for_each",
         "services/collector/collect.py",
-        "        if self.inbox.again and now < self.next_watch:\n",
+        "        if (self.inbox.again or not self.is_local) and self._until_look() > 0:\n",
         "        if False:\n",
     ),
     Mutation(
