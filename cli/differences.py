@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct, field
 
+from cli.figures import count
 from helios import memo
 from helios.dag import Dag, EnvSecret, ExternalInput, Input, Task, TaskInput
 from helios.dag_fan import Items
@@ -38,7 +39,8 @@ class Side(Struct, frozen=True, kw_only=True):
     """By task, what its `forEach` went over, where an earlier task made that."""
     records_by_name: dict[str, dict[str, InputRecord]] = field(default_factory=dict[str, dict[str, InputRecord]])
     declared_by_name: dict[str, dict[str, Input]] = field(default_factory=dict[str, dict[str, Input]])
-    """These two are filled as they are asked for: a task may have ten thousand inputs."""
+    task_by_brought: dict[str, str] = field(default_factory=dict[str, str])
+    """These three are filled as they are asked for: a task may have ten thousand inputs."""
 
     def record(self, task: str, name: str) -> InputRecord | None:
         """What is recorded of a task's input."""
@@ -55,6 +57,16 @@ class Side(Struct, frozen=True, kw_only=True):
             spec = self.specs.get(task)
             known = self.declared_by_name[task] = {each.as_: each for each in spec.inputs} if spec else {}
         return known.get(name)
+
+    def brought_by(self, sha256: str) -> str:
+        """A task that had to fetch the content; empty if none did. A skipped one fetched nothing itself."""
+        if not self.task_by_brought:
+            self.task_by_brought[""] = ""
+            for name, view in self.tasks.items():
+                for each in view.inputs if view.skipped is None else ():
+                    if each.cause not in HIT_CAUSES:
+                        self.task_by_brought.setdefault(each.sha256, name)
+        return self.task_by_brought.get(sha256, "")
 
     def node(self, task: str) -> str:
         return self.tasks[task].node if task in self.tasks else ""
@@ -153,11 +165,10 @@ def why_it_ran(now: Side, before: Side | None, task: str) -> str:
     if skipped is not None:
         return f"it did not run: the success of task {skipped.task} in run {skipped.run} stands for it"
     if spec is not None and spec.for_each is not None:
-        made = len(now.lists.get(task, ()))
-        source = f"{spec.for_each.from_task}/{spec.for_each.name}"
         if task not in now.lists:
-            return f"it made no tasks of {source}"
-        return f"it stands for what its forEach made of the {made:,} item{'' if made == 1 else 's'} of {source}"
+            return f"it made no tasks of {spec.for_each.origin}"
+        items = count(len(now.lists[task]), "item")
+        return f"it stands for what its forEach made of the {items} of {spec.for_each.origin}"
     if spec is None or spec.memoize is None:
         return "it ran because it is not memoized (memoize: true lets an earlier success stand for it)"
     if not now.memoize:
@@ -308,14 +319,8 @@ def _changed_beside(
     record = now.record(view.name, declared.as_)
     if content != "changed" or record is None or not isinstance(declared, ExternalInput):
         return ""
-    brought = [
-        name
-        for name, other in now.tasks.items()
-        if name != view.name
-        and other.skipped is None
-        and any(r.sha256 == record.sha256 and r.cause not in HIT_CAUSES for r in other.inputs)
-    ]
-    return f"; {_changed(before, record, known)}{f', and task {brought[0]} of this run brought it' if brought else ''}"
+    task = now.brought_by(record.sha256)
+    return f"; {_changed(before, record, known)}{f', and task {task} of this run brought it' if task else ''}"
 
 
 def _no_account(view: TaskView) -> str:

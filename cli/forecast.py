@@ -13,6 +13,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from cli.differences import Side, definition_changes, output_of, version_words
+from cli.figures import count
 from helios.dag import Dag, ExternalInput, Input, Task, TaskInput
 from helios.events import Producer
 from helios.memo import content_of
@@ -183,11 +184,9 @@ class _Seer:
     def task(self, name: str) -> TaskForecast:
         task = self.specs[name]
         if task.for_each is not None:
-            source = f"{task.for_each.from_task}/{task.for_each.name}"
-            note = f"makes tasks of {source}"
+            note = f"makes tasks of {task.for_each.origin}"
             if name in self.lists:
-                items = len(self.lists[name])
-                note += f", as the last time of {items:,} item{'' if items == 1 else 's'}"
+                note += f", as the last time of {count(len(self.lists[name]), 'item')}"
             return TaskForecast(name=name, node="", skipped=None, inputs=(), run_ms=None, runs_known=0, note=note)
         contents = {each.as_: self._content(task, each) for each in task.inputs}
         bases = [side for side in self.world.past if name in side.specs and _succeeded(side, name)]
@@ -394,8 +393,8 @@ def slots_seen(side: Side) -> int:
 
 def timing(dag: Dag, tasks: Sequence[TaskForecast], past: Sequence[Side], speed: Speed) -> Timing:
     """The run's duration from those of its tasks' commands, what has to be brought, and how many run at once."""
-    idle = {task.name for task in dag.tasks if task.for_each is not None}
-    running = [task for task in tasks if task.skipped is None and task.name not in idle]
+    joins = {task.name for task in dag.tasks if task.for_each is not None}
+    running = [task for task in tasks if task.skipped is None and task.name not in joins]
     known = [task.run_ms for task in running if task.run_ms is not None]
     if running and not known:
         return Timing(words="no earlier run of this DAG tells how long its tasks take")
@@ -407,7 +406,7 @@ def timing(dag: Dag, tasks: Sequence[TaskForecast], past: Sequence[Side], speed:
     def total(which: int) -> int:
         spans: dict[str, float] = {}
         for task in tasks:
-            if task.skipped is not None or task.name in idle:
+            if task.skipped is not None or task.name in joins:
                 spans[task.name] = 0
                 continue
             ran = task.run_ms[which] if task.run_ms is not None else usual

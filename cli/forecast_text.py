@@ -107,7 +107,8 @@ def _task_row(task: TaskForecast) -> tuple[Cell | str, ...]:
     if task.skipped is not None:
         return (task.name, "", "", "", "", "", "", Cell(f"skipped: {task.note}", "green"))
     figures = tuple(size(found) if (found := task.sum(each)) else "" for each in ("cache", "peer", "store"))
-    return (task.name, "", task.node, *figures, duration(known[1]) if known else "?" if task.node else "", task.note)
+    unknown = "?" if task.node else ""  # without a node it has no container
+    return (task.name, "", task.node, *figures, duration(known[1]) if known else unknown, task.note)
 
 
 def _group_row(name: str, group: Weights) -> tuple[Cell | str, ...]:

@@ -113,6 +113,11 @@ class ItemsFrom(Struct, frozen=True, rename="camel", gc=False):
     from_task: str
     name: str
 
+    @property
+    def origin(self) -> str:
+        """`task/output`."""
+        return f"{self.from_task}/{self.name}"
+
 
 class Task(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
     """One container to run. Encodes to JSON of its own, which is stored for each task."""
@@ -275,8 +280,8 @@ def grown(dag: Dag, task: str, items: Items, limits: DagLimits = LIMITS) -> Dag:
     """The DAG with a task for each item that `task`'s `forEach` goes over. What it had stays, but that those which read
     outputs of the new tasks have them as inputs. Raises DagInvalid, whose problems have no lines.
     """
-    growth = dag.growth or Growth(spec="")
-    findings = Findings(limits)
+    assert dag.growth is not None, "a task with such a forEach has what it grows from"
+    growth, findings = dag.growth, Findings(limits)
     try:
         found = parse_dag(growth.spec.encode(), limits, recorded=True, lists={**growth.lists, task: items}).dag
     except DagInvalid as invalid:
@@ -294,7 +299,7 @@ def grown(dag: Dag, task: str, items: Items, limits: DagLimits = LIMITS) -> Dag:
             )
     if findings:
         raise DagInvalid(findings.problems())
-    return msgspec.structs.replace(found, use_cache=dag.use_cache, priority=dag.priority, params=dag.params)
+    return found
 
 
 def dag_params(text: bytes, limits: DagLimits = LIMITS) -> tuple[str, Mapping[str, Any]]:

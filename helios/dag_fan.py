@@ -67,6 +67,12 @@ class _Fan(Struct):
     """An earlier task makes the list."""
     known: bool = True
     """Its items are those that there are."""
+
+    @property
+    def is_one_for_all(self) -> bool:
+        """An item that nobody made stands for those of a list that comes later, or is empty."""
+        return self.later and not self.known
+
     names: list[str] = []
     names_chars: int = 0
 
@@ -323,7 +329,7 @@ class _Maker:
             for position, item in enumerate(fan.items):
                 name = f"{base}-{item.key}"
                 fan.names.append(name)
-                if fan.later and not fan.known:
+                if fan.is_one_for_all:
                     continue
                 other = taken.setdefault(name, (at, position))
                 path = ("tasks", at, "forEach", position) if written else ("tasks", at, "forEach")
@@ -380,10 +386,10 @@ class _Maker:
                     waits.setdefault(source, 0)  # another is reported as the join's
             depends_on = _with_waits(task, depends_on, {**reads, **waits})
             self._origins.tasks.append(at)
-            shown = fan is not None and not fan.empty and (fan.known or not fan.later)
-            if fan is not None and fan.later and not fan.known:
+            is_stand_in = fan is not None and (fan.empty or fan.is_one_for_all)
+            if fan is not None and fan.is_one_for_all:
                 self._findings.ignore(("tasks", here, "name"))
-            self._origins.instances.append(fan.names[position] if fan is not None and shown else "")
+            self._origins.instances.append("" if fan is None or is_stand_in else fan.names[position])
             if depends_on is not None:
                 changes["depends_on"], self._origins.entries[here, "depends_on"] = depends_on
             if inputs is not None:
@@ -396,15 +402,13 @@ class _Maker:
             if fan is not None and fan.empty:
                 self._left_out[here] = LeftOut("forEach", "the list of its forEach is empty", task.name)
             elif decided is False or (condition is not None and not self._holds(condition, item, path, read)):
-                shown = plain_text(task.when) if task.when is not None else ""
-                name = task.name if fan is not None and fan.later else ""
-                self._left_out[here] = LeftOut("when", f"{quoted(shown, 200)} does not hold", name)
+                self._left_out[here] = _not_held(task, task.name if fan is not None and fan.later else "")
             if here in self._left_out:
                 # Its values may be none that such a field takes: that may be why it is left out.
                 for field in varying - {"depends_on"}:
                     self._findings.ignore(("tasks", here, field))
         if fan is not None and fan.later:
-            self._joins[join] = None if fan.known else len(self._tasks) - 1
+            self._joins[join] = len(self._tasks) - 1 if fan.is_one_for_all else None
 
     def _join(self, task: TaskSpec, at: int, fan: _Fan, decided: bool | None) -> None:
         """The task that waits for what `forEach` makes of this one; others wait for it, and need not know those."""
@@ -427,8 +431,7 @@ class _Maker:
         self._origins.varying.append(frozenset())
         self._origins.joins.add(here)
         if decided is False:
-            shown = plain_text(task.when) if task.when is not None else ""
-            self._left_out[here] = LeftOut("when", f"{quoted(shown, 200)} does not hold", task.name)
+            self._left_out[here] = _not_held(task, task.name)
 
     def _source(self, task: TaskSpec, path: Path) -> ItemsSpec:
         assert isinstance(task.for_each, ItemsSpec)
@@ -604,6 +607,11 @@ class _Maker:
             place = bound.path()
             collected.append(replace(bound, from_task=name, as_=place if apart else f"{place}/{item.key}"))
         return collected
+
+
+def _not_held(task: TaskSpec, name: str) -> LeftOut:
+    shown = plain_text(task.when) if task.when is not None else ""
+    return LeftOut("when", f"{quoted(shown, 200)} does not hold", name)
 
 
 def _with_waits(

@@ -80,7 +80,7 @@ class Call(NamedTuple):
     args: tuple[Any, ...]
 
 
-OPEN_TASKS = Script("open_tasks")
+OPEN_TASKS = Script("open_tasks", "new_task")
 OPEN_RUN = Script("open_run", "backlog")
 REJECT_RUN = Script("reject_run")
 CLAIM_REQUEST = Script("claim_request")
@@ -88,7 +88,7 @@ LAUNCH = Script("launch", "backlog")
 CHECK = Script("check")
 UNSKIP = Script("unskip", "backlog")
 END_WITHOUT_JOB = Script("end_without_job", "backlog")
-GROW_TASKS = Script("grow_tasks")
+GROW_TASKS = Script("grow_tasks", "new_task")
 GROW_RUN = Script("grow_run", "backlog")
 NOTE_MEMO = Script("note_memo")
 NOTE_WAIT = Script("note_wait", "backlog")

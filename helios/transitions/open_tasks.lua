@@ -9,12 +9,7 @@ end
 local prefix = ARGV[1]
 local added = {}
 for i = 3, #ARGV, 6 do
-  local root = ARGV[i + 1] == '0'
-  redis.call('HSET', prefix .. ARGV[i], 'status', root and 'QUEUED' or 'WAITING', 'attempt', root and '1' or '0', 'settled', '0', 'waiting', ARGV[i + 1],
-    'retriesLeft', ARGV[i + 2], 'children', ARGV[i + 3], 'spec', ARGV[i + 4])
-  if ARGV[i + 5] ~= '' then
-    redis.call('HSET', prefix .. ARGV[i], 'priority', ARGV[i + 5])
-  end
+  write_task(prefix, i)
   added[#added + 1] = ARGV[i]
 end
 redis.call('RPUSH', names, unpack(added))

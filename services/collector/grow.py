@@ -16,6 +16,7 @@ import structlog
 from redis.exceptions import ResponseError
 
 from helios.dag import Dag, Task, grown, parents
+from helios.dag_fan import Items
 from helios.dag_params import ParamsUnreadable, read_list
 from helios.dag_problem import DagInvalid
 from helios.events import TaskEnded, TasksAdded, TasksQueued
@@ -23,7 +24,7 @@ from helios.keys import Keys, kept_priority
 from helios.memo import Claim
 from helios.records import AttemptRecord, OutputRecord, decode_attempt
 from helios.streams import Entry
-from helios.transitions import Call, NewTask, commit, commit_one, end_join, grow_run
+from helios.transitions import NAMES_IN_A_CALL, Call, NewTask, commit, commit_one, end_join, grow_run
 from helios.worker import Waits
 from services.collector.store import ObjectMissing, Store
 
@@ -38,7 +39,6 @@ LIST_BYTES_AT_MOST = 4 * 1024**2
 """Of the file that holds the items; a DAG can have 10,000 tasks."""
 VALUES_AT_MOST = 400_000
 """In a list, about: commas of its text, each of which may stand for an object."""
-NAMES_IN_AN_EVENT = 1_000
 TIMES_ANEW = 20
 """A run may grow by several lists at once; each has to know what the others made."""
 
@@ -80,9 +80,9 @@ class Grower:
             counted: Any = self.client.hmget(keys.run(claim.run), "growths", "priority")
             growths, priority = counted
             stored: Any = self.client.get(keys.dag(claim.run))
-            if stored is None:
+            dag = _dag_decoder.decode(stored) if stored is not None else None
+            if dag is None or dag.growth is None:
                 raise _Unusable("the record of the run's DAG is gone, so what forEach makes is not known")
-            dag = _dag_decoder.decode(stored)
             try:
                 found = grown(dag, claim.task, items)
             except DagInvalid as invalid:
@@ -99,7 +99,7 @@ class Grower:
                 return made == 0
         raise Waits("others of its run grow all the time")
 
-    def _items(self, keys: Keys, claim: Claim, task: Task) -> list[str | dict[str, str]]:
+    def _items(self, keys: Keys, claim: Claim, task: Task) -> Items:
         assert task.for_each is not None
         source = task.for_each
         text: Any = self.client.hget(keys.task(claim.run, source.from_task), "record")
@@ -203,4 +203,4 @@ def _calls(entry: Entry, keys: Keys, claim: Claim, before: Dag, after: Dag, prio
 
 
 def _chunks(names: list[str]) -> list[list[str]]:
-    return [names[start : start + NAMES_IN_AN_EVENT] for start in range(0, len(names), NAMES_IN_AN_EVENT)]
+    return [names[start : start + NAMES_IN_A_CALL] for start in range(0, len(names), NAMES_IN_A_CALL)]

@@ -1205,7 +1205,7 @@ MUTATIONS = (
         "that records of tasks which a run never got are not",
         "tests/services/test_grow.py::test_who_died_on_the_way_left_nothing_that_is_seen_and_the_next_does_it_all",
         "helios/transitions/grow_tasks.lua",
-        "  redis.call('EXPIRE', key, ARGV[3])\n",
+        "  redis.call('EXPIRE', ARGV[2] .. ARGV[i], ARGV[3])\n",
         "",
     ),
     Mutation(

@@ -4,6 +4,7 @@ import json
 import threading
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -201,12 +202,19 @@ def replaced(town: Town, run: str, output: OutputRecord) -> None:
     town.client.hset(KEYS.task(run, "list"), "record", msgspec.json.encode(changed))
 
 
+@contextmanager
+def nobody_looks(town: Town) -> Iterator[None]:
+    """The collector's loop that looks at what gets no Job yet takes its entries, and comes no further with them."""
+    with pytest.MonkeyPatch.context() as asleep:
+        asleep.setattr(town.skipper, "handle", lambda _: ())
+        yield
+
+
 def before_it_is_read(town: Town, content: bytes) -> tuple[str, OutputRecord]:
     """A run whose list is stored, while nobody has looked at it."""
     run = town.submit(document())
-    looked, town.skipper.handle = town.skipper.handle, lambda _: ()  # type: ignore[method-assign,assignment]
-    town.finish(run, "list", outputs={"parts.json": content})
-    town.skipper.handle = looked  # type: ignore[method-assign]
+    with nobody_looks(town):
+        town.finish(run, "list", outputs={"parts.json": content})
     town.checks.history_unread = True
     (output,) = decode_attempt(town.task(run, "list")["record"]).outputs
     return run, output
@@ -325,9 +333,8 @@ def test_a_collector_that_slept_makes_nothing_when_the_tasks_have_ended_meanwhil
         asleep.setattr(grow, "commit_one", lambda _, call: slept.append(call) or 0)
         town.pump()
     town.look_again()
-    handle, town.skipper.handle = town.skipper.handle, lambda _: ()  # type: ignore[method-assign,assignment]
-    town.finish(run, "work-a", outputs={"o": b"1"})
-    town.skipper.handle = handle  # type: ignore[method-assign]
+    with nobody_looks(town):
+        town.finish(run, "work-a", outputs={"o": b"1"})
     assert (town.status(run, "work"), town.task(run, "work")["checking"]) == ("QUEUED", "1")
     assert commit(town.client, slept) == [0, 0]
     assert town.status(run, "work-a") == "SUCCEEDED"
@@ -387,24 +394,12 @@ def test_a_cancel_that_was_marked_and_not_carried_out_lets_the_run_grow_no_more(
 
 def test_new_tasks_take_their_turns_like_others(town: Town) -> None:
     """At most `window` of one run and priority stand in line, whatever the run's size was when it began."""
-    town.runs += 1
-    run = f"{1764027260123 + town.runs}-0"
+    run = "1764027269123-0"
     for call in open_calls(KEYS, run, parse_dag(json.dumps(document(priority="high")).encode()), None, window=5):
         commit_one(town.client, call)
     town.pump()
-    town.finish(run, "list", outputs={"parts.json": b"[]"})
-    assert town.run(run)["window"] == "5"
-    run = f"{1764027260123 + town.runs + 1}-0"
-    for call in open_calls(KEYS, run, parse_dag(json.dumps(document(priority="high")).encode()), None, window=5):
-        commit_one(town.client, call)
-    town.pump()
-    handle, town.runner.launch = town.runner.launch, lambda _: ()  # type: ignore[method-assign,assignment]
     town.finish(run, "list", outputs={"parts.json": json.dumps(list(range(20))).encode()})
-    town.runner.launch = handle  # type: ignore[method-assign]
-    town.ready.history_unread = True
-    town.pump()
-    high = KEYS.ready_of("high")
-    assert town.client.xlen(high) == 5
+    assert town.client.xlen(KEYS.ready_of("high")) == 5
     assert town.client.llen(KEYS.backlog(run, "high")) == 15
     assert town.task(run, "work-0")["priority"] == "high"
 
@@ -465,9 +460,8 @@ def test_lists_that_are_there_at_the_same_moment_lose_nothing_of_each_other(town
     """Each reads the DAG, and writes it with its own tasks: whoever comes second has to know of the first."""
     for _ in range(4):
         run = town.submit(two_fans())
-        looked, town.skipper.handle = town.skipper.handle, lambda _: ()  # type: ignore[method-assign,assignment]
-        town.finish(run, "list", outputs={"parts.json": b'["a", "b"]'})
-        town.skipper.handle = looked  # type: ignore[method-assign]
+        with nobody_looks(town):
+            town.finish(run, "list", outputs={"parts.json": b'["a", "b"]'})
         town.checks.history_unread = True
         entries: list[Entry] = []
         while len(entries) < 2:
@@ -504,9 +498,8 @@ def test_a_list_that_one_collector_cannot_use_does_not_undo_what_another_made_of
         town.pump()
     assert len(slept) == 1
     town.look_again()
-    handle, town.skipper.handle = town.skipper.handle, lambda _: ()  # type: ignore[method-assign,assignment]
-    town.finish(run, "work-a", outputs={"o": b"1"})
-    town.skipper.handle = handle  # type: ignore[method-assign]
+    with nobody_looks(town):
+        town.finish(run, "work-a", outputs={"o": b"1"})
     assert town.task(run, "work")["checking"] == "1"
     assert commit_one(town.client, slept[0]) == 0
     town.look_again()
