@@ -96,9 +96,10 @@ def decided(asked: Condition) -> bool | None:
 
 def shell_test(asked: Condition, quoted: Callable[[str], str]) -> str:
     """A command of sh that succeeds where it holds; `quoted` makes a word of a text."""
+    told = decided(asked)
+    if told is not None:
+        return "true" if told else "false"
     match asked.by:
-        case "true" | "false":
-            return asked.by
         case "&&" | "||":
             return f" {asked.by} ".join(f"{{ {shell_test(each, quoted)}; }}" for each in asked.parts)
         case "!":

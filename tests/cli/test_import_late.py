@@ -114,6 +114,8 @@ def test_a_task_that_fails_still_fails_where_its_output_is_read(tmp_path: Path) 
         ("< 10", "heads", False),
         ("!= heads && !(a == b || b == b)", "tails", False),
         ("== heads || a == a", "tails", True),
+        ("== heads && 1 == 1.0", "heads", True),
+        ("== heads || 1 == '1'", "tails", False),
     ],
 )
 def test_a_condition_of_a_value_is_a_test_of_the_shell(by: str, value: str, runs: bool, tmp_path: Path) -> None:
