@@ -42,6 +42,11 @@ def has_reference(text: str) -> bool:
     return BEGINNING in text or _ITEM in text
 
 
+def escaped(text: str, *, has_items: bool = False) -> str:
+    """Text that reads as `text` where values are put in; `has_items`: in a task with `forEach`."""
+    return (_EITHER if has_items else _PARAM).sub(r"$\g<0>", text)
+
+
 class Binder:
     """Replaces references in the fields that take them; what that adds is bounded over the whole DAG."""
 

@@ -100,11 +100,6 @@ def _no_constant(text: str) -> Any:
     raise ValueError(f"{text} is not a number that can be used here")
 
 
-def escaped(text: str) -> str:
-    """Text that reads as `text` where parameters are substituted."""
-    return text.replace(BEGINNING, "$" + BEGINNING)
-
-
 def param_values(
     spec: DagSpec, given: Mapping[str, str], limits: DagLimits, findings: Findings, *, draft: bool = False
 ) -> dict[str, str]:

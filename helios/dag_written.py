@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 
 from helios.dag import Dag, EnvSecret, Input, Memoize, Task, TaskInput
-from helios.dag_params import BEGINNING, escaped
+from helios.dag_binding import escaped
+from helios.dag_params import BEGINNING
 
 
 def written(stored: bytes) -> bytes:

@@ -11,12 +11,22 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
-from cli.imports.argo_late import MARK, Around, Late, LateValues, put_around
+from cli.imports.argo_late import MARK, Around, Late, LateValues, Loop, put_around
 from cli.imports.argo_task import HARMLESS, Source, TaskMaker
-from cli.imports.argo_text import Depends, dependencies, has_tag, sequence, substituted, without_expression
-from cli.imports.argo_when import Condition, condition, decided
+from cli.imports.argo_text import (
+    Depends,
+    dependencies,
+    has_tag,
+    item_names,
+    sequence,
+    substituted,
+    without_expression,
+)
+from cli.imports.argo_when import Condition, condition, decided, item_test
 from cli.imports.document import Unreadable, Value, documents
 from cli.imports.losses import Imported, Losses
+from helios.dag_names import name_fault
+from helios.dag_problem import LIMITS
 
 KINDS: dict[str, tuple[str, ...]] = {
     "Workflow": ("spec",),
@@ -111,6 +121,8 @@ class Place(NamedTuple):
     guards: tuple[Condition, ...] = ()
     """What has to hold for it to be run, as far as that is not known yet."""
     may_fail: bool = False
+    loop: Loop | None = None
+    """What it is made for each item of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +140,8 @@ class Graph:
     """What the `when` of each call asks, as far as it is not known to hold: a call for which it does not is skipped."""
     needs: dict[str, tuple[Condition, ...]] = field(default_factory=dict[str, "tuple[Condition, ...]"])
     """What has to hold for what each call depends on; where it does not, Argo omits the call and what waits for it."""
+    loops: set[str] = field(default_factory=set[str])
+    """Those of its calls that are loops."""
 
     def named(self, name: str) -> str:
         return _safe(f"{self.place.path}.{name}" if self.place.path else name)
@@ -229,6 +243,7 @@ class _Importer:
             }
             arguments = Arguments(passed, {n: s for n, s in artifacts.items() if s})
             self._call(entry.text, _by_name(spec), entry, arguments, variables, Place("", ()))
+        self._keep_apart()
         self._put_around()
         return Imported(self._dag_of(spec, variables), self.losses.sorted())
 
@@ -263,6 +278,18 @@ class _Importer:
         fields = {**theirs, **own, "arguments": arguments}
         del fields["workflowTemplateRef"]
         return Value(spec.line, fields=fields)
+
+    def _keep_apart(self) -> None:
+        """Who waits for a task that is named as if it were of a `forEach` would wait for all of that."""
+        for task in [each for each in self.tasks if "forEach" in each]:
+            name: str = task["name"]
+            if not any(each["name"].startswith(f"{name}-") for each in self.tasks):
+                continue
+            task["name"] = other = f"{name}.each"
+            self.around[other], self.made_by[other] = self.around.pop(name), self.made_by.pop(name)
+            for each in self.tasks:
+                if "depends_on" in each:
+                    each["depends_on"] = [other if before == name else before for before in each["depends_on"]]
 
     def _put_around(self) -> None:
         for name in put_around(self.tasks, self.around, self.late):
@@ -339,7 +366,7 @@ class _Importer:
         if len(self.tasks) >= MAX_TASKS:
             self.losses.lost(template, "tasks", f"there are more than {MAX_TASKS:,} of them, the limit of a DAG")
             return Outcome(place.after, {}, {})
-        around = Around(guards=place.guards, may_fail=place.may_fail)
+        around = Around(loop=place.loop, guards=place.guards, may_fail=place.may_fail)
         made = self.maker.task(template, task_name, known, passed.artifacts, place.after, around)
         if made is None:
             return Outcome(place.after, {}, {})
@@ -415,7 +442,7 @@ class _Importer:
         found = [one for each in parents for one in graph.needs[each]]
         for each in parents:
             whens = graph.whens.get(each, ()) if each in succeeded else ()
-            if whens and any(not calls[each].get(loop).is_empty for loop in LOOPS):
+            if whens and _is_loop(calls[each]):
                 self.losses.lost(
                     calls[name].get("depends"),
                     "depends",
@@ -529,16 +556,22 @@ class _Importer:
     def _calls(self, call: Value, graph: Graph, after: Sequence[str], needs: tuple[Condition, ...] = ()) -> Outcome:
         """One call, or, of a loop, all of its calls; `needs` has to hold for them."""
         self.losses.unknown(call, CALL, CALL_REASONS, {})
-        known = graph.values()
+        known = {**graph.values(), **self.exported}
         place = graph.place._replace(path=graph.named(call.get("name").text or ""), after=after, may_fail=False)
         place = place._replace(may_fail=self._may_fail(call), guards=tuple(dict.fromkeys((*place.guards, *needs))))
-        items = self._items(call, known)
-        if items is None:
+        items = self._items(call, graph, known)
+        if items is None and not _is_loop(call):
             return self._one_call(call, graph, known, place)
+        graph.loops.add(call.get("name").text or "")
         leaves: list[str] = []
-        for at, item in enumerate(items):
-            one = self._one_call(call, graph, {**known, **_item_names(item)}, place._replace(path=f"{place.path}.{at}"))
-            leaves += one.leaves
+        if items is None:
+            leaves += self._one_call(call, graph, known, place).leaves
+        elif isinstance(items, Late):
+            leaves += self._for_each(call, items, graph, known, place).leaves
+        else:
+            for at, item in enumerate(items):
+                names, path = {**known, **_item_names(item)}, f"{place.path}.{at}"
+                leaves += self._one_call(call, graph, names, place._replace(path=path)).leaves
         # What a loop's calls made cannot be read as one.
         return Outcome(list(dict.fromkeys(leaves)) or after, {}, {})
 
@@ -557,7 +590,40 @@ class _Importer:
         )
         return True
 
-    def _items(self, call: Value, known: Mapping[str, str]) -> list[object] | None:
+    def _for_each(self, call: Value, items: Late, graph: Graph, known: Mapping[str, str], place: Place) -> Outcome:
+        """A loop over a list that a task makes."""
+        at = call.get("withParam") if not call.get("withParam").is_empty else call.get("withItems")
+        asked = {name for text in call.texts() for name in item_names(text)}
+        fields = {name.removeprefix("item.") for name in asked} - {"item"}
+        why = self._not_each(self._called(call, graph, known), "item" in asked, fields)
+        if why is not None:
+            self.losses.lost(at, "withParam", f"{why}; one call is made of the loop")
+            return self._one_call(call, graph, known, place)
+        kind = "flat mappings" if fields else "texts, numbers or truths" + ("" if asked else ", or flat mappings")
+        self.losses.note(
+            at,
+            "withParam",
+            f"its items have to be {kind}, no two that name the same task: a list with others fails the run",
+        )
+        marks = {name: self.late.mark(Late(f"{{{{{name}}}}}", item=f"${{{name}}}")) for name in asked}
+        return self._one_call(call, graph, {**known, **marks}, place._replace(loop=Loop(items)))
+
+    def _not_each(self, called: Value, whole: bool, fields: Set[str]) -> str | None:
+        """Why Helios cannot make a task for each item."""
+        if not called.get("dag").is_empty or not called.get("steps").is_empty:
+            return "what it calls is a graph, and Helios makes one task for each item"
+        if whole and fields:
+            return "it asks for the item whole and for a field of it, and Helios has either"
+        for name in sorted(fields):
+            fault = name_fault(name, LIMITS.max_param_name_chars)
+            if fault is not None:
+                return f"Helios does not take the name of a field of its items: {fault}"
+        if sum(each.loop is not None for each in self.around.values()) >= LIMITS.max_later_fans:
+            return f"there are more than {LIMITS.max_later_fans} such loops, the limit of a DAG"
+        return None
+
+    def _items(self, call: Value, graph: Graph, known: Mapping[str, str]) -> list[object] | Late | None:
+        """Its items, or the file that has them; None for a call that is no loop, or for one that is lost."""
         items, param = call.get("withItems"), call.get("withParam")
         if items.items is not None:
             return [self._item(items, each.plain(), known) for each in items]
@@ -566,16 +632,23 @@ class _Importer:
             return self._sequence(call.get("withSequence"), known)
         at = param if param.text is not None else items
         unknown: list[str] = []
-        value = substituted(text, known, unknown.append)
+        value = substituted(text, known, unknown.append, late=True)
+        lates = self.late.within(value)
+        if lates and lates[0].task and value.strip() == self.late.mark(lates[0]):
+            return lates[0]
         try:
-            found = None if unknown else json.loads(value)
+            found = None if unknown or lates else json.loads(value)
         except json.JSONDecodeError:
             found = None
         if isinstance(found, list):
             return cast("list[object]", found)
-        self.losses.lost(
-            at, "withParam", f"{RUN_TIME if unknown else 'it is no JSON list'}; one call is made of the loop"
-        )
+        if any(f"{{{{{graph.word}.{name}.outputs" in tag.replace(" ", "") for tag in unknown for name in graph.loops):
+            why = "what the calls of a loop made together is in no single file"
+        elif unknown:
+            why = RUN_TIME
+        else:
+            why = "it is more than the one file that a task makes" if lates else "it is no JSON list"
+        self.losses.lost(at, "withParam", f"{why}; one call is made of the loop")
         return None
 
     def _sequence(self, numbers: Value, known: Mapping[str, str]) -> list[object] | None:
@@ -635,9 +708,23 @@ class _Importer:
                 reference, "templateRef", f"the template is in {holder}, which is not in this file: --templates FILE"
             )
             return Outcome(place.after, {}, {})
+        return self._call(reference.get("template").text or "", self._held(holder), reference, arguments, known, place)
+
+    def _held(self, holder: str) -> Mapping[str, Value]:
         if holder not in self.held:
-            self.held[holder] = _by_name(self.library[holder])
-        return self._call(reference.get("template").text or "", self.held[holder], reference, arguments, known, place)
+            self.held[holder] = _by_name(self.library[holder]) if holder in self.library else {}
+        return self.held[holder]
+
+    def _called(self, call: Value, graph: Graph, known: Mapping[str, str]) -> Value:
+        """The template that a call runs; nothing where it is not found."""
+        inline, reference = call.get("inline"), call.get("templateRef")
+        if inline.fields is not None:
+            return inline
+        if not reference.is_empty:
+            templates, name = self._held(reference.get("name").text or ""), reference.get("template").text or ""
+        else:
+            templates, name = graph.templates, substituted(call.get("template").text or "", known, lambda _: None)
+        return templates.get(name) or Value(call.line)
 
     def _guarded(self, call: Value, graph: Graph, known: Mapping[str, str], place: Place) -> Place | None:
         """The place with what has to hold there; None where the call is not made at all."""
@@ -660,6 +747,9 @@ class _Importer:
             return None
         if verdict is True:
             return place
+        test = item_test(asked, self.late.in_when) if place.loop is not None else None
+        if place.loop is not None and test is not None:
+            return place._replace(loop=place.loop._replace(when=test))
         self.losses.note(
             when,
             "when",
@@ -681,6 +771,10 @@ class _Importer:
             if source is not None:
                 artifacts[each.get("name").text or ""] = source
         return Arguments(parameters, artifacts)
+
+
+def _is_loop(call: Value) -> bool:
+    return any(not call.get(each).is_empty for each in LOOPS)
 
 
 def _by_name(spec: Value) -> dict[str, Value]:

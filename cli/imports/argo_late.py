@@ -5,6 +5,9 @@ the texts of later tasks. In Helios what a task leaves is a file: the one that m
 one that uses it as an input, and a few lines of sh around its command put the file's text where Argo would have put it.
 `when` is decided by the same lines, which end the task at once where it does not hold.
 
+The items of a loop over such a value are Helios' to put in, by the task's `forEach`: `${item}` stands in the command,
+or, where there are lines around it, in a variable that they read. No text of an item is ever a part of the lines.
+
 Until all calls are laid out such a value stands in the texts as a mark, `\\0NUMBER\\0`: no text of a workflow has a
 NUL.
 """
@@ -16,28 +19,40 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from cli.imports.argo_when import Condition, shell_test
-from helios.dag_params import escaped
+from helios.dag_binding import escaped
 
 _MARK = re.compile(r"\0(\d+)\0")
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 MARK = "\0"
+_BEHIND_A_DOLLAR = "$" + MARK
+"""Where Helios cannot put an item in: `$${item}` is the text itself."""
 OF_THE_TASK = {"result": "argo/result", "exitCode": "argo/exit-code", "status": "argo/status"}
 """Where a task leaves what it printed, its exit code and how it ended, by Argo's words for them."""
 
 
 class Late(NamedTuple):
-    """One value: a file that `task` leaves at `path`, or what sh makes of `expression`. `label`: how Argo spells it."""
+    """One value: a file that `task` leaves at `path`, what sh makes of `expression`, or what Helios puts in for `item`.
+    `label`: how Argo spells it."""
 
     label: str
     task: str = ""
     path: str = ""
     expression: str = ""
+    item: str = ""
+
+
+class Loop(NamedTuple):
+    """What a task is made for each item of; `when`: of those for which that holds, in Helios' words."""
+
+    items: Late
+    when: str = ""
 
 
 @dataclass(slots=True)
 class Around:
-    """What has to happen around a task's command."""
+    """What a task has besides its command, and what has to happen around that."""
 
+    loop: Loop | None = None
     guards: tuple[Condition, ...] = ()
     """The task does nothing where one of them does not hold."""
     may_fail: bool = False
@@ -77,17 +92,41 @@ class LateValues:
     def within(self, text: str) -> list[Late]:
         return [self.found[int(number)] for number in _MARK.findall(text)]
 
+    def of_items(self, known: Mapping[str, str]) -> dict[str, str]:
+        """Those of the texts in which no other values are than items, which Helios puts in anywhere."""
+        return {name: text for name, text in known.items() if all(late.item for late in self.within(text))}
+
+    def put(self, text: str) -> str:
+        """A text of a task with `forEach`, in which only items are still to be put in."""
+        pieces = _MARK.split(text)
+        return "".join(
+            self.found[int(piece)].item if at % 2 else escaped(piece, has_items=True) for at, piece in enumerate(pieces)
+        )
+
+    def in_when(self, text: str) -> str | None:
+        """A word of Helios' `when`; None where that cannot have it."""
+        if not takes_items(text) or not all(late.item for late in self.within(text)):
+            return None
+        put = self.put(text)
+        quote = '"' if "'" in put else "'"
+        return None if quote in put else f"{quote}{put}{quote}"
+
     def as_argo(self, text: str) -> str:
         """The text with what Argo has in place of the marks."""
         return _MARK.sub(lambda match: self.found[int(match[1])].label, text)
+
+
+def takes_items(text: str) -> bool:
+    return _BEHIND_A_DOLLAR not in text
 
 
 def put_around(tasks: Sequence[dict[str, Any]], around: Mapping[str, Around], values: LateValues) -> set[str]:
     """Make of the marks inputs, outputs and lines of sh. Returns the tasks that need a sh of which they had none."""
     by_name = {task["name"]: task for task in tasks}
     used = {task["name"]: _used(task, around[task["name"]], values) for task in tasks}
-    for lates in used.values():
-        for late in lates:
+    for name, lates in used.items():
+        loop = around[name].loop
+        for late in (*lates, *([loop.items] if loop else ())):
             kind = next((kind for kind, path in OF_THE_TASK.items() if path == late.path), None)
             if kind is not None:
                 around[late.task].captures.add(kind)
@@ -103,23 +142,34 @@ def put_around(tasks: Sequence[dict[str, Any]], around: Mapping[str, Around], va
             task["depends_on"] = [each for each in task.get("depends_on", ()) if each not in {f.task for f in files}]
             if not task["depends_on"]:
                 del task["depends_on"]
-        if lates or not own.nothing:
+        if not own.nothing or not all(late.item for late in lates) or not all(map(takes_items, _texts(task))):
             if not _runs_sh(task):
                 in_need.add(name)
             _wrap(task, own, lates, values)
-        for words in ("command", "args"):
-            if words in task:
-                task[words] = [escaped(each) for each in task[words]]
-        for variable, value in task.get("env", {}).items():
-            if isinstance(value, str):
-                task["env"][variable] = escaped(value)
+        _put_in(task, escaped if own.loop is None else values.put)
     return in_need
 
 
+def _put_in(task: dict[str, Any], put: Callable[[str], str]) -> None:
+    task["image"] = put(task["image"])
+    for words in ("command", "args"):
+        if words in task:
+            task[words] = [put(each) for each in task[words]]
+    for variable, value in task.get("env", {}).items():
+        if isinstance(value, str):
+            task["env"][variable] = put(value)
+    for each in task.get("inputs", ()):
+        if "uri" in each:
+            each["uri"] = put(each["uri"])
+
+
+def _texts(task: dict[str, Any]) -> list[str]:
+    values = [value for value in task.get("env", {}).values() if isinstance(value, str)]
+    return [*task["command"], *task.get("args", ()), *values]
+
+
 def _used(task: dict[str, Any], own: Around, values: LateValues) -> list[Late]:
-    texts = [*task["command"], *task.get("args", ()), *(guard.text for guard in own.guards), *own.files.values()]
-    texts += own.defaults.values()
-    texts += [value for value in task.get("env", {}).values() if isinstance(value, str)]
+    texts = [*_texts(task), *(guard.text for guard in own.guards), *own.files.values(), *own.defaults.values()]
     return list(dict.fromkeys(late for text in texts for late in values.within(text)))
 
 
@@ -160,7 +210,9 @@ def _wrap(task: dict[str, Any], own: Around, lates: Sequence[Late], values: Late
         ]
         return "".join(words) or "''"
 
-    lines = [f"{names[late]}={late.expression or f'$(cat {_word(_place(late))})'}" for late in lates]
+    lines = [
+        f"{name}={late.expression or f'$(cat {_word(_place(late))})'}" for late, name in names.items() if not late.item
+    ]
     outputs: list[str] = task.get("outputs", [])
     made = [f": > {_word(path)}" for path in outputs]
     folders = list(dict.fromkeys(path.rpartition("/")[0] for path in [*outputs, *own.files] if "/" in path))
@@ -186,8 +238,10 @@ def _wrap(task: dict[str, Any], own: Around, lates: Sequence[Late], values: Late
         elif isinstance(value, str) and MARK in value:
             lines.append(f"export {variable}={quoted(value)}")
             del env[variable]
-    if "env" in task and not env:
-        del task["env"]
+    env |= {name: values.mark(late) for late, name in names.items() if late.item}
+    task.pop("env", None)
+    if env:
+        task["env"] = env
     words = [quoted(word) for word in [*task["command"], *task.pop("args", ())]]
     command = " ".join(["env", *odd, *words] if odd else words)
     if not own.may_fail and not own.looks_back:

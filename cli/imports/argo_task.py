@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from cli.imports.argo_late import OF_THE_TASK, Around, Late, LateValues
+from cli.imports.argo_late import OF_THE_TASK, Around, Late, LateValues, takes_items
 from cli.imports.argo_text import has_tag, renamed_paths, substituted
 from cli.imports.document import Value
 from cli.imports.losses import Losses
@@ -140,16 +140,23 @@ class TaskMaker:
         self.losses.unknown(body, CONTAINER, CONTAINER_REASONS, CONTAINER_HARMLESS)
         attempt = Late("{{retries}}", expression="$((HELIOS_ATTEMPT - 1))")
         files = _Files(self, template, {**known, "retries": self.late.mark(attempt)}, artifacts, around)
-        image = self.filled(body.get("image"), files.known)
+        image = self.varied(body.get("image"), body.get("image").text or "", files.known)
         if not image:
             self.losses.lost(body, "image", "there is none")
-        document: dict[str, Any] = {"name": name, "image": image}
+        document: dict[str, Any] = {"name": name}
+        loop, implied = around.loop, {source.task for source in files.sources}
+        if loop is not None:
+            document["forEach"] = {"fromTask": loop.items.task, "name": loop.items.path}
+            implied.add(loop.items.task)
+            if loop.when:
+                document["when"] = loop.when
+        document["image"] = image
         env = self._env(body.get("env"), files)
         command, args = self._command(template, body, files, env)
         document["command"] = command
         if args:
             document["args"] = args
-        before = [each for each in dict.fromkeys(after) if each not in {source.task for source in files.sources}]
+        before = [each for each in dict.fromkeys(after) if each not in implied]
         if before:
             document["depends_on"] = before
         if files.inputs:
@@ -180,7 +187,7 @@ class TaskMaker:
         values, exported = self._values(name, template, files, around)
         for each in template.get("outputs", "artifacts"):
             place = files.outputs.get(each.get("name").text or "")
-            shared = each.get("globalName").text
+            shared = self._shared_name(each, around)
             if shared and place:
                 self.shared[shared] = Source(name, place)
         return Made(document, {each: Source(name, place) for each, place in files.outputs.items()}, values, exported)
@@ -213,10 +220,19 @@ class TaskMaker:
                 continue
             word = f"outputs.parameters.{parameter}"
             values[word] = place.text if place.path == "" else mark(word, place.path)
-            shared = each.get("globalName").text
+            shared = self._shared_name(each, around)
             if shared:
                 exported[shared] = values[word]
         return values, exported
+
+    def _shared_name(self, output: Value, around: Around) -> str | None:
+        name = output.get("globalName").text
+        if name and around.loop is not None:
+            self.losses.lost(
+                output, f"globalName {name}", "each task of a loop gives it, and which is last nobody knows"
+            )
+            return None
+        return name
 
     def _volumes(self, template: Value, body: Value, files: "_Files") -> None:
         """A volume that is empty at first and of one pod only is a folder; one that no command names is nothing."""
@@ -237,7 +253,7 @@ class TaskMaker:
         bucket, key = artifact.get("s3", "bucket").text, artifact.get("s3", "key").text
         name = artifact.get("name").text
         if key and bucket:
-            uri = substituted(f"s3://{bucket}/{key}", known, lambda tag: self._run_time(artifact, tag))
+            uri = self.varied(artifact, f"s3://{bucket}/{key}", known)
             endpoint = artifact.get("s3", "endpoint")
             if not endpoint.is_empty:
                 self.losses.note(endpoint, f"artifact {name}", "Helios reads objects from the store it is set up with")
@@ -307,6 +323,13 @@ class TaskMaker:
     def filled(self, value: Value, known: Mapping[str, str], *, late: bool = False) -> str:
         """The text with its parameters put in; `late`: also with values that only a running task has."""
         return substituted(value.text or "", known, lambda tag: self._run_time(value, tag), late=late)
+
+    def varied(self, at: Value, text: str, known: Mapping[str, str]) -> str:
+        """A text where no shell is, with its parameters put in, also with items."""
+        found = substituted(text, self.late.of_items(known), lambda tag: self._run_time(at, tag), late=True)
+        if not takes_items(found):
+            self.losses.lost(at, "$", "right behind a dollar Helios puts no item in")
+        return found
 
     def _command(
         self, template: Value, body: Value, files: "_Files", env: Mapping[str, Any]

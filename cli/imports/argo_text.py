@@ -10,6 +10,7 @@ _SUCCESS = ("Succeeded",)
 _PARTS = r"""(?:\.[\w-]+|\[\s*'[^']+'\s*\]|\[\s*"[^"]+"\s*\])"""
 _PATH = re.compile(rf"(\w+)({_PARTS}*)")
 _NAMED = re.compile(rf"\b(?:inputs|workflow|steps|tasks|item){_PARTS}*")
+_ITEM = re.compile(rf"(?<![\w.'\"-])item(?![\w-]){_PARTS}*")
 _PART = re.compile(r"""\.([\w-]+)|\[\s*'([^']+)'\s*\]|\[\s*"([^"]+)"\s*\]""")
 
 
@@ -75,6 +76,12 @@ def name_of(expression: str) -> str | None:
     if match is None:
         return None
     return match[1] + "".join(f".{one or two or three}" for one, two, three in _PART.findall(match[2]))
+
+
+def item_names(text: str) -> set[str]:
+    """What a text asks of the item of a loop: `item`, `item.field`."""
+    found = (name_of(name) for tag in _TAG.findall(text) for name in _ITEM.findall(tag))
+    return {name for name in found if name is not None}
 
 
 def without_expression(text: str) -> str:

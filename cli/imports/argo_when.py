@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from helios.dag_problem import LIMITS
+
 _TOKEN = re.compile(
     r"""\s*(?P<by>&&|\|\||==|!=|=~|!~|<=|>=|<|>|\(|\)|!)|\s*(?P<quoted>'[^']*'|"[^"]*")|\s*(?P<word>(?:\0\d+\0|[^\s=!<>&|()'"\0~])+)"""
 )
@@ -22,6 +24,7 @@ _LATE = re.compile(r"\0\d+\0")
 _NUMBER = re.compile(r"-?(?:\d+\.?\d*|\.\d+)")
 _PLAIN_NUMBER = re.compile(r"0|-?[1-9]\d*|-?(?:0|[1-9]\d*)\.\d*[1-9]")
 """As a number is usually printed, so that what is the same number is the same text."""
+_JOINED = {"&&": " and ", "||": " or "}
 _OWN_TO_GO = re.compile(r"\\[A-Za-z]|\(\?|[*+?}]\?")
 """What a regular expression has in Go and not, or in another sense, in grep -E."""
 
@@ -110,6 +113,37 @@ def shell_test(asked: Condition, quoted: Callable[[str], str]) -> str:
         case _:
             by = _NUMBERS.get(asked.by) or asked.by.replace("==", "=")
             return f"[ {quoted(asked.left.text)} {by} {quoted(asked.right.text)} ]"
+
+
+def item_test(asked: Condition, quoted: Callable[[str], str | None]) -> str | None:
+    """The condition in Helios' own words, for a task with `forEach`; `quoted` makes a word of a text. None where Helios
+    has no words for it."""
+    test = _of_items(asked, quoted)
+    if test is None:
+        return None
+    if asked.by in _JOINED:
+        test = test[1:-1]
+    # Each parenthesis may have a `not` before it.
+    fits = len(test) <= LIMITS.max_when_chars and test.count("(") * 2 < LIMITS.max_when_nesting
+    return test if fits else None
+
+
+def _of_items(asked: Condition, quoted: Callable[[str], str | None]) -> str | None:
+    told = decided(asked)
+    if told is not None:
+        return "true" if told else "false"
+    match asked.by:
+        case "&&" | "||":
+            parts = [part for each in asked.parts if (part := _of_items(each, quoted)) is not None]
+            return f"({_JOINED[asked.by].join(parts)})" if len(parts) == len(asked.parts) else None
+        case "!":
+            part = _of_items(asked.parts[0], quoted)
+            return None if part is None else f"not {part}"
+        case "==" | "!=":
+            left, right = quoted(asked.left.text), quoted(asked.right.text)
+            return None if left is None or right is None else f"{left} {asked.by} {right}"
+        case _:
+            return None
 
 
 def _compared(asked: Condition) -> bool | None:

@@ -41,6 +41,13 @@ class Value:
     def __iter__(self) -> "Iterator[Value]":
         return iter(self.items or ())
 
+    def texts(self) -> "Iterator[str]":
+        """It and all below it, as far as it is text."""
+        if self.text is not None:
+            yield self.text
+        for each in (*(self.items or ()), *(self.fields or {}).values()):
+            yield from each.texts()
+
     def number(self) -> int | None:
         """A whole number, or None."""
         return int(self.text) if self.text is not None and self.text.strip().lstrip("-").isdecimal() else None

@@ -437,6 +437,33 @@ def test_a_task_is_made_for_each_thing_that_another_has_found(up: Helios, tmp_pa
     assert "the output 'words.json' of task 'find' is not a JSON list" in failed.out + failed.err
 
 
+def test_a_loop_of_argo_over_what_a_task_has_found_has_its_items_as_they_are(up: Helios) -> None:
+    done = up("import", "argo", str(ROOT / "tests/cli/imports/loops.yaml"), "--to", "loops.yaml")
+    assert done.code == 0, done.err
+    shown = up("run", "loops.yaml", "-o", "json")
+    assert shown.code == 0, shown.err
+    run = shown.json()
+    tasks = tasks_of(run)
+    said = {
+        "plain": "plain",
+        "1": 'it\'s "quoted" -n *',
+        "2": "$HOME ${x} $(date) `date` \\n ${item} ${params.x}",
+        "3": " two  spaces\nand lines\n",
+        "7.50": "7.50",
+        "true": "true",
+        "6": "",
+    }
+    for key, text in said.items():
+        assert up("logs", run["dagId"], f"say.each-{key}").out == f"<{text}|{text}>${{item}}\n"
+    assert {name for name in tasks if name.startswith("say.")} == {"say.each", *(f"say.each-{key}" for key in said)}
+    told = up("logs", run["dagId"], "say-again-0").out
+    assert told == '<$"$x" ${x}\n|0"$x" ${x}\n>\nfailed with 3, which its workflow allows\n'
+    assert up("logs", run["dagId"], "fruit-0").out == '3 of it\'s a "pear"\n'
+    assert {name for name in tasks if name.startswith(("fruit", "none"))} == {"fruit", "fruit-0", "none"}
+    last = max(tasks[name]["endTime"] for name in tasks if name != "last")
+    assert last <= tasks["last"]["startTime"]
+
+
 def test_what_comes_last_is_told_how_the_others_ended_and_outlives_a_cancel(
     up: Helios, client: redis.Redis, tmp_path: Path
 ) -> None:

@@ -295,7 +295,7 @@ def test_what_is_no_workflow_is_refused(text: str) -> None:
 @given(st.data())
 def test_a_workflow_of_any_shape_is_imported_or_refused(data: st.DataObject) -> None:
     """Any field of the fixtures with something else in its place: never an error of another kind."""
-    name = data.draw(st.sampled_from(["pipeline.yaml", "losses.yaml", "late.yaml"]))
+    name = data.draw(st.sampled_from(["pipeline.yaml", "losses.yaml", "late.yaml", "loops.yaml"]))
     lines = (HERE / name).read_text().splitlines()
     at = data.draw(st.integers(0, len(lines) - 1))
     other = data.draw(st.sampled_from(["", "[]", "{}", "null", "[1, {a: b}]", "{x: [y]}", "'{{item}}'", "-1", "yes"]))

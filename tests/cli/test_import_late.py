@@ -1,5 +1,6 @@
 """`helios import argo`: what Argo settles while a workflow runs is settled by the tasks themselves."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import pytest
 
 from bench.import_argo import has_graph, looked_at, read, tell, tried
 from cli.imports.argo import import_argo, workflows
-from helios.dag import Dag, TaskInput, parse_dag
+from helios.dag import Dag, ExternalInput, TaskInput, grown, parse_dag
+from helios.dag_params import read_list
 from helios.dag_plain import yaml_text
 from tests.cli.command import Helios
 
@@ -36,9 +38,14 @@ def run(dag: Dag, folder: Path) -> dict[str, Ran]:
     There is no /artifacts here, so that the commands' own paths are those of the folder.
     """
     ran: dict[str, Ran] = {}
-    tasks = {task.name: task for task in dag.tasks}
-    for name in dag.graph().order:
-        task, place = tasks[name], folder / name
+    over: set[str] = set()
+    while left := [name for name in dag.graph().order if name not in over]:
+        name = left[0]
+        over.add(name)
+        task, place = next(each for each in dag.tasks if each.name == name), folder / name
+        if task.for_each is not None:
+            dag = grown(dag, name, read_list((folder / task.for_each.origin).read_text()))
+            continue
         place.mkdir(parents=True)
         for each in task.inputs:
             assert isinstance(each, TaskInput)
@@ -343,7 +350,7 @@ def test_what_only_a_running_task_knows_is_lost_where_no_command_can_look() -> N
         "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n  templates:\n"
         "  - name: t\n    steps:\n    - [{name: a, template: a}]\n"
         "    - [{name: b, template: b, arguments: {parameters: [{name: p, value: '{{steps.a.outputs.result}}'}]}}]\n"
-        "    - [{name: c, template: a, withParam: '{{steps.a.outputs.result}}'}]\n"
+        "    - [{name: c, template: a, withParam: '{{workflow.uid}}'}]\n"
         "  - {name: a, container: {image: i, command: [echo, i]}}\n"
         "  - name: b\n    inputs: {parameters: [{name: p}]}\n    nodeSelector: {disk: '{{inputs.parameters.p}}'}\n"
         "    container: {image: 'i:{{inputs.parameters.p}}', command: [echo]}\n"
@@ -354,6 +361,191 @@ def test_what_only_a_running_task_knows_is_lost_where_no_command_can_look() -> N
         (14, "{{inputs.parameters.p}}"),
         (15, "{{inputs.parameters.p}}"),
     ]
+
+
+def loop(call: str, each: str, lists: str = '["a", "b c", "3", "10"]') -> str:
+    """A workflow of `gen`, which leaves a list, `each` over it, and `last`. `call` and `each` go on with theirs."""
+    return (
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n  templates:\n"
+        "  - name: t\n    dag:\n      tasks:\n      - {name: gen, template: gen}\n"
+        "      - name: each\n        template: each\n        dependencies: [gen]\n"
+        "        withParam: '{{tasks.gen.outputs.parameters.list}}'\n"
+        f"        {call}\n"
+        "      - {name: last, template: last, dependencies: [each]}\n"
+        "  - {name: last, container: {image: i, command: [echo, over]}}\n"
+        "  - name: gen\n    container:\n      image: i\n"
+        "      command: [sh, -c, 'printf %s \"$LIST\" > /tmp/list; echo yes']\n"
+        f"      env: [{{name: LIST, value: '{lists}'}}]\n"
+        "    outputs: {parameters: [{name: list, valueFrom: {path: /tmp/list}}]}\n"
+        f"  - name: each\n    inputs: {{parameters: [{{name: p, default: none}}]}}\n    {each}\n"
+    )
+
+
+GIVEN = "arguments: {parameters: [{name: p, value: '<{{item}}>'}]}"
+SAYS = "container: {image: i, command: [echo, '{{inputs.parameters.p}}']}"
+
+
+def each_of(ran: dict[str, Ran]) -> dict[str, str]:
+    return {name.removeprefix("each-"): done.out for name, done in ran.items() if name.startswith("each-")}
+
+
+def test_a_loop_over_what_a_task_makes_is_a_task_for_each_item(tmp_path: Path) -> None:
+    more = "retryStrategy: {limit: 3}\n    activeDeadlineSeconds: 60\n    nodeSelector: {disk: ssd}\n    "
+    found = carried_over(loop(GIVEN, more + SAYS))
+    task = found.dag["tasks"][1]
+    assert task == {
+        "name": "each",
+        "forEach": {"fromTask": "gen", "name": "list"},
+        "image": "i",
+        "command": ["echo", "<${item}>"],
+        "retries": {"count": 3},
+        "timeoutSeconds": 60,
+        "nodeSelector": {"disk": "ssd"},
+    }, "the list makes it wait, so depends_on needs not to"
+    assert found.dag["tasks"][2]["depends_on"] == ["each"]
+    dag = parse_dag(yaml_text(found.dag).encode()).dag
+    ran = run(dag, tmp_path / "some")
+    assert each_of(ran) == {"a": "<a>\n", "1": "<b c>\n", "3": "<3>\n", "10": "<10>\n"}
+    assert list(ran)[-1] == "last"
+    none = run(parse_dag(yaml_text(carried_over(loop(GIVEN, SAYS, "[]")).dag).encode()).dag, tmp_path / "none")
+    assert list(none) == ["gen", "last"]
+
+
+@pytest.mark.parametrize(
+    ("when", "runs", "by_helios"),
+    [
+        ("'{{item}}' == 'b c'", {"1"}, True),
+        ("{{=item != 'b c' && item != 'a'}}", {"3", "10"}, True),
+        ("{{item}} != 'b c' && !({{item}} == 'a')", {"3", "10"}, True),
+        ("({{item}} == a || 'b c' == '{{item}}') && 1 == 1.0", {"a", "1"}, True),
+        ("'$' == '{{item}}'", set(), True),
+        ("'{{item}} ${item}' != 'a ${item}'", {"1", "3", "10"}, True),
+        ("'\"' == '{{item}}' || \"'\" == '{{item}}'", set(), True),
+        ("'${{item}}' == '$a'", {"a"}, False),
+        ("'{{item}}' =~ '^[0-9]'", {"3", "10"}, False),
+        ("{{tasks.gen.outputs.result}} == yes && {{item}} != a", {"1", "3", "10"}, False),
+    ],
+)
+def test_a_condition_of_an_item_is_helios_own_where_that_has_words_for_it(
+    when: str, runs: set[str], by_helios: bool, tmp_path: Path
+) -> None:
+    found = carried_over(loop(f"when: {json.dumps(when)}\n        {GIVEN}", SAYS))
+    assert ("when" in found.dag["tasks"][1]) == by_helios
+    ran = each_of(run(parse_dag(yaml_text(found.dag).encode()).dag, tmp_path / "run"))
+    assert {key for key, out in ran.items() if out.startswith("<")} == runs
+    assert not by_helios or set(ran) == runs, "the others are not even started"
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        "command: [echo, '{{inputs.parameters.p}}']",
+        "command: [printf, '%s\\n'], args: ['{{inputs.parameters.p}}']",
+        "command: [printenv, P], env: [{name: P, value: '{{inputs.parameters.p}}'}]",
+        "command: [printf, '%s\\n', '{{inputs.parameters.p}}'], env: [{name: odd.name, value: '{{retries}}'}]",
+        "command: [printenv, P], env: [{name: P, value: '{{inputs.parameters.p}}'}, {name: R, value: '{{retries}}'}]",
+    ],
+)
+def test_no_text_of_an_item_is_anything_but_text(container: str, tmp_path: Path) -> None:
+    items = ['it\'s "quoted"', "$HOME ${item} ${params.p} $(date) `date` \\n", "-n", "two\n lines", "${x}", "*", "a;b"]
+    rest = "$HOME ${x} ${item} ${items} ${params.p}"
+    call = f"arguments: {{parameters: [{{name: p, value: '{{{{item}}}} {rest}'}}]}}"
+    text = loop(call, f"container: {{image: i, {container}}}", "LIST").replace("'LIST'", json.dumps(json.dumps(items)))
+    ran = each_of(run(parse_dag(yaml_text(carried_over(text).dag).encode()).dag, tmp_path / "run"))
+    assert ran == {("-n" if item == "-n" else str(at)): f"{item} {rest}\n" for at, item in enumerate(items)}
+
+
+def test_an_item_right_behind_a_dollar_comes_by_a_variable(tmp_path: Path) -> None:
+    """Where Helios puts items in, a dollar before one means the text ${item}."""
+    text = loop(GIVEN, "container: {image: i, command: [echo, '${{inputs.parameters.p}}', $$]}", '["a"]')
+    found = carried_over(text.replace("<{{item}}>", "{{item}}"))
+    assert each_of(run(parse_dag(yaml_text(found.dag).encode()).dag, tmp_path / "run")) == {"a": "$a $\n"}
+
+
+def test_an_item_may_be_in_an_image_and_in_the_key_of_an_object() -> None:
+    more = (
+        "    inputs: {parameters: [{name: p}], artifacts: [{name: f, path: /tmp/in}]}\n"
+        "    outputs: {artifacts: [{name: o, path: /tmp/out}]}\n"
+    )
+    text = loop(
+        "arguments: {parameters: [{name: p, value: '{{item.tag}}'}],\n"
+        "          artifacts: [{name: f, s3: {bucket: b-1, key: 'in/{{item.key}}/${params.x}'}}]}",
+        "container: {image: 'i:{{inputs.parameters.p}}', command: [cp, /tmp/in, /tmp/out]}",
+        '[{"tag": "1.0", "key": "one"}, {"tag": 2.50, "key": "two"}]',
+    )
+    found = carried_over(text.replace("    inputs: {parameters: [{name: p, default: none}]}\n", more))
+    dag = parse_dag(yaml_text(found.dag).encode()).dag
+    found = grown(dag, "each", [{"tag": "1.0", "key": "one"}, {"tag": "2.50", "key": "two"}])
+    made = {task.name: (task.image, *task.inputs) for task in found.tasks if task.name.startswith("each-")}
+    assert made == {
+        "each-one": ("i:1.0", ExternalInput("s3://b-1/in/one/${params.x}", "in")),
+        "each-two": ("i:2.50", ExternalInput("s3://b-1/in/two/${params.x}", "in")),
+    }
+
+
+def test_a_loop_whose_tasks_would_be_named_like_another_is_named_apart() -> None:
+    """Else who waits for each-thing would wait for the loop too, which here waits for that."""
+    text = loop(GIVEN, SAYS).replace("dependencies: [gen]", "dependencies: [gen, mid]")
+    more = "      - {name: each-thing, template: last}\n      - {name: mid, template: last, depends: each-thing}\n"
+    found = carried_over(text.replace("      - {name: last,", more + "      - {name: last,"))
+    dag = parse_dag(yaml_text(found.dag).encode()).dag
+    parents = {name: set(found) for name, found in dag.graph().parents.items()}
+    assert parents["mid"] == {"each-thing"}
+    assert parents["last"] == {"each.each"}
+
+
+def test_a_list_may_come_out_of_a_graph_or_be_of_the_whole_workflow(tmp_path: Path) -> None:
+    text = (
+        "kind: Workflow\nmetadata: {name: w}\nspec:\n  entrypoint: t\n  templates:\n"
+        "  - name: t\n    steps:\n    - [{name: made, template: made}]\n"
+        "    - - {name: one, template: say, withParam: ' {{steps.made.outputs.parameters.list}} ',\n"
+        "         arguments: {parameters: [{name: p, value: '{{item}}'}]}}\n"
+        "      - {name: two, inline: {container: {image: i, command: [echo, '{{item}}']}},\n"
+        "         withParam: '{{workflow.outputs.parameters.all}}'}\n"
+        "  - name: made\n    steps: [[{name: gen, template: gen}]]\n"
+        "    outputs: {parameters: [{name: list, valueFrom: {parameter: '{{steps.gen.outputs.result}}'}}]}\n"
+        "  - name: gen\n    container: {image: i, command: [sh, -c, 'echo [1]; echo [2] > /tmp/x']}\n"
+        "    outputs: {parameters: [{name: x, globalName: all, valueFrom: {path: /tmp/x}}]}\n"
+        "  - {name: say, inputs: {parameters: [{name: p}]},\n"
+        "     container: {image: i, command: [echo, '{{inputs.parameters.p}}']}}\n"
+    )
+    ran = run(parse_dag(yaml_text(carried_over(text).dag).encode()).dag, tmp_path / "run")
+    assert (ran["one-1"].out, ran["two-2"].out) == ("1\n", "2\n")
+
+
+def test_why_a_loop_over_what_a_task_makes_is_lost() -> None:
+    def lost(text: str) -> list[tuple[str, str]]:
+        (found,) = import_argo(text)
+        return [(each.what, each.reason) for each in found.losses if each.weight == "lost"]
+
+    text = loop(GIVEN, SAYS)
+    assert lost(text) == []
+    many = "".join(
+        f"      - {{name: e{at}, template: each, depends: each, withParam: '{{{{tasks.gen.outputs.result}}}}'}}\n"
+        for at in range(100)
+    )
+    (found,) = lost(text.replace("      - {name: last,", many + "      - {name: last,"))
+    assert found == (
+        "withParam",
+        "there are more than 100 such loops, the limit of a DAG; one call is made of the loop",
+    )
+
+    def last(more: str) -> list[tuple[str, str]]:
+        return lost(text.replace("template: last, dependencies: [each]", f"template: each, depends: each, {more}"))
+
+    assert last("withParam: '{{ tasks.each.outputs.result }}'") == [
+        ("withParam", "what the calls of a loop made together is in no single file; one call is made of the loop")
+    ]
+    (found,) = last("arguments: {parameters: [{name: p, value: '{{tasks.each.outputs.result}}'}]}")
+    assert found[0] == "{{tasks.each.outputs.result}}"
+    text = text.replace("'{{tasks.gen.outputs.parameters.list}}'", "'[{{tasks.gen.outputs.result}}]'")
+    assert [
+        what for what, _ in last("arguments: {parameters: [{name: p, value: '{{tasks.each.outputs.result}}'}]}")
+    ] == [
+        "withParam",
+        "{{item}}",
+        "{{tasks.each.outputs.result}}",
+    ], "what one call made is not what the loop made"
 
 
 def test_a_folder_of_workflows_is_counted_by_what_becomes_of_each(capsys: pytest.CaptureFixture[str]) -> None:
