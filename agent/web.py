@@ -30,6 +30,9 @@ LIFE_OPTIONS = (
 )
 """A machine that is gone without a word is noticed by the kernel after 25 s, however long its answer may take."""
 
+WHOLE_BYTES = 64 * 1024
+"""A body of at most so many bytes goes in one piece, on a kept connection: to make one costs more than to send it."""
+
 _IDLE_PER_HOST = 8
 
 
@@ -211,9 +214,14 @@ class Web:
     def upload(
         self, method: str, url: str, headers: Mapping[str, str], length: int, chunks: Iterable[memoryview | bytes]
     ) -> Response:
-        """Sends a body of exactly `length` bytes piece by piece, always on a new connection. Errors of `chunks` itself
-        pass through.
+        """Sends a body of exactly `length` bytes: a small one as `request` does, others piece by piece on a new
+        connection. Errors of `chunks` itself pass through.
         """
+        if length <= WHOLE_BYTES:
+            body = bytearray()
+            for chunk in chunks:
+                body += chunk
+            return self.request(method, url, headers, bytes(body))
         sending = self.sending(method, url, headers, length)
         try:
             for chunk in chunks:

@@ -20,7 +20,7 @@ from bench.servers import free_port, running, service, url_of, valkey
 from helios.keys import NODES, SUBMISSIONS, keys_of_run, node_cache
 from helios.records import ENDED
 
-SCRAPES = 100
+SCRAPES = 300
 TARGET_MS = 10.0
 COMMANDS = {
     "submitter": service("services.submitter"),
@@ -66,7 +66,7 @@ def main() -> None:
         time.sleep(6)  # the collector reads Redis's figures every five seconds
         for name, port in ports.items():
             found = [scrape_ms(port) for _ in range(SCRAPES)]
-            add(metrics, f"{name}, at rest", [ms for ms, _ in found])
+            add(metrics, f"{name}, at rest", [ms for ms, _ in found], at_rest=True)
             metrics[f"{name}, its size"] = Metric(value=found[-1][1] / 1000, unit="kB")
         run: Any = client.xadd(SUBMISSIONS, {"dag": independent(options.tasks)})
         busy: dict[str, list[float]] = {name: [] for name in ports}
@@ -75,20 +75,16 @@ def main() -> None:
                 busy[name].append(scrape_ms(port)[0])
             time.sleep(0.05)
         for name, values in busy.items():
-            add(metrics, f"{name}, at work", values, target=False)
+            add(metrics, f"{name}, at work", values)
     tell(metrics, options.json)
 
 
-def add(metrics: dict[str, Metric], name: str, values: list[float], *, target: bool = True) -> None:
-    """The median is held to the target where nothing else wants the processors."""
-    middle = at(0.5, values)
-    metrics[name] = Metric(
-        value=middle,
-        unit="ms",
-        target=f"< {TARGET_MS:.0f} ms" if target else None,
-        met=middle < TARGET_MS if target else None,
-    )
-    metrics[f"{name}, p99"] = Metric(value=at(0.99, values), unit="ms")
+def add(metrics: dict[str, Metric], name: str, values: list[float], *, at_rest: bool = False) -> None:
+    """At rest nearly every scrape is held to the target; while others want all processors, half of them are."""
+    for title, share, is_held in ((name, 0.5, True), (f"{name}, p99", 0.99, at_rest)):
+        ms = at(share, values)
+        target, met = (f"< {TARGET_MS:.0f} ms", ms < TARGET_MS) if is_held else (None, None)
+        metrics[title] = Metric(value=ms, unit="ms", target=target, met=met)
 
 
 if __name__ == "__main__":

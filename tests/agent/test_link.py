@@ -16,7 +16,7 @@ from minio import Minio
 from agent import download as download_module
 from agent import endpoint as endpoint_module
 from agent import web as web_module
-from agent.web import Web
+from agent.web import WHOLE_BYTES, Web
 from tests.agent.conftest import both_forms
 from tests.faulty_link import Fault, FaultyLink, long
 
@@ -148,6 +148,19 @@ def test_of_connections_that_were_kept_and_fell_silent_one_is_waited_for(
         with web.request("GET", url, {}) as response:
             assert response.read(1000)
     assert 1 <= time.monotonic() - began < 2
+    web.close()
+
+
+def test_small_bodies_follow_each_other_on_one_connection(to_store: FaultyLink, real_s3: Any, endpoint: Any) -> None:
+    web, sizes = Web(), [1, WHOLE_BYTES, 0, WHOLE_BYTES + 1, WHOLE_BYTES + 1]
+    urls = [endpoint.sign("PUT", f"corpora/{number}") for number in range(len(sizes))]
+    before = to_store.connections_made
+    for number, size in enumerate(sizes):
+        halves = (memoryview(os.urandom(half)) for half in (size // 2, size - size // 2))
+        with web.upload("PUT", urls[number], {}, size, halves) as response:
+            assert (response.status, response.read(1000)) == (200, b"")
+        assert real_s3.client.stat_object("corpora", str(number)).size == size
+    assert to_store.connections_made - before == 3
     web.close()
 
 
