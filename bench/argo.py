@@ -1,6 +1,6 @@
 """Argo Workflows and Helios on one Kubernetes, beside Jobs that do nothing but run in the same order.
 
-    python -m bench.argo [--json FILE] [--rounds N] [--form csi|init] [--qps N --burst N]
+    python -m bench.argo [--json FILE] [--rounds N] [--form csi|init] [--qps N --burst N] [--requeue 1s]
 
 Needs root and Go (tests/cluster/README.md); the first time Argo's controller and executor are compiled from their
 published modules, which takes some ten minutes more. A cluster that is up is used and left up. Both are installed side
@@ -9,9 +9,10 @@ figure is the median of the rounds, and `floor` is the bare Jobs'.
 
 Argo's controller runs with its defaults and in a namespace of its own, without its server. `--qps` and `--burst` are
 its limits of requests to the API server, 20 and 30 by default, of which its documentation says to raise them for large
-workflows. It runs each shape in two ways: in order only, as the bare Jobs do, and with the artifacts that Helios'
-tasks pass, at every hop, which it keeps in the same MinIO as Helios. A workflow's time is from the request that makes
-it until a watch shows that it has succeeded; a Helios run's from XADD until its record says so.
+workflows; `--requeue` is its DEFAULT_REQUEUE_TIME, after which it looks at a workflow whose pod has changed, 10 s by
+default (argoproj/argo-workflows#9278). It runs each shape in two ways: in order only, as the bare Jobs do, and with the
+artifacts that Helios' tasks pass, at every hop, which it keeps in the same MinIO as Helios. A workflow's time is from
+the request that makes it until a watch shows that it has succeeded; a Helios run's from XADD until its record says so.
 
 Beside the csi form all pods, Argo's own containers too, are such as a namespace of the level *restricted* admits;
 beside the init form none is. Processor time is the whole machine's, as in bench/cluster.py: it counts only where
@@ -73,7 +74,7 @@ class _Line(msgspec.Struct, frozen=True):
 
 
 def main() -> None:
-    options = arguments(__doc__ or "", rounds=1, form="csi", qps=0, burst=0)
+    options = arguments(__doc__ or "", rounds=1, form="csi", qps=0, burst=0, requeue="")
     if options.form not in FORMS:
         sys.exit(f"--form must be one of {', '.join(FORMS)}")
     enter("argo")
@@ -89,18 +90,19 @@ def main() -> None:
             credentials = helios.credentials("client")
             keys = credentials["HELIOS_S3_ACCESS_KEY"], credentials["HELIOS_S3_SECRET_KEY"]
             security = RESTRICTED if options.form == "csi" else None
-            with argo_installed(cluster, store, keys, arguments=limits, security=security):
-                metrics = Beside(bench, security, limits).measure(options.rounds)
+            told = [*limits, *([f"DEFAULT_REQUEUE_TIME={options.requeue}"] if options.requeue else [])]
+            with argo_installed(cluster, store, keys, arguments=limits, requeue=options.requeue, security=security):
+                metrics = Beside(bench, security, told).measure(options.rounds)
     tell(metrics, options.json)
 
 
 class Beside:
     """The four that take turns."""
 
-    def __init__(self, bench: Bench, security: Mapping[str, Any] | None, limits: Sequence[str]) -> None:
+    def __init__(self, bench: Bench, security: Mapping[str, Any] | None, settings: Sequence[str]) -> None:
         self.bench = bench
         self.security = security
-        self.argo = f"{ORDER} {version()}{' '.join(['', *limits])}"
+        self.argo = f"{ORDER} {version()}{' '.join(['', *settings])}"
 
     def measure(self, rounds: int) -> dict[str, Metric]:
         bench = self.bench

@@ -62,11 +62,12 @@ def argo_installed(
     keys: tuple[str, str],
     *,
     arguments: Sequence[str] = (),
+    requeue: str = "",
     security: Mapping[str, Any] | None = None,
 ) -> Generator[None]:
     """The controller is ready inside, and all of it gone afterwards. `store` is the S3 endpoint that pods reach, with a
-    bucket BUCKET; `arguments` are the controller's, `security` is the security context of its own containers in a
-    workflow's pods.
+    bucket BUCKET; `arguments` are the controller's, `requeue` its DEFAULT_REQUEUE_TIME, and `security` is the security
+    context of its own containers in a workflow's pods.
     """
     assert cluster.home is not None, "Argo is compiled for the tests' own cluster only"
     for name, image in IMAGES.items():
@@ -76,7 +77,7 @@ def argo_installed(
         here = Kubectl(NAMESPACE)
         for plural in KINDS.values():
             wait_until(f"{plural} are served", lambda plural=plural: _served(here, plural), 60)
-        here.apply(*_accounts(), *_settings(store, keys, security), _deployment(arguments))
+        here.apply(*_accounts(), *_settings(store, keys, security), _deployment(arguments, requeue))
         here.run("rollout", "status", f"deployment/{CONTROLLER}", "--timeout=120s", seconds=140)
         yield
     finally:
@@ -152,14 +153,15 @@ def _settings(store: str, keys: tuple[str, str], security: Mapping[str, Any] | N
     }
 
 
-def _deployment(arguments: Sequence[str]) -> Manifest:
+def _deployment(arguments: Sequence[str], requeue: str) -> Manifest:
     labels = {"app": CONTROLLER}
+    leader = {"name": "LEADER_ELECTION_IDENTITY", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
     container = {
         "name": CONTROLLER,
         "image": IMAGES[CONTROLLER],
         "imagePullPolicy": "IfNotPresent",
         "args": ["--namespaced", f"--executor-image={IMAGES[EXECUTOR]}", *arguments],
-        "env": [{"name": "LEADER_ELECTION_IDENTITY", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+        "env": [leader, *([{"name": "DEFAULT_REQUEUE_TIME", "value": requeue}] if requeue else [])],
         # It answers there once it works; the rollout waits for it.
         "readinessProbe": {"httpGet": {"port": 6060, "path": "/healthz"}, "periodSeconds": 2},
     }
