@@ -17,6 +17,8 @@ from tests.services.test_memo import BUCKET, Town, dag
 @pytest.fixture
 def town(valkey: redis.Redis, real_s3: RealS3) -> Iterator[Town]:
     made = Town(valkey, real_s3.endpoint)
+    for name in stored(made):  # by other tests, whose runs have the same ids
+        made.store.client.remove_object(BUCKET, name)
     yield made
     made.skipper.close()
 
