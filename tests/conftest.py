@@ -1,6 +1,8 @@
-"""Redis for tests: the same ones run on fakeredis and on a real Valkey. And who may run beside whom."""
+"""Redis for tests: the same ones run on fakeredis and on a real Valkey. And who may run beside whom, and until when."""
 
+import os
 import signal
+import time
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -27,6 +29,18 @@ hypothesis.settings.register_profile(
     "unshrunk", **PATIENT, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
 )
 hypothesis.settings.load_profile("helios")
+
+BEGUN = time.monotonic()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """HELIOS_TEST_SECONDS is for whoever would be cut off otherwise, with nothing to show: what cannot be begun within
+    the time is left out, and counted as skipped.
+    """
+    limit = os.environ.get("HELIOS_TEST_SECONDS")
+    if limit and time.monotonic() - BEGUN > int(limit):
+        pytest.skip(f"{item.name} is left out: HELIOS_TEST_SECONDS={limit} are over")
 
 
 @pytest.hookimpl(wrapper=True)
