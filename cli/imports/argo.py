@@ -88,6 +88,7 @@ CALL = frozenset(
         "continueOn",
     }
 )
+_JSON_MARK = json.dumps(MARK)[1:-1]
 LOOPS = ("withItems", "withSequence", "withParam")
 CALL_REASONS = {
     "onExit": "Helios has no exit handlers of single tasks",
@@ -285,7 +286,10 @@ class _Importer:
             name: str = task["name"]
             if not any(each["name"].startswith(f"{name}-") for each in self.tasks):
                 continue
-            task["name"] = other = f"{name}.each"
+            other = f"{name}.each"
+            while any(each["name"] == other or each["name"].startswith(f"{other}-") for each in self.tasks):
+                other += ".each"
+            task["name"] = other
             self.around[other], self.made_by[other] = self.around.pop(name), self.made_by.pop(name)
             for each in self.tasks:
                 if "depends_on" in each:
@@ -599,7 +603,8 @@ class _Importer:
         if why is not None:
             self.losses.lost(at, "withParam", f"{why}; one call is made of the loop")
             return self._one_call(call, graph, known, place)
-        kind = "flat mappings" if fields else "texts, numbers or truths" + ("" if asked else ", or flat mappings")
+        mappings = "flat mappings (a field that is called key has to be able to end a task's name)"
+        kind = mappings if fields else "texts, numbers or truths" + ("" if asked else f", or {mappings}")
         self.losses.note(
             at,
             "withParam",
@@ -625,10 +630,13 @@ class _Importer:
     def _items(self, call: Value, graph: Graph, known: Mapping[str, str]) -> list[object] | Late | None:
         """Its items, or the file that has them; None for a call that is no loop, or for one that is lost."""
         items, param = call.get("withItems"), call.get("withParam")
-        if items.items is not None:
+        # As in Argo, a list without items that is written out makes no loop.
+        if items.items:
             return [self._item(items, each.plain(), known) for each in items]
         text = param.text if param.text is not None else items.text
         if text is None:
+            if call.get("withSequence").fields is None and _is_loop(call):
+                self.losses.lost(call, "loop", "what it goes over is not as Argo has it; one call is made of the loop")
             return self._sequence(call.get("withSequence"), known)
         at = param if param.text is not None else items
         unknown: list[str] = []
@@ -816,10 +824,10 @@ def _json(value: object) -> str:
 
 
 def _item_names(item: object) -> dict[str, str]:
-    """`{{item}}` and, of a mapping, `{{item.name}}`."""
-    whole = item if isinstance(item, str) else "" if item is None else _json(item)
-    names = {"item": whole}
+    """`{{item}}` and, of a mapping, `{{item.name}}`. Not those in whose JSON a value would be that only a running task
+    has: a file's text cannot be put in there as JSON."""
+    names = {"item": "" if item is None else item}
     if isinstance(item, dict):
-        for name, value in cast("dict[str, object]", item).items():
-            names[f"item.{name}"] = value if isinstance(value, str) else _json(value)
-    return names
+        names |= {f"item.{name}": value for name, value in cast("dict[str, object]", item).items()}
+    texts = {name: value if isinstance(value, str) else _json(value) for name, value in names.items()}
+    return {name: text for name, text in texts.items() if _JSON_MARK not in text}

@@ -16,6 +16,7 @@ import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, NamedTuple
 
 from cli.imports.argo_when import Condition, shell_test
@@ -82,12 +83,14 @@ class Around:
 @dataclass(slots=True)
 class LateValues:
     found: list[Late] = field(default_factory=list[Late])
+    numbers: dict[Late, int] = field(default_factory=dict[Late, int])
 
     def mark(self, late: Late) -> str:
         """A text that stands for the value."""
-        if late not in self.found:
+        number = self.numbers.setdefault(late, len(self.found))
+        if number == len(self.found):
             self.found.append(late)
-        return f"\0{self.found.index(late)}\0"
+        return f"\0{number}\0"
 
     def within(self, text: str) -> list[Late]:
         return [self.found[int(number)] for number in _MARK.findall(text)]
@@ -199,7 +202,8 @@ def _words(paths: Sequence[str]) -> str:
 
 def _wrap(task: dict[str, Any], own: Around, lates: Sequence[Late], values: LateValues) -> None:
     """Paths are relative: a command starts in its task's folder, wherever that is."""
-    names = {late: f"_h{number}" for number, late in enumerate(lates, 1)}
+    free = (name for number in count(1) if (name := f"_h{number}") not in task.get("env", {}))
+    names = dict(zip(lates, free, strict=False))
 
     def quoted(text: str) -> str:
         """A word of sh that is the text, with values put in as they are."""

@@ -14,6 +14,7 @@ from cli.imports.argo import import_argo, workflows
 from helios.dag import Dag, ExternalInput, TaskInput, grown, parse_dag
 from helios.dag_params import read_list
 from helios.dag_plain import yaml_text
+from helios.dag_problem import DagInvalid
 from tests.cli.command import Helios
 
 HERE = Path(__file__).parent / "imports"
@@ -492,6 +493,53 @@ def test_a_loop_whose_tasks_would_be_named_like_another_is_named_apart() -> None
     parents = {name: set(found) for name, found in dag.graph().parents.items()}
     assert parents["mid"] == {"each-thing"}
     assert parents["last"] == {"each.each"}
+
+
+def test_a_loop_that_is_named_apart_takes_no_name_that_is_there() -> None:
+    text = loop(GIVEN, SAYS)
+    taken = ("each-a", "each.each", "each.each.each-b")
+    more = "".join(f"      - {{name: {name}, template: last}}\n" for name in taken)
+    found = carried_over(text.replace("      - {name: last,", more + "      - {name: last,"))
+    dag = parse_dag(yaml_text(found.dag).encode()).dag
+    assert set(dag.graph().parents["last"]) == {"each.each.each.each"}
+
+
+@pytest.mark.parametrize("over", ["withParam: [1, 2]", "withParam: {a: b}", "withItems: {a: b}", "withSequence: '3'"])
+def test_a_loop_over_what_argo_goes_over_in_no_case_is_lost(over: str) -> None:
+    (found,) = import_argo(loop("", SAYS).replace("withParam: '{{tasks.gen.outputs.parameters.list}}'", over))
+    assert [each.what for each in found.losses if each.weight == "lost"] == ["loop"]
+
+
+def test_a_list_without_items_that_is_written_out_makes_no_loop(tmp_path: Path) -> None:
+    text = loop("", SAYS).replace("withParam: '{{tasks.gen.outputs.parameters.list}}'", "withItems: []")
+    assert run(parse_dag(yaml_text(carried_over(text).dag).encode()).dag, tmp_path / "run")["each"].out == "none\n"
+
+
+def test_the_note_of_a_loop_says_what_a_key_has_to_be() -> None:
+    """Objects in S3 are listed with such keys: Helios would name a task by it."""
+    text = loop("arguments: {parameters: [{name: p, value: '{{item.size}}'}]}", SAYS, '[{"key": "a/b", "size": 1}]')
+    found = carried_over(text)
+    assert [each.what for each in found.losses if "called key has to be able to end a task's name" in each.reason] == [
+        "withParam"
+    ]
+    with pytest.raises(DagInvalid, match="the key 'a/b' of item 0 cannot end a task's name"):
+        grown(parse_dag(yaml_text(found.dag).encode()).dag, "each", [{"key": "a/b", "size": "1"}])
+
+
+def test_a_value_within_the_json_of_an_item_is_lost() -> None:
+    """Only there: alone, in a field, it is looked up like any other."""
+    items = "withItems: [{a: '{{tasks.gen.outputs.result}}', b: [1]}]"
+    text = loop(GIVEN, SAYS).replace("withParam: '{{tasks.gen.outputs.parameters.list}}'", items)
+    (found,) = import_argo(text)
+    assert [each.what for each in found.losses if each.weight == "lost"] == ["{{item}}"]
+    carried_over(text.replace("<{{item}}>", "{{item.a}} {{item.b}}"))
+
+
+def test_the_variable_of_an_item_is_none_of_the_tasks_own(tmp_path: Path) -> None:
+    own = "env: [{name: _h1, value: mine}, {name: P, value: '{{retries}} {{inputs.parameters.p}}'}]"
+    text = loop(GIVEN, f"container: {{image: i, command: [sh, -c, 'echo $_h1 $P'], {own}}}", '["a"]')
+    ran = run(parse_dag(yaml_text(carried_over(text).dag).encode()).dag, tmp_path / "run")
+    assert each_of(ran) == {"a": "mine 1 <a>\n"}
 
 
 def test_a_list_may_come_out_of_a_graph_or_be_of_the_whole_workflow(tmp_path: Path) -> None:
