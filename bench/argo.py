@@ -90,9 +90,9 @@ def main() -> None:
             credentials = helios.credentials("client")
             keys = credentials["HELIOS_S3_ACCESS_KEY"], credentials["HELIOS_S3_SECRET_KEY"]
             security = RESTRICTED if options.form == "csi" else None
-            told = [*limits, *([f"DEFAULT_REQUEUE_TIME={options.requeue}"] if options.requeue else [])]
+            settings = [*limits, *([f"DEFAULT_REQUEUE_TIME={options.requeue}"] if options.requeue else [])]
             with argo_installed(cluster, store, keys, arguments=limits, requeue=options.requeue, security=security):
-                metrics = Beside(bench, security, told).measure(options.rounds)
+                metrics = Beside(bench, security, settings).measure(options.rounds)
     tell(metrics, options.json)
 
 

@@ -3,9 +3,9 @@
     python -m tests.crash [--worlds N] [--scenario NAME] [--only CASE] [--workload FILE] [--samples N] [--share 1]
                           [--minutes N]
 
-What is before and after each call of the diamond comes first, with the pods' steps and a sample of the others; then as
-much of the rest as there is time for. It ends with 1 if there was a violation, or if the time was not enough for the
-first. A violation names its case, which `--only` plays again, as in `--only diamond:collector:after:57`.
+Each case of the diamond and of the pods' steps comes first, with a sample of the others; then as many of the rest as
+there is time for. It ends with 1 if there was a violation, or if the time was not enough for the first. A violation
+names its case, which `--only` plays again, as in `--only diamond:collector:after:57`.
 """
 
 import argparse
@@ -103,33 +103,28 @@ def _case(text: str) -> Case:
 def _cases(
     found: dict[tuple[str, str], Baseline], chance: random.Random, samples: int, share: float
 ) -> tuple[list[Case], list[Case]]:
-    """Those that have to be done: before and after each call in the diamond, each of the pods' steps, and samples of
-    the others. And the rest of these, but of the workload, whose cases take longest; the diamond's come first.
-
-    What is killed in the middle of a call leaves what it leaves before or after it, as the server may have it.
+    """Those that have to be done: each of the diamond and of the pods' steps, and samples of the others. And the rest
+    of these, but of the workload, whose cases take longest.
     """
     first: list[Case] = []
-    middle: list[Case] = []
-    others: list[Case] = []
+    more: list[Case] = []
     for (scenario, victim), each in found.items():
         every = list(every_case(scenario, victim, each))
         if scenario == "workload":
             every = chance.sample(every, min(samples, len(every)))
-        elif victim in SERVICES and scenario == "diamond":
-            middle += [case for case in every if case.plan and case.plan.point == "sent"]
-            every = [case for case in every if case not in middle]
+        elif scenario != "diamond" and victim in SERVICES:
+            chance.shuffle(every)
+            enough = math.ceil(share * len(every))
+            more += every[enough:]
+            every = every[:enough]
+        first += every
+        if scenario == "diamond":
             # Of two replicas each has about half of the calls.
             early = [case for case in every if case.plan and case.plan.at <= each.calls // 2]
             first += [case._replace(peer=True) for case in chance.sample(early, min(TAKEOVERS, len(early)))]
-        elif victim in SERVICES:
-            chance.shuffle(every)
-            enough = math.ceil(share * len(every))
-            others += every[enough:]
-            every = every[:enough]
-        first += every
-    for cases in (first, middle, others):
+    for cases in (first, more):
         chance.shuffle(cases)  # so that those which wait and those which work go side by side
-    return first, [*middle, *others]
+    return first, more
 
 
 def _judged(
