@@ -52,6 +52,18 @@ def tell_of_nodes(client: redis.Redis, count: int) -> None:
     pipeline.execute()
 
 
+def wait_for_figures(port: int) -> None:
+    """Until the collector, which reads them once it is scraped, has Redis's figures of the nodes in its answer."""
+    deadline = time.monotonic() + 30
+    while True:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            if b'node="node-0"' in answer.read():
+                return
+        if time.monotonic() > deadline:
+            raise TimeoutError("the collector does not tell of its nodes")
+        time.sleep(0.5)
+
+
 def main() -> None:
     options = arguments(__doc__ or "", tasks=10_000, nodes=50)
     metrics: dict[str, Metric] = {}
@@ -63,7 +75,7 @@ def main() -> None:
             stack.enter_context(running(command, {**environ, "HELIOS_METRICS_BIND": f"127.0.0.1:{ports[name]}"}))
         wait_for_services(client)
         submit_and_wait(client, independent(200), 200)
-        time.sleep(6)  # the collector reads Redis's figures every five seconds
+        wait_for_figures(ports["collector"])
         for name, port in ports.items():
             found = [scrape_ms(port) for _ in range(SCRAPES)]
             add(metrics, f"{name}, at rest", [ms for ms, _ in found], at_rest=True)
